@@ -1,0 +1,1 @@
+"""mimflow_train."""
