@@ -1,0 +1,228 @@
+"""What can be chosen about the encoder. Imports no torch, so a command line can check it first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {
+        "image_size": 32,
+        "patch_size": 4,
+        "width": 192,
+        "depth": 4,
+        "num_heads": 3,
+        "num_latents": 16,
+        "latent_dim": 16,
+        "layer_scale": None,
+    },
+    "S": {"width": 384, "depth": 12, "num_heads": 6},
+    "B": {"width": 768, "depth": 12, "num_heads": 12},
+    "L": {"width": 1024, "depth": 24, "num_heads": 16},
+    "XL": {"width": 1152, "depth": 28, "num_heads": 16},
+}
+
+
+def preset_fields(name: str) -> dict[str, Any]:
+    """Return the fields in which a named size differs from the defaults.
+
+    Args:
+        name: One of tiny, S, B, L, XL; shared by encoder and decoder.
+
+    Raises:
+        ValueError: If there is no such size.
+
+    Example:
+        >>> preset_fields("S")
+        {'width': 384, 'depth': 12, 'num_heads': 6}
+    """
+    if name not in _PRESETS:
+        near = get_close_matches(name.upper(), _PRESETS, n=1) or ["tiny"]
+        raise ValueError(
+            f"Expected a preset among {', '.join(_PRESETS)}; got {name!r}. "
+            f"Did you mean {near[0]!r}?"
+        )
+    return dict(_PRESETS[name])
+
+
+def require_positive(**values: int | float) -> None:
+    """Raise ValueError, naming the field, unless every value is above zero."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"Expected {name} above 0; got {value}. Choose a positive number.")
+
+
+def require_grid(image_size: int, patch_size: int) -> None:
+    """Raise ValueError unless square patches tile a square image exactly."""
+    require_positive(image_size=image_size, patch_size=patch_size)
+    if image_size % patch_size:
+        raise ValueError(
+            f"Expected image_size divisible by patch_size={patch_size}; got {image_size}. "
+            f"Choose image_size={image_size - image_size % patch_size or patch_size}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrunkConfig:
+    """Shape of a ViT trunk over ``[prefix | image]`` tokens.
+
+    Args:
+        width: Numbers per token; a multiple of ``4 * num_heads``.
+        depth: Transformer blocks.
+        num_heads: Attention heads.
+        num_prefix: Tokens without a place in the image (class token, latents), at least 0.
+        mlp_ratio: Hidden width of the MLPs, in units of ``width``.
+        layer_scale: Initial factor on every residual branch; None leaves the factors out.
+        drop_path: Probability of skipping the last block in training, in [0, 1); earlier blocks
+            less, linearly down to 0 at the first.
+        rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    num_prefix: int
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    rope_theta: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_positive(
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            rope_theta=self.rope_theta,
+        )
+        if self.width % (4 * self.num_heads):
+            step = 4 * self.num_heads
+            fitting = -(-self.width // step) * step
+            raise ValueError(
+                f"Expected width divisible by 4 * num_heads = {step} (2-D rotary positions turn "
+                f"channels in fours); got {self.width}. Choose width={fitting}."
+            )
+        if self.num_prefix < 0:
+            raise ValueError(f"Expected num_prefix >= 0; got {self.num_prefix}. Choose 0 or more.")
+        if self.layer_scale is not None:
+            require_positive(layer_scale=self.layer_scale)
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(
+                f"Expected drop_path in [0, 1); got {self.drop_path}. Choose 0 or 0.05."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Shape of a `MaskedEncoder`; the defaults are the paper's ViT-B at 256 px.
+
+    Args:
+        image_size: Side of the square input, in pixels; a multiple of ``patch_size``.
+        patch_size: Side of a square patch, in pixels.
+        width: Numbers per token; a multiple of ``4 * num_heads``.
+        depth: Transformer blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLPs, in units of ``width``.
+        num_latents: Latent tokens that come out, whatever the mask.
+        latent_dim: Numbers per latent token.
+        sigma: Standard deviation of the latent noise of Eq. 1, at least 0.
+        layer_scale: Initial factor on every residual branch; None leaves the factors out. At 1e-5
+            the latents of a fresh encoder hardly depend on the image; short runs want None.
+        rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
+
+    Example:
+        >>> EncoderConfig.preset("B").num_patches
+        256
+    """
+
+    image_size: int = 256
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    num_latents: int = 128
+    latent_dim: int = 64
+    sigma: float = 0.3
+    layer_scale: float | None = 1e-5
+    rope_theta: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_grid(self.image_size, self.patch_size)
+        require_positive(num_latents=self.num_latents, latent_dim=self.latent_dim)
+        if not self.sigma >= 0:
+            raise ValueError(f"Expected sigma >= 0; got {self.sigma}. The paper uses 0.3.")
+        _ = self.trunk
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "EncoderConfig":
+        """Return a named size: tiny (32 px, seconds on a CPU), S, B, L or XL (256 px).
+
+        Args:
+            name: The size.
+            **overrides: Fields that replace the preset's.
+
+        Raises:
+            ValueError: If there is no such size, or a field is out of range.
+
+        Example:
+            >>> EncoderConfig.preset("tiny", num_latents=8).grid
+            (8, 8)
+        """
+        return cls(**{**preset_fields(name), **overrides})
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image, in raster order."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def trunk(self) -> TrunkConfig:
+        """The transformer over class token, latents and patches."""
+        return TrunkConfig(
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            num_prefix=1 + self.num_latents,
+            mlp_ratio=self.mlp_ratio,
+            layer_scale=self.layer_scale,
+            rope_theta=self.rope_theta,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRatio:
+    """Law of the share of patches that `random_mask` hides.
+
+    Args:
+        low: Smallest share, in [0, 1].
+        high: Largest share, in [low, 1]; equal to ``low`` for a fixed share.
+        law: "truncnorm", a normal law of mean ``high`` and deviation 0.25 cut to [low, high]
+            (MAETok's: nearly flat, leaning to ``high``), or "uniform".
+
+    Example:
+        >>> MaskRatio(low=0.5, high=0.5)
+        MaskRatio(low=0.5, high=0.5, law='truncnorm')
+    """
+
+    low: float = 0.4
+    high: float = 0.6
+    law: Literal["truncnorm", "uniform"] = "truncnorm"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(
+                f"Expected 0 <= low <= high <= 1; got low={self.low}, high={self.high}. "
+                "The paper uses low=0.4, high=0.6."
+            )
+        if self.law not in ("truncnorm", "uniform"):
+            raise ValueError(
+                f"Expected law 'truncnorm' or 'uniform'; got {self.law!r}. Choose one of the two."
+            )

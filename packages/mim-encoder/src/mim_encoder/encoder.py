@@ -1,0 +1,96 @@
+"""The masked encoder with learnable latent tokens (paper, section 3.1)."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+
+from mim_encoder.config import EncoderConfig
+from mim_encoder.posterior import LatentPosterior
+from mim_encoder.trunk import ViTTrunk, learned_tokens
+
+
+class MaskedEncoder(nn.Module):
+    """ViT that compresses a partly hidden image into a fixed number of latent tokens.
+
+    Hidden patches are replaced by one learnable token before positions are added, so the sequence
+    keeps its length and no hidden pixel can reach the latents. The mask comes in as an argument
+    and nothing else decides what is hidden: ``train()`` and ``eval()`` encode the same.
+
+    Args:
+        config: Sizes; see `EncoderConfig`.
+
+    Example:
+        >>> encoder = MaskedEncoder(EncoderConfig.preset("tiny", depth=1))
+        >>> posterior = encoder(torch.zeros(2, 3, 32, 32))
+        >>> posterior.mean.shape, posterior.features.shape, posterior.sigma
+        (torch.Size([2, 16, 16]), torch.Size([2, 16, 192]), 0.3)
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=width)
+        self.mask_token = learned_tokens(1, width)
+        self.positions = learned_tokens(config.num_patches, width)
+        self.class_token = learned_tokens(1, width, std=1e-6)
+        self.latents = learned_tokens(config.num_latents, width)
+        self.latent_positions = learned_tokens(config.num_latents, width)
+        self.trunk = ViTTrunk(config.trunk)
+        self.to_latent = nn.Linear(width, config.latent_dim)
+
+    def forward(
+        self, image: Float[Tensor, "b 3 h w"], masked: Bool[Tensor, "b n"] | None = None
+    ) -> LatentPosterior:
+        """Encode images.
+
+        Args:
+            image: Images in [-1, 1] of the configured size.
+            masked: True where a patch is hidden; None shows all of them.
+
+        Returns:
+            The distribution of the latents. Its mean is float32 (or float64) under autocast too,
+            since a density is taken of it.
+
+        Raises:
+            ValueError: If image or mask does not fit the configured size.
+        """
+        self._require_fit(image, masked)
+        patches = self.embed(image)
+        if masked is not None:
+            hidden = rearrange(masked, "b n -> b n 1")
+            patches = torch.where(hidden, self.mask_token, patches)
+        prefix = torch.cat([self.class_token, self.latents + self.latent_positions])
+        prefix = repeat(prefix, "t width -> b t width", b=len(image))
+        prefix, _ = self.trunk(prefix, patches + self.positions, self.config.grid)
+        features = prefix[:, 1:]
+        with _full_precision(image.device.type):
+            mean = self.to_latent(features.to(self.to_latent.weight.dtype))
+        return LatentPosterior(mean, self.config.sigma, features)
+
+    def _require_fit(
+        self, image: Float[Tensor, "b 3 h w"], masked: Bool[Tensor, "b n"] | None
+    ) -> None:
+        size, num_patches = self.config.image_size, self.config.num_patches
+        if image.shape[-2:] != (size, size):
+            height, width = image.shape[-2:]
+            raise ValueError(
+                f"Expected images of {size}x{size} pixels; got {height}x{width}. "
+                "Resize them, or set image_size in EncoderConfig."
+            )
+        if masked is not None and masked.shape != (len(image), num_patches):
+            raise ValueError(
+                f"Expected a mask of {len(image)}x{num_patches} (images x patches); "
+                f"got {'x'.join(map(str, masked.shape))}. Draw it with random_mask."
+            )
+
+
+def _full_precision(device_type: str) -> AbstractContextManager[None]:
+    """Switch autocast off, where the device has one (the meta device has not)."""
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)

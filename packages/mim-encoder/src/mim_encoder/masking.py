@@ -1,0 +1,57 @@
+"""Which patches the encoder does not see."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mim_encoder.config import MaskRatio
+
+_SCALE = 0.25
+
+
+def random_mask(
+    batch: int,
+    num_patches: int,
+    ratio: MaskRatio,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Bool[Tensor, "b n"]:
+    """Hide the same random number of patches in every image, at places independent between images.
+
+    One share r is drawn per call; each image hides exactly ``ceil(r * num_patches)`` patches. All
+    draws happen on the generator's device and nothing waits for the GPU.
+
+    Args:
+        batch: Images.
+        num_patches: Patches per image.
+        ratio: Law of the hidden share.
+        generator: Source of randomness; the same state gives the same mask.
+        device: Where the mask goes; by default it stays with the generator.
+
+    Returns:
+        True where a patch is hidden from the encoder.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> masked = random_mask(2, 16, MaskRatio(low=0.5, high=0.5), generator=generator)
+        >>> masked.sum(1).tolist()
+        [8, 8]
+    """
+    source = device if generator is None else generator.device
+    share = _draw_share(ratio, torch.rand((), generator=generator, device=source))
+    noise = torch.rand(batch, num_patches, generator=generator, device=source)
+    rank = noise.argsort(dim=1).argsort(dim=1)
+    # 0.07 * 100 is a little above 7 in floating point, which must not hide an eighth patch.
+    masked: Tensor = rank < torch.ceil(share * num_patches - 1e-4)
+    return masked if device is None else masked.to(device)
+
+
+def _draw_share(ratio: MaskRatio, uniform: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Map a uniform number to the hidden share through the inverse distribution function."""
+    if ratio.law == "uniform":
+        return ratio.low + (ratio.high - ratio.low) * uniform
+    lowest = torch.special.ndtr(uniform.new_tensor((ratio.low - ratio.high) / _SCALE))
+    quantile = torch.special.ndtri(lowest + (0.5 - lowest) * uniform)
+    share: Tensor = (ratio.high + _SCALE * quantile).clamp(ratio.low, ratio.high)
+    return share

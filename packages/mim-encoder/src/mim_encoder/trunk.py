@@ -1,0 +1,85 @@
+"""The transformer that encoder and decoders share."""
+
+from typing import cast
+
+import torch
+from einops import pack, unpack
+from jaxtyping import Float
+from timm.layers import LayerNorm, RotaryEmbeddingMixed, trunc_normal_
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+
+from mim_encoder.config import TrunkConfig
+
+
+class ViTTrunk(nn.Module):
+    """Bidirectional pre-norm transformer over prefix tokens and a grid of image tokens.
+
+    Image tokens are placed by learnable 2-D rotary embeddings ("mixed" RoPE: own frequencies for
+    every block and head) in units of patches, so any grid can be given. Prefix tokens are not
+    rotated: to an image token they look like position (0, 0), which is how it can tell where it is.
+
+    Args:
+        config: Width, depth and the like.
+
+    Example:
+        >>> trunk = ViTTrunk(TrunkConfig(width=16, depth=1, num_heads=2, num_prefix=3))
+        >>> prefix, image = trunk(torch.zeros(1, 3, 16), torch.zeros(1, 8, 16), grid=(2, 4))
+        >>> prefix.shape, image.shape
+        (torch.Size([1, 3, 16]), torch.Size([1, 8, 16]))
+    """
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rope = RotaryEmbeddingMixed(
+            config.width, config.depth, config.num_heads, temperature=config.rope_theta
+        )
+        self.blocks = nn.ModuleList(
+            EvaBlock(
+                config.width,
+                config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                num_prefix_tokens=config.num_prefix,
+                drop_path=config.drop_path * index / max(config.depth - 1, 1),
+                init_values=config.layer_scale,
+                norm_layer=LayerNorm,
+            )
+            for index in range(config.depth)
+        )
+        self.norm = LayerNorm(config.width)
+        self.blocks.apply(_init_linear)
+
+    def forward(
+        self,
+        prefix: Float[Tensor, "b prefix width"],
+        image: Float[Tensor, "b n width"],
+        grid: tuple[int, int],
+    ) -> tuple[Float[Tensor, "b prefix width"], Float[Tensor, "b n width"]]:
+        """Mix all tokens with all others.
+
+        Args:
+            prefix: Tokens without a place in the image.
+            image: One token per patch, in raster order.
+            grid: Rows and columns of patches.
+
+        Returns:
+            Both kinds of token after the final LayerNorm.
+        """
+        tokens, sizes = pack([prefix, image], "b * width")
+        for block, rope in zip(self.blocks, self.rope.get_embed(list(grid)), strict=True):
+            tokens = block(tokens, rope=rope)
+        prefix, image = unpack(self.norm(tokens), sizes, "b * width")
+        return prefix, image
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def learned_tokens(count: int, width: int, *, std: float = 0.02) -> nn.Parameter:
+    """Return ``count`` learnable tokens, truncated normal with deviation ``std``."""
+    return nn.Parameter(cast(Tensor, trunc_normal_(torch.empty(count, width), std=std)))

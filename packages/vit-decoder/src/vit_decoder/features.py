@@ -1,0 +1,80 @@
+"""Light decoders from latents to a frozen teacher's feature map (Eq. 7)."""
+
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vit_decoder.config import FeatureDecoderConfig
+from vit_decoder.tokens import LatentsToImageTokens, require_latents
+
+
+class FeatureDecoder(nn.Module):
+    """Predicts a teacher's features at every place of a grid.
+
+    Args:
+        config: Sizes and kind; see `FeatureDecoderConfig`.
+
+    Example:
+        >>> import torch
+        >>> config = FeatureDecoderConfig(grid=(2, 4), feature_dim=5, num_latents=4, latent_dim=3)
+        >>> FeatureDecoder(config)(torch.zeros(1, 4, 3)).shape
+        torch.Size([1, 8, 5])
+    """
+
+    def __init__(self, config: FeatureDecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        kinds = {"transformer": _TransformerFeatures, "mlp": _RepeatedMlpFeatures}
+        self.decoder = kinds[config.kind](config)
+
+    def forward(self, z: Float[Tensor, "b k d"]) -> Float[Tensor, "b n feature_dim"]:
+        """Predict features.
+
+        Args:
+            z: Latent tokens.
+
+        Returns:
+            One feature vector per place, in raster order.
+
+        Raises:
+            ValueError: If number or width of the latents is not the configured one.
+        """
+        require_latents(z, self.config.num_latents, self.config.latent_dim)
+        features: Tensor = self.decoder(z)
+        return features
+
+
+class _TransformerFeatures(nn.Module):
+    """A small ViT without class token, then a linear layer."""
+
+    def __init__(self, config: FeatureDecoderConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.to_tokens = LatentsToImageTokens(
+            config.trunk, num_latents=config.num_latents, latent_dim=config.latent_dim
+        )
+        self.head = nn.Linear(config.width, config.feature_dim)
+
+    def forward(self, z: Float[Tensor, "b k d"]) -> Float[Tensor, "b n feature_dim"]:
+        features: Tensor = self.head(self.to_tokens(z, self.grid))
+        return features
+
+
+class _RepeatedMlpFeatures(nn.Module):
+    """An MLP on each latent, its output repeated to line up with raster-ordered places."""
+
+    def __init__(self, config: FeatureDecoderConfig) -> None:
+        super().__init__()
+        rows, columns = config.grid
+        self.repeats = rows * columns // config.num_latents
+        self.mlp = nn.Sequential(
+            nn.Linear(config.latent_dim, config.hidden_width),
+            nn.SiLU(),
+            nn.Linear(config.hidden_width, config.hidden_width),
+            nn.SiLU(),
+            nn.Linear(config.hidden_width, config.feature_dim),
+        )
+
+    def forward(self, z: Float[Tensor, "b k d"]) -> Float[Tensor, "b n feature_dim"]:
+        per_latent: Tensor = self.mlp(z)
+        return repeat(per_latent, "b k feature_dim -> b (k r) feature_dim", r=self.repeats)

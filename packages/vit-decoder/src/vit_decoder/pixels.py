@@ -1,0 +1,60 @@
+"""The decoder that paints the image (paper, section 3.1)."""
+
+from jaxtyping import Float
+from mim_encoder.patches import unpatchify
+from torch import Tensor, nn
+
+from vit_decoder.config import DecoderConfig
+from vit_decoder.tokens import LatentsToImageTokens
+
+
+class PixelDecoder(nn.Module):
+    """ViT that paints an image from latent tokens alone; it never sees a mask or a patch.
+
+    Args:
+        config: Sizes; see `DecoderConfig`.
+
+    Example:
+        >>> import torch
+        >>> decoder = PixelDecoder(DecoderConfig.preset("tiny", depth=1))
+        >>> z = torch.zeros(2, 16, 16)
+        >>> decoder(z).shape, decoder(z, size=(24, 48)).shape
+        (torch.Size([2, 3, 32, 32]), torch.Size([2, 3, 24, 48]))
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.to_tokens = LatentsToImageTokens(
+            config.trunk, num_latents=config.num_latents, latent_dim=config.latent_dim
+        )
+        self.head = nn.Linear(config.width, 3 * config.patch_size**2)
+
+    def forward(
+        self, z: Float[Tensor, "b k d"], size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Decode latents.
+
+        Args:
+            z: Latent tokens.
+            size: Height and width of the image, in pixels; by default the configured square.
+
+        Returns:
+            Images in the [-1, 1] convention, not clamped.
+
+        Raises:
+            ValueError: If the latents or the size do not fit the configuration.
+        """
+        grid = self.config.grid if size is None else self._grid(size)
+        patches = self.head(self.to_tokens(z, grid))
+        return unpatchify(patches, grid, self.config.patch_size)
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        patch_size = self.config.patch_size
+        height, width = size
+        if min(size) < patch_size or height % patch_size or width % patch_size:
+            raise ValueError(
+                f"Expected a size in multiples of patch_size={patch_size}; got {height}x{width}. "
+                "Decode a larger size and crop."
+            )
+        return height // patch_size, width // patch_size
