@@ -1,5 +1,7 @@
 """Which patches the encoder does not see."""
 
+from statistics import NormalDist
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -51,7 +53,7 @@ def _draw_share(ratio: MaskRatio, uniform: Float[Tensor, ""]) -> Float[Tensor, "
     """Map a uniform number to the hidden share through the inverse distribution function."""
     if ratio.law == "uniform":
         return ratio.low + (ratio.high - ratio.low) * uniform
-    lowest = torch.special.ndtr(uniform.new_tensor((ratio.low - ratio.high) / _SCALE))
+    lowest = NormalDist(ratio.high, _SCALE).cdf(ratio.low)
     quantile = torch.special.ndtri(lowest + (0.5 - lowest) * uniform)
     share: Tensor = (ratio.high + _SCALE * quantile).clamp(ratio.low, ratio.high)
     return share

@@ -18,6 +18,7 @@ class ViTTrunk(nn.Module):
     Image tokens are placed by learnable 2-D rotary embeddings ("mixed" RoPE: own frequencies for
     every block and head) in units of patches, so any grid can be given. Prefix tokens are not
     rotated: to an image token they look like position (0, 0), which is how it can tell where it is.
+    Rotary angles are float32 whatever the weights are.
 
     Args:
         config: Width, depth and the like.

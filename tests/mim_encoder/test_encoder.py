@@ -1,0 +1,147 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mim_encoder import EncoderConfig, MaskedEncoder, MaskRatio, mask_to_pixels, random_mask
+
+
+def small(**overrides):
+    shape = {"image_size": 12, "patch_size": 4, "width": 24, "depth": 2, "num_heads": 2}
+    return EncoderConfig(
+        **{**shape, "num_latents": 5, "latent_dim": 3, "layer_scale": None, **overrides}
+    )
+
+
+def build(**overrides):
+    torch.manual_seed(0)
+    return MaskedEncoder(small(**overrides))
+
+
+def images(batch, size=12):
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def masks(batch, num_patches=9):
+    generator = torch.Generator().manual_seed(2)
+    return random_mask(batch, num_patches, MaskRatio(), generator=generator)
+
+
+@settings(derandomize=True, deadline=None, max_examples=12)
+@given(
+    side=st.integers(1, 4),
+    patch_size=st.integers(1, 5),
+    num_heads=st.integers(1, 3),
+    num_latents=st.integers(1, 7),
+    latent_dim=st.integers(1, 5),
+)
+def test_shapes_follow_the_config(side, patch_size, num_heads, num_latents, latent_dim):
+    encoder = build(
+        image_size=side * patch_size,
+        patch_size=patch_size,
+        width=4 * num_heads,
+        num_heads=num_heads,
+        num_latents=num_latents,
+        latent_dim=latent_dim,
+    )
+    posterior = encoder(images(2, side * patch_size), masks(2, side**2))
+    assert posterior.mean.shape == (2, num_latents, latent_dim)
+    assert posterior.features.shape == (2, num_latents, 4 * num_heads)
+    assert posterior.sigma == encoder.config.sigma
+
+
+def test_latents_ignore_hidden_pixels_and_heed_visible_ones():
+    encoder, image, masked = build(), images(3), masks(3)
+    other = torch.rand_like(image)
+    hidden = mask_to_pixels(masked, (3, 3), 4)
+    same = encoder(torch.where(hidden, other, image), masked)
+    changed = encoder(torch.where(hidden, image, other), masked)
+    expected = encoder(image, masked)
+    assert torch.equal(same.mean, expected.mean)
+    assert torch.equal(same.features, expected.features)
+    assert ((changed.mean - expected.mean).abs().amax((1, 2)) > 1e-4).all()
+
+
+def test_hidden_patches_keep_their_place():
+    encoder, image = build(), torch.zeros(2, 3, 12, 12)
+    masked = torch.eye(9, dtype=torch.bool)[[0, 5]]
+    first, second = encoder(image, masked).mean
+    assert (first - second).abs().max() > 1e-5
+
+
+def test_no_mask_equals_a_mask_that_hides_nothing():
+    encoder, image = build(), images(2)
+    nothing = torch.zeros(2, 9, dtype=torch.bool)
+    assert torch.equal(encoder(image).mean, encoder(image, nothing).mean)
+
+
+def test_train_and_eval_encode_the_same():
+    encoder, image, masked = build(), images(2), masks(2)
+    training, evaluating = encoder.train()(image, masked), encoder.eval()(image, masked)
+    assert torch.equal(training.mean, evaluating.mean)
+    assert torch.equal(encoder(image).mean, encoder.train()(image).mean)
+
+
+def test_batch_of_one_equals_a_row_of_a_batch():
+    encoder, image, masked = build().double(), images(4).double(), masks(4)
+    together = encoder(image, masked).mean
+    assert together.dtype == torch.float64
+    for row in range(4):
+        alone = encoder(image[row : row + 1], masked[row : row + 1]).mean
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-12)
+
+
+def test_position_of_a_patch_matters():
+    encoder, image = build().double(), images(1).double()
+    moved = encoder(image.roll(4, dims=3)).mean
+    assert (moved - encoder(image).mean).abs().max() > 1e-4
+
+
+def test_features_are_what_the_mean_is_projected_from():
+    encoder = build()
+    posterior = encoder(images(2), masks(2))
+    assert torch.equal(encoder.to_latent(posterior.features), posterior.mean)
+
+
+@pytest.mark.parametrize("layer_scale", [None, 1e-5])
+def test_every_parameter_gets_a_finite_gradient(layer_scale):
+    encoder = build(layer_scale=layer_scale)
+    encoder(images(3), masks(3)).mean.square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_only_the_mask_token_is_idle_when_nothing_is_hidden():
+    encoder = build()
+    encoder(images(2)).mean.square().sum().backward()
+    idle = [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
+    assert idle == ["mask_token"]
+
+
+def test_mean_stays_float32_and_close_under_bfloat16_autocast():
+    encoder, image, masked = build(), images(2), masks(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = encoder(image, masked)
+    exact = encoder(image, masked).mean
+    assert rounded.mean.dtype == torch.float32
+    # Unrounded: a bfloat16 result would survive the round trip.
+    assert not torch.equal(rounded.mean.bfloat16().float(), rounded.mean)
+    assert (rounded.mean - exact).abs().max() < 0.05 * exact.std()
+
+
+def test_saved_weights_rebuild_the_encoder_from_its_config():
+    encoder, image = build(), images(1)
+    copy = MaskedEncoder(encoder.config)
+    copy.load_state_dict(encoder.state_dict())
+    assert torch.equal(copy(image).mean, encoder(image).mean)
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"Expected images of 12x12 pixels; got 12x16. Resize"):
+        build()(torch.zeros(1, 3, 12, 16))
+
+
+def test_masks_of_another_length_are_refused():
+    with pytest.raises(ValueError, match=r"mask of 2x9 \(images x patches\); got 2x8. Draw it"):
+        build()(images(2), torch.zeros(2, 8, dtype=torch.bool))
