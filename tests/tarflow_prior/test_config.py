@@ -1,0 +1,166 @@
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import tarflow_prior
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tarflow_prior import Guidance, TarFlow, TarFlowConfig
+
+
+def mimflow_l() -> TarFlowConfig:
+    return TarFlowConfig.preset("L", num_tokens=128, token_dim=64, num_classes=1000)
+
+
+def num_elements(config: TarFlowConfig) -> int:
+    with torch.device("meta"):
+        flow = TarFlow(config)
+    assert not list(flow.buffers())
+    return sum(parameter.numel() for parameter in flow.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 474_780_672),
+        ({"max_positions": 1024}, 482_120_704),
+        ({"gate": "none"}, 439_094_272),
+        ({"scale": "softplus", "gate": "none"}, 439_094_272),
+    ],
+    ids=["paper", "paper-1024-positions", "ungated", "starflow-row"],
+)
+def test_preset_l_has_the_parameters_of_the_paper(changes, count):
+    config = replace(mimflow_l(), **changes)
+    assert config.num_parameters() == count
+    assert num_elements(config) == count
+
+
+def test_preset_xxl_ungated_has_1_4_billion_parameters():
+    config = TarFlowConfig.preset("XXL", num_tokens=256, token_dim=16, num_classes=1000)
+    assert 1.39e9 < replace(config, gate="none").num_parameters() < 1.45e9
+
+
+@given(
+    tokens=st.integers(2, 9),
+    dim=st.integers(1, 5),
+    heads=st.integers(1, 3),
+    head_dim=st.sampled_from([4, 8]),
+    depths=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    classes=st.integers(0, 5),
+    gate=st.sampled_from(["elementwise", "headwise", "none"]),
+    extra_positions=st.sampled_from([None, 0, 7]),
+    mlp_ratio=st.integers(1, 4),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_parameter_count_in_closed_form_matches_the_model(
+    tokens, dim, heads, head_dim, depths, classes, gate, extra_positions, mlp_ratio
+):
+    config = TarFlowConfig(
+        num_tokens=tokens,
+        token_dim=dim,
+        width=heads * head_dim,
+        head_dim=head_dim,
+        depths=tuple(depths),
+        num_classes=classes,
+        gate=gate,
+        max_positions=None if extra_positions is None else tokens + extra_positions,
+        mlp_ratio=mlp_ratio,
+    )
+    assert config.num_parameters() == num_elements(config)
+
+
+@pytest.mark.parametrize("name", ["tiny", "S", "B", "L", "XL", "XXL"])
+def test_presets_grow_with_their_name(name):
+    sizes = ["tiny", "S", "B", "L", "XL", "XXL"]
+    counts = [
+        TarFlowConfig.preset(size, num_tokens=16, token_dim=8).num_parameters() for size in sizes
+    ]
+    assert counts == sorted(counts)
+    assert TarFlowConfig.preset(name, num_tokens=16, token_dim=8, num_classes=3).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_tokens": 1}, "Expected num_tokens of at least 2; got 1"),
+        ({"token_dim": 0}, "Expected token_dim of at least 1; got 0"),
+        ({"width": 0}, "Expected width of at least 1; got 0"),
+        ({"head_dim": 0}, "Expected head_dim of at least 1; got 0"),
+        ({"mlp_ratio": 0}, "Expected mlp_ratio of at least 1; got 0"),
+        ({"num_classes": -1}, "Expected num_classes of at least 0; got -1"),
+        ({"width": 1000}, "Expected width divisible by head_dim=64; got 1000"),
+        ({"depths": ()}, r"Expected depths of one or more blocks.*got \(\)"),
+        ({"depths": (2, 0)}, r"Expected depths of one or more blocks.*got \(2, 0\)"),
+        ({"max_positions": 127}, "Expected max_positions of at least num_tokens=128; got 127"),
+        ({"log_scale_bound": 0.0}, "Expected log_scale_bound above 0 and finite; got 0.0"),
+        ({"log_scale_bound": float("nan")}, "Expected log_scale_bound above 0 .* got nan"),
+    ],
+)
+def test_bad_field_is_named_with_its_value(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(mimflow_l(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("flow(gate='soft')", "gate to be one of elementwise, headwise, none; got 'soft'"),
+        ("flow(scale='linear')", "scale to be one of exp, softplus; got 'linear'"),
+        ("Guidance(2.0, rule='sum')", "rule to be one of tarflow, starflow; got 'sum'"),
+        ("Guidance(2.0, ramp='cosine')", "ramp to be one of linear, constant; got 'cosine'"),
+        ("Guidance(2.0, blocks='first')", "blocks to be one of last, all; got 'first'"),
+    ],
+)
+def test_unknown_choice_is_named_with_the_known_ones(call, message):
+    # In a process of its own, as a user runs it: the type checker of this run would speak first.
+    code = f"""if True:
+        from functools import partial
+        from tarflow_prior import Guidance, TarFlowConfig
+        flow = partial(TarFlowConfig, num_tokens=4, token_dim=3, width=64, depths=(1,))
+        {call}"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"ValueError: Expected {message}" in done.stderr
+
+
+def test_unknown_preset_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match="one of tiny, S, B, L, XL, XXL; got 'H'"):
+        TarFlowConfig.preset("H", num_tokens=16, token_dim=8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": -1.0}, "Expected guidance scale of at least 0 and finite; got -1.0"),
+        ({"scale": float("inf")}, "Expected guidance scale .* got inf"),
+        ({"interval": (0.5, 0.25)}, r"0 <= low <= high <= 1; got \(0.5, 0.25\)"),
+        ({"interval": (0.5, 1.5)}, r"0 <= low <= high <= 1; got \(0.5, 1.5\)"),
+    ],
+)
+def test_bad_guidance_is_named_with_its_value(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Guidance(**{"scale": 2.0, **fields})
+
+
+def test_configs_are_frozen_and_hashable():
+    with pytest.raises(FrozenInstanceError):
+        mimflow_l().width = 1
+    assert {mimflow_l(), mimflow_l()} == {mimflow_l()}
+    assert {Guidance(2.0), Guidance(2.0)} == {Guidance(2.0)}
+
+
+def test_configs_load_without_torch():
+    code = (
+        "import sys; from tarflow_prior import Guidance, TarFlowConfig; Guidance(2.0); "
+        "TarFlowConfig.preset('L', num_tokens=128, token_dim=64).num_parameters(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_loads_and_unknown_names_do_not():
+    assert all(getattr(tarflow_prior, name) for name in tarflow_prior.__all__)
+    assert set(tarflow_prior.__all__) <= set(dir(tarflow_prior))
+    with pytest.raises(AttributeError, match="no attribute 'TarFlw'"):
+        _ = tarflow_prior.TarFlw

@@ -1,0 +1,383 @@
+import copy
+import io
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tarflow_prior import FlowOutput, Guidance, TarFlow, TarFlowConfig, nll_per_dim
+from torch.autograd.functional import jacobian
+
+
+def shapes(max_tokens=7):
+    """Fields of a config; head_dim and width follow from ``heads``, see :func:`configured`."""
+    return st.fixed_dictionaries(
+        {
+            "num_tokens": st.integers(2, max_tokens),
+            "token_dim": st.integers(1, 4),
+            "heads": st.sampled_from([(1, 4), (2, 4), (1, 8), (2, 8)]),
+            "depths": st.lists(st.integers(1, 2), min_size=1, max_size=3),
+            "num_classes": st.sampled_from([0, 1, 5]),
+            "gate": st.sampled_from(["elementwise", "headwise", "none"]),
+            "scale": st.sampled_from(["exp", "softplus"]),
+            "log_scale_bound": st.sampled_from([None, 1.0, 4.0]),
+        }
+    )
+
+
+def configured(shape):
+    # Not in the strategy: the type checker of this run draws random items of a config's tuple.
+    num_heads, head_dim = shape["heads"]
+    fields = {name: value for name, value in shape.items() if name != "heads"}
+    fields["depths"] = tuple(fields["depths"])
+    return TarFlowConfig(**fields, head_dim=head_dim, width=num_heads * head_dim)
+
+
+few = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+def assert_near(actual, expected, atol=1e-9):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
+def naive_inverse(flow, u, label):
+    """Solve each block for one token at a time, from parallel passes alone.
+
+    Given the tokens before it, the output at a token is affine in the token itself, so the
+    outputs at 0 and at 1 determine it.
+    """
+    for block in reversed(flow.blocks):
+        ranks = range(u.shape[1])
+        tokens = torch.zeros_like(u)
+        for t in reversed(ranks) if block.flipped else ranks:
+            at_0 = block(tokens, label).u[:, t]
+            tokens[:, t] = 1
+            at_1 = block(tokens, label).u[:, t]
+            tokens[:, t] = (u[:, t] - at_0) / (at_1 - at_0)
+        u = tokens
+    return u
+
+
+@given(shapes())
+@few
+def test_inverse_undoes_forward_and_forward_inverse(random_flow, random_batch, shape):
+    config = configured(shape)
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    assert_near(flow.inverse(flow(z, label).u, label), z)
+    assert_near(flow(flow.inverse(z, label), label).u, z)
+
+
+@given(shapes(max_tokens=5))
+@few
+def test_log_det_matches_autograd_jacobian(random_flow, random_batch, shape):
+    config = configured(shape)
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    num_dims = config.num_tokens * config.token_dim
+    for row in range(len(z)):
+        row_label = None if label is None else label[row : row + 1]
+        matrix = jacobian(lambda x, y=row_label: flow(x[None], y)[0][0], z[row])
+        sign, log_det = torch.linalg.slogdet(matrix.reshape(num_dims, num_dims))
+        assert sign == 1
+        assert_near(flow(z, label).log_det[row].detach(), log_det, atol=1e-8)
+
+
+@given(shapes())
+@few
+def test_cached_inverse_matches_naive_inverse(random_flow, random_batch, shape):
+    config = configured(shape)
+    flow = random_flow(config)
+    u, label = random_batch(config)
+    with torch.no_grad():
+        assert_near(flow.inverse(u, label), naive_inverse(flow, u, label))
+
+
+@given(shapes(), st.sampled_from([torch.float32, torch.float64]))
+@few
+def test_flow_at_initialisation_is_the_identity_bit_for_bit(random_batch, shape, dtype):
+    config = configured(shape)
+    flow = TarFlow(config).to(dtype)
+    z, label = random_batch(config)
+    z = z.to(dtype)
+    output = flow(z, label)
+    assert torch.equal(output.u, z)
+    assert (output.log_det == 0).all()
+    assert torch.equal(flow.inverse(z, label), z)
+
+
+@given(shapes())
+@few
+def test_every_parameter_gets_a_gradient(random_flow, random_batch, shape):
+    config = configured(shape)
+    for flow, must_move in [(TarFlow(config).double(), False), (random_flow(config), True)]:
+        z, label = random_batch(config)
+        nll_per_dim(flow(z, label)).mean().backward()
+        for name, parameter in flow.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            # With the past of one token alone, attention has nothing to choose from, so queries
+            # and keys may rest; as a whole the fused weight still moves.
+            assert parameter.grad.any() or not must_move, name
+
+
+@given(shapes())
+@few
+def test_states_are_the_flow_block_by_block(random_flow, random_batch, shape):
+    config = configured(shape)
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    states, output = list(flow.iter_states(z, label)), flow(z, label)
+    assert len(states) == len(config.depths)
+    assert torch.equal(states[-1].u, output.u)
+    assert_near(sum(state.log_det for state in states), output.log_det)
+    assert torch.equal(states[0].u, flow.blocks[0](z, label).u)
+
+
+def test_null_label_is_none_and_minus_one_in_both_directions(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, _ = random_batch(config, batch=3)
+    null = torch.tensor([-1, -1, -1])
+    assert_near(flow(z, null).u, flow(z).u)
+    assert_near(flow(z, null).log_det, flow(z).log_det)
+    assert_near(flow.inverse(z, null), flow.inverse(z))
+
+
+def test_null_label_mixes_with_classes_in_one_batch(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, _ = random_batch(config, batch=3)
+    label = torch.tensor([2, -1, 0])
+    for call in (lambda *inputs: flow(*inputs).u, flow.inverse):
+        mixed = call(z, label)
+        assert_near(mixed[1], call(z)[1])
+        assert_near(mixed[:1], call(z[:1], label[:1]))
+        assert (mixed[0] - call(z)[0]).abs().max() > 1e-3, "classes must matter"
+
+
+def test_null_class_is_the_mean_of_the_class_table(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, _ = random_batch(config)
+    u = flow(z).u
+    with torch.no_grad():
+        for block in flow.blocks:
+            block.classes.copy_(block.classes.mean(0, keepdim=True).expand_as(block.classes))
+    assert_near(flow(z, torch.tensor([0, 3])).u, u)
+
+
+def test_permuting_the_batch_permutes_the_outputs(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, label = random_batch(config, batch=4)
+    order = torch.tensor([2, 0, 3, 1])
+    assert_near(flow(z[order], label[order]).u, flow(z, label).u[order])
+    assert_near(flow.inverse(z[order], label[order]), flow.inverse(z, label)[order])
+
+
+def test_empty_batch_passes(config, random_flow):
+    flow = random_flow(config)
+    z, label = torch.zeros(0, 5, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
+    assert flow(z, label).log_det.shape == (0,)
+    assert flow.inverse(z, label, guidance=Guidance(2.0)).shape == (0, 5, 3)
+
+
+@pytest.mark.parametrize("label", [[0, 4], [-2, 0]], ids=["too-large", "too-small"])
+def test_label_out_of_range_is_named(config, random_flow, random_batch, label):
+    flow = random_flow(config)
+    z, _ = random_batch(config)
+    wrong = max(label, key=abs)
+    message = f"Expected labels in 0..3, or -1 for the null class; got {wrong}"
+    for call in (flow, flow.inverse, flow.log_prob):
+        with pytest.raises(ValueError, match=message):
+            call(z, torch.tensor(label))
+    with pytest.raises(ValueError, match=message):
+        flow.sample(torch.tensor(label))
+
+
+def test_flow_without_classes_refuses_labels(config, random_flow, random_batch):
+    flow = random_flow(replace(config, num_classes=0))
+    z, _ = random_batch(config)
+    for call in (flow, flow.inverse):
+        with pytest.raises(ValueError, match="Expected label None for a flow without classes"):
+            call(z, torch.tensor([0, -1]))
+
+
+def test_tokens_of_another_shape_are_refused(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, _ = random_batch(config)
+    for call in (flow, flow.inverse):
+        with pytest.raises(ValueError, match=r"shape \(b, 5, 3\); got \(2, 4, 3\)"):
+            call(z[:, :4])
+
+
+def test_half_precision_weights_are_refused(config):
+    with pytest.raises(ValueError, match=r"float32 or float64 weights; got torch.bfloat16"):
+        TarFlow(config).bfloat16()(torch.zeros(1, 5, 3))
+
+
+def test_log_prob_is_the_change_of_variables(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    u, log_det = flow(z, label)
+    base = torch.distributions.Normal(torch.zeros_like(z), 1.0)
+    log_prob = base.log_prob(u).sum((1, 2)) + log_det
+    assert_near(flow.log_prob(z, label), log_prob)
+    assert_near(flow.bits_per_dim(z, label), -log_prob / (15 * math.log(2)))
+    loss = nll_per_dim(FlowOutput(u, log_det))
+    assert_near(loss, u.square().mean((1, 2)) / 2 - log_det / 15)
+    assert_near(-log_prob, 15 * (loss + 0.918938533204672742))
+
+
+@pytest.mark.parametrize("scale", ["exp", "softplus"])
+def test_density_integrates_to_one(random_flow, scale):
+    config = TarFlowConfig(
+        num_tokens=2,
+        token_dim=1,
+        width=8,
+        head_dim=4,
+        depths=(1, 2),
+        num_classes=3,
+        scale=scale,
+        log_scale_bound=1.0,
+    )
+    flow = random_flow(config)
+    axis = torch.linspace(-25, 25, 301, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)[..., None]
+    cell = (axis[1] - axis[0]) ** 2
+    with torch.no_grad():
+        for label in (None, torch.full((len(z),), 1)):
+            log_prob = flow.log_prob(z, label)
+            assert abs((log_prob.exp().sum() * cell).item() - 1) < 1e-3
+    assert (log_prob - torch.distributions.Normal(0.0, 1.0).log_prob(z).sum((1, 2))).abs().max() > 1
+
+
+def test_sample_at_initialisation_is_tempered_noise(config):
+    flow = TarFlow(config).double()
+    noise = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    seeded = torch.Generator().manual_seed(7)
+    assert torch.equal(flow.sample(3, temperature=0.5, generator=seeded), 0.5 * noise)
+
+
+def test_sample_is_the_inverse_of_its_noise(config, random_flow):
+    flow = random_flow(config)
+    label, guidance = torch.tensor([1, -1, 3]), Guidance(2.0)
+    u = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    for seed_label, z in [(label, flow.inverse(u, label, guidance=guidance)), (3, flow.inverse(u))]:
+        seeded = torch.Generator().manual_seed(7)
+        assert torch.equal(flow.sample(seed_label, guidance=guidance, generator=seeded), z)
+
+
+def test_temperature_0_is_the_image_of_the_origin(config, random_flow):
+    flow = random_flow(config)
+    origin = torch.zeros(2, 5, 3, dtype=torch.float64)
+    assert torch.equal(flow.sample(2, temperature=0.0), flow.inverse(origin))
+
+
+@pytest.mark.parametrize("temperature", [-1.0, float("nan")])
+def test_negative_temperature_is_refused(config, temperature):
+    with pytest.raises(ValueError, match="Expected temperature of at least 0; got"):
+        TarFlow(config).sample(1, temperature=temperature)
+
+
+def test_generator_leaves_the_global_state_alone(config, random_flow):
+    flow = random_flow(config)
+    before = torch.get_rng_state()
+    flow.sample(2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_calls_change_neither_inputs_nor_the_model(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    kept, kept_label = z.clone(), label.clone()
+    attributes = [copy.deepcopy(vars(module)) for module in flow.modules()]
+    weights = copy.deepcopy(flow.state_dict())
+    first = flow.inverse(z, label, guidance=Guidance(2.0))
+    flow(z, label)
+    assert torch.equal(z, kept)
+    assert torch.equal(label, kept_label)
+    assert all(torch.equal(value, weights[name]) for name, value in flow.state_dict().items())
+    assert [set(vars(module)) for module in flow.modules()] == [set(kept) for kept in attributes]
+    assert torch.equal(flow.inverse(z, label, guidance=Guidance(2.0)), first)
+    assert torch.equal(flow.eval()(z, label).u, flow.train()(z, label).u)
+
+
+def test_inverse_accepts_noise_that_requires_gradients(config, random_flow, random_batch):
+    u, label = random_batch(config)
+    z = random_flow(config).inverse(u.requires_grad_(), label)
+    assert not z.requires_grad
+
+
+def test_saved_flow_is_the_same_after_loading(config, random_flow, random_batch):
+    flow, file = random_flow(config), io.BytesIO()
+    torch.save(flow.state_dict(), file)
+    file.seek(0)
+    loaded = TarFlow(config).double()
+    loaded.load_state_dict(torch.load(file))
+    z, label = random_batch(config)
+    assert torch.equal(loaded(z, label).u, flow(z, label).u)
+    assert set(flow.state_dict()) == {name for name, _ in flow.named_parameters()}
+
+
+@pytest.mark.parametrize("scale", ["exp", "softplus"])
+def test_affine_stays_float32_under_bfloat16_autocast(config, random_flow, random_batch, scale):
+    flow = random_flow(replace(config, scale=scale)).float()
+    z, label = random_batch(config)
+    seen = {
+        "qkv_and_gate": set(),
+        "mlp.2": set(),
+        "head": set(),
+        "project_in": set(),
+        "norm": set(),
+    }
+    for name, module in flow.named_modules():
+        for kind in seen:
+            if name.endswith(kind):
+                module.register_forward_hook(
+                    lambda _, inputs, output, kind=kind: seen[kind].add(
+                        (inputs[0].dtype, output.dtype)
+                    )
+                )
+    with torch.autocast("cpu", torch.bfloat16):
+        output = flow(z.bfloat16(), label)
+        back = flow.inverse(output.u, label)
+    exact, rounded = torch.float32, torch.bfloat16
+    assert (output.u.dtype, output.log_det.dtype, back.dtype) == (exact, exact, exact)
+    assert seen["head"] == seen["project_in"] == seen["norm"] == {(exact, exact)}
+    assert {dtype for _, dtype in seen["qkv_and_gate"] | seen["mlp.2"]} == {rounded}
+    assert not torch.equal(output.log_det, output.log_det.bfloat16().float())
+    assert output.u.ne(output.u.bfloat16()).float().mean() > 0.5, "u must not be rounded"
+
+
+def test_bfloat16_autocast_stays_near_float32(config, random_flow, random_batch):
+    flow = random_flow(config).float()
+    z, label = random_batch(config, batch=8)
+    z = z.float()
+    exact = flow(z, label)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = flow(z, label)
+        back = flow.inverse(output.u, label)
+    assert ((output.log_det - exact.log_det) / 15).abs().max() < 5e-3
+    assert (back - z).square().mean().sqrt() < 3e-2
+
+
+def test_float64_ignores_autocast(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = flow(z, label)
+        back = flow.inverse(output.u, label)
+    assert torch.equal(output.u, flow(z, label).u)
+    assert_near(back, z)
+
+
+def test_bounded_log_scale_keeps_samples_finite(random_flow):
+    config = TarFlowConfig(num_tokens=32, token_dim=4, width=32, head_dim=8, depths=(2, 2, 2))
+
+    def samples(bound):
+        flow = random_flow(replace(config, log_scale_bound=bound), head_std=0.5).float()
+        generator = torch.Generator().manual_seed(0)
+        return flow.sample(16, temperature=3.0, generator=generator)
+
+    assert samples(4.0).isfinite().all()
+    assert not samples(None).isfinite().all(), "the test must be able to fail"
