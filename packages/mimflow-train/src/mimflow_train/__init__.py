@@ -1,1 +1,1 @@
-"""mimflow_train."""
+"""Trains MIMFlow: a masked encoder, a flow prior and a decoder, jointly and from scratch."""

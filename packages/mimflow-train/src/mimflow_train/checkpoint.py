@@ -1,0 +1,120 @@
+"""Checkpoints: folders of safetensors with a manifest, written whole or not at all."""
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mimflow_train.config import TrainConfig, to_dict
+from mimflow_train.errors import StorageError
+from mimflow_train.state import TrainState
+
+__all__ = ["checkpoint_folder", "latest_checkpoint", "load_state", "save_checkpoint"]
+
+FORMAT = 1
+_KEEP = 2
+
+
+def checkpoint_folder(run_dir: Path, step: int) -> Path:
+    """Return where a run keeps the checkpoint of a step."""
+    return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Path:
+    """Write ``checkpoints/step_*`` of a run, then drop all but the newest two.
+
+    The folder appears under its name only when every file and the manifest are on disk.
+
+    Raises:
+        StorageError: If the disk does not take it; earlier checkpoints stay as they are.
+    """
+    folder = checkpoint_folder(run_dir, state.step)
+    draft = folder.with_name(f".{folder.name}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name, tensors in state.tensors().items():
+            contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
+            save_file(contiguous, draft / f"{name}.safetensors")
+        (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state.step, config)))
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except (OSError, RuntimeError) as error:  # safetensors raises a RuntimeError
+        shutil.rmtree(draft, ignore_errors=True)
+        raise StorageError(
+            f"Expected to write a checkpoint to {folder}; {error}. "
+            "Free some space and run the same command again: it continues from the one before."
+        ) from error
+    for old in _checkpoints(run_dir)[:-_KEEP]:
+        shutil.rmtree(old)
+    return folder
+
+
+def latest_checkpoint(run_dir: Path, warn: Any = None) -> Path | None:
+    """Return the newest checkpoint whose files are what its manifest says; None if there is none.
+
+    Args:
+        run_dir: The run.
+        warn: Receives one sentence for each damaged checkpoint that is passed over.
+    """
+    for folder in reversed(_checkpoints(run_dir)):
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        if warn is not None:
+            warn(f"Checkpoint {folder} is damaged ({damage}); trying the one before it.")
+    return None
+
+
+def load_state(folder: Path, config: TrainConfig, device: torch.device) -> TrainState:
+    """Return the training state that a checkpoint holds."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    state = TrainState(config, device)
+    tensors: dict[str, dict[str, Tensor]] = {
+        name: load_file(folder / f"{name}.safetensors", device=str(device))
+        for name in ("model", "ema", "optimizer")
+    }
+    state.load(tensors, int(manifest["step"]))
+    return state
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "checkpoints").glob("step_*"))
+
+
+def _manifest(folder: Path, step: int, config: TrainConfig) -> dict[str, Any]:
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.glob("*.safetensors"))
+    }
+    versions = {name: importlib.metadata.version(name) for name in ("mimflow-train", "torch")}
+    return {
+        "format": FORMAT,
+        "step": step,
+        "versions": versions,
+        "files": files,
+        "config": to_dict(config),
+    }
+
+
+def _damage(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint, None if nothing is."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name, wanted in manifest["files"].items():
+            if _sha256(folder / name) != wanted["sha256"]:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, KeyError) as error:
+        return str(error)
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The commands ``mimflow-train``, ``mimflow-sample`` and ``mimflow-data``."""

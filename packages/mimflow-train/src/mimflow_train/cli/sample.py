@@ -1,0 +1,118 @@
+"""``mimflow-sample``: draws new images from a run."""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from mimflow_train.cli.command import parse, run
+from mimflow_train.config import read_config
+from mimflow_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROGRAM = "mimflow-sample"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Draw new images from a trained run, with its averaged weights.
+
+    Examples: `mimflow-sample runs/tiny-emoji --num 12 --out grid.png`;
+    `mimflow-sample runs/tiny-emoji --label flag --label food --num 500 --out samples.npz`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of mimflow-train."""
+    label: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
+    """Class to draw, by name or number; repeatable. All classes if not given."""
+    num: int = 12
+    """Images of each class."""
+    guidance: float | None = None
+    """Guidance scale, 0 for none; the run's own if not given."""
+    temperature: float = 1.0
+    """Standard deviation of the base noise."""
+    seed: int = 0
+    """Seed of the base noise."""
+    out: Path = Path("samples.png")
+    """A grid (.png), an array (.npz, arr_0 uint8 NHWC and arr_1 labels), or a folder of PNGs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    options = parse(SampleOptions, arguments, PROGRAM)
+    sys.exit(run(lambda: _main(options), PROGRAM))
+
+
+def _main(options: SampleOptions) -> int:
+    if options.num < 1:
+        raise ConfigError(f"Expected --num >= 1; got {options.num}.")
+    config = read_config(options.run)
+    if options.guidance is not None:
+        config = dataclasses.replace(config, guidance=options.guidance)
+    labels = choose_labels(options.label, config.data.class_names)
+
+    import torch  # after everything that a user can get wrong without it
+
+    from mimflow_train.draws import generator
+    from mimflow_train.evaluate import generate
+    from mimflow_train.pictures import to_bytes
+    from mimflow_train.run import trained_model
+
+    model = trained_model(config, options.run, torch.device("cpu"))
+    wanted = torch.tensor(labels).repeat_interleave(options.num)
+    draw = generator(options.seed, "mimflow-sample")
+    images = generate(model, config, wanted, draw, temperature=options.temperature)
+    _save(to_bytes(images), wanted, config.data.class_names, options.out)
+    sys.stdout.write(f"{len(wanted)} images in {options.out}\n")
+    return 0
+
+
+def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Return class numbers for names or numbers; all classes for none.
+
+    Raises:
+        ConfigError: If there is no such class.
+
+    Example:
+        >>> choose_labels(["flag", "0"], ["food", "flag"])
+        [1, 0]
+    """
+    labels = []
+    for each in wanted:
+        if each in names:
+            labels.append(names.index(each))
+        elif each.isdecimal() and int(each) < len(names):
+            labels.append(int(each))
+        else:
+            close = difflib.get_close_matches(each, names, n=1)
+            advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(names)}."
+            raise ConfigError(f"Expected a class of the run as --label; got {each}. {advice}")
+    return labels or list(range(len(names)))
+
+
+def _save(images: "Tensor", labels: "Tensor", names: Sequence[str], out: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from mimflow_train.pictures import save_grid
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    per_class = len(labels) // len(labels.unique())
+    pixels = images.movedim(1, -1).numpy()
+    if out.suffix == ".png":
+        rows = images.split(per_class)
+        save_grid(rows, [names[label] for label in labels[::per_class].tolist()], out)
+    elif out.suffix == ".npz":
+        np.savez(out, arr_0=pixels, arr_1=labels.numpy())
+    else:
+        for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+            folder = out / names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number:06d}.png")

@@ -1,0 +1,234 @@
+"""``mimflow-train``: trains MIMFlow and leaves a run folder with pictures and scores."""
+
+import dataclasses
+import difflib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from mimflow_train.cli.command import parse, run
+from mimflow_train.config import TrainConfig, read_config, to_dict, write_config
+from mimflow_train.data.glyphs import CLASS_NAMES
+from mimflow_train.data.layout import read_layout
+from mimflow_train.errors import ConfigError
+from mimflow_train.overrides import override
+from mimflow_train.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from mimflow_train.evaluate import Evaluation
+
+PROGRAM = "mimflow-train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train MIMFlow: masked encoder, flow prior and decoder, jointly.
+
+    Without an option it trains the tiny scale on emoji, on this machine, in minutes. The same
+    command again continues the run.
+    """
+
+    scale: str = "tiny"
+    """Recipe: tiny."""
+    data: str = "emoji"
+    """`emoji`, or a folder with one sub-folder of images for each class."""
+    out: Path | None = None
+    """Run folder; runs/SCALE-DATA if not given."""
+    steps: int | None = None
+    """Optimiser steps, instead of the recipe's."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Seed of everything random."""
+    workers: int = 1
+    """Devices to train on; more than one run under Ray Train."""
+    engine: Literal["auto", "local", "ray"] = "auto"
+    """Run in this process or under Ray Train; auto decides by the number of workers."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Kind of device; auto takes CUDA where there is one."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """Continue the run folder if there is one, start it anew, or refuse to start anew."""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
+    """Change one value of the recipe, such as optim.lr=2e-4; repeatable."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    options = parse(TrainOptions, arguments, PROGRAM)
+    sys.exit(run(lambda: _main(options), PROGRAM))
+
+
+def _main(options: TrainOptions) -> int:
+    began = time.monotonic()
+    config = build_config(options)
+    name = "emoji" if options.data == "emoji" else Path(options.data).resolve().name
+    run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
+    prepare_run(config, run_dir, options.resume)
+    engine = choose_engine(options)
+
+    import torch  # after everything that a user can get wrong without it
+
+    from mimflow_train.console import say
+    from mimflow_train.run import finish, run_local
+
+    device = torch.device(choose_device(options))
+    say(f"{config.scale}: {config.steps} steps of {config.global_batch} images, in {run_dir}")
+    if engine == "ray":
+        from mimflow_train.launch_ray import run_ray
+
+        stopped = run_ray(config, run_dir, device.type, options.workers, options.checkpoint_every)
+    else:
+        stopped = run_local(config, run_dir, device, options.checkpoint_every)
+    if stopped is not None:
+        say(f"Saved in {run_dir}. Run the same command again to go on.")
+        return 128 + stopped
+    say("Trained. Judging the result ...")
+    scores = finish(config, run_dir, device)
+    sys.stdout.write(summary(scores, config, run_dir, time.monotonic() - began))
+    return 0
+
+
+def build_config(options: TrainOptions) -> TrainConfig:
+    """Return the recipe with the options applied.
+
+    Raises:
+        ConfigError: If the scale is unknown or a value is out of range.
+        DataError: If the folder of images is missing, empty, or not laid out in classes.
+    """
+    if options.scale not in RECIPES:
+        close = difflib.get_close_matches(options.scale, RECIPES, n=1)
+        advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
+        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {options.scale}. {advice}")
+    if options.data == "emoji":
+        config = RECIPES[options.scale](CLASS_NAMES, "emoji")
+    else:
+        root = Path(options.data).resolve()
+        config = RECIPES[options.scale](read_layout(root).class_names, str(root))
+    try:
+        config = dataclasses.replace(config, seed=options.seed)
+        if options.steps is not None:
+            config = dataclasses.replace(config, steps=options.steps)
+        for assignment in options.set:
+            config = override(config, assignment)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return config
+
+
+def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
+    """Make the run folder, or check that the one that is there is this run's.
+
+    Raises:
+        ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
+    """
+    path = run_dir / "config.json"
+    if resume == "must" and not path.is_file():
+        raise ConfigError(f"Expected a run to resume in {run_dir}; there is none. Check --out.")
+    if resume == "never" and path.is_file():
+        for name in ("checkpoints", "samples", "tensorboard"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
+        path.unlink()
+    if path.is_file():
+        changed = _differences(to_dict(read_config(run_dir)), to_dict(config))
+        if changed:
+            raise ConfigError(
+                f"Expected the configuration that {run_dir} was started with; changed: "
+                f"{'; '.join(changed)}. Give another --out, or --resume never to start it anew."
+            )
+    write_config(config, run_dir)
+
+
+def choose_engine(options: TrainOptions) -> str:
+    """Return ``local`` or ``ray``, and refuse more workers than there are devices.
+
+    Raises:
+        ConfigError: If the workers cannot be had, or not by this engine.
+    """
+    if options.workers < 1:
+        raise ConfigError(f"Expected --workers >= 1; got {options.workers}.")
+    if options.engine == "local" and options.workers > 1:
+        raise ConfigError(
+            f"Expected one worker with --engine local; got {options.workers}. Use --engine auto."
+        )
+    if choose_device(options) == "cpu":
+        available = len(os.sched_getaffinity(0))
+        kind = "CPU core(s)"
+    else:
+        import torch
+
+        available, kind = torch.cuda.device_count(), "GPU(s)"
+    if options.workers > available:
+        raise ConfigError(
+            f"Expected at most {available} workers on this machine's {available} {kind}; "
+            f"got {options.workers}. Lower --workers."
+        )
+    return "ray" if options.engine == "ray" or options.workers > 1 else "local"
+
+
+def choose_device(options: TrainOptions) -> str:
+    """Return ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: If CUDA was asked for and there is none.
+    """
+    if options.device == "cpu" or not Path("/dev/nvidiactl").exists():
+        if options.device == "cuda":
+            raise ConfigError("Expected a CUDA device; this machine has none. Use --device auto.")
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def summary(scores: "Evaluation", config: TrainConfig, run_dir: Path, seconds: float) -> str:
+    """Return the table that ends a run."""
+    n = scores.num_images
+    share = f"{scores.gap_closed:.2f}"
+    rows = [
+        (
+            "NLL per dimension",
+            f"train {scores.nll_train:.4f}   held out {scores.nll_held_out:.4f}"
+            f"   floor {scores.nll_floor:.4f} (the latent noise alone)",
+        ),
+        ("masked reconstruction", f"{scores.psnr:.2f} dB PSNR on held-out images"),
+        (f"fd_efflite0 at N = {n}", "against held-out real images; smaller is better"),
+        ("  real images", f"{scores.fd_floor:8.1f}   the floor at this N"),
+        ("  decoded posterior", f"{scores.fd_posterior:8.1f}   what a perfect prior would reach"),
+        ("  decoded flow", f"{scores.fd_flow:8.1f}   the samples"),
+        ("  decoded Gaussian", f"{scores.fd_gaussian:8.1f}   no prior"),
+        ("gap closed by the flow", f"{share:>8}   (Gaussian - flow) / (Gaussian - posterior)"),
+        (
+            "class seen in samples",
+            f"{scores.class_accuracy:8.2f}   real {scores.class_accuracy_real:.2f}"
+            f", chance {scores.class_chance:.2f}",
+        ),
+    ]
+    files = [
+        ("samples", run_dir / "samples.png"),
+        ("reconstructions", run_dir / "reconstructions.png"),
+        ("curves", f"tensorboard --logdir {run_dir / 'tensorboard'}"),
+        ("more images", f"mimflow-sample {run_dir} --num 12 --out grid.png"),
+    ]
+    minutes = f"{config.scale} on {config.data.source}: finished in {seconds / 60:.1f} min"
+    lines = [minutes, *(f"  {name:<24} {text}" for name, text in [*rows, *files])]
+    return "\n".join(lines) + "\n"
+
+
+def _differences(old: object, new: object, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(set(old) | set(new))
+            for line in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    if isinstance(old, tuple | list) and isinstance(new, tuple | list):
+        return [] if list(old) == list(new) else [f"{name} was {list(old)}, now {list(new)}"]
+    return [] if old == new else [f"{name} was {old}, now {new}"]

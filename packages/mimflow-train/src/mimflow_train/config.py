@@ -1,0 +1,235 @@
+"""The complete configuration of a run, as nested frozen dataclasses; imports no torch."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mim_encoder import EncoderConfig, MaskRatio
+from tarflow_prior import TarFlowConfig
+from vit_decoder import DecoderConfig, FeatureDecoderConfig
+
+from mimflow_train.errors import ConfigError
+
+__all__ = [
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "from_dict",
+    "read_config",
+    "to_dict",
+    "write_config",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The four networks of Fig. 2; sizes that must agree are checked here.
+
+    Attributes:
+        encoder: Masked encoder.
+        flow: Prior over the latent tokens.
+        decoder: Pixel decoder.
+        features: Feature decoders (Eq. 7) by the name of the teacher they imitate.
+    """
+
+    encoder: EncoderConfig
+    flow: TarFlowConfig
+    decoder: DecoderConfig
+    features: dict[str, FeatureDecoderConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        latents = (self.encoder.num_latents, self.encoder.latent_dim)
+        readers = {
+            "flow": (self.flow.num_tokens, self.flow.token_dim),
+            "decoder": (self.decoder.num_latents, self.decoder.latent_dim),
+        } | {f"features.{k}": (v.num_latents, v.latent_dim) for k, v in self.features.items()}
+        for name, shape in readers.items():
+            if shape != latents:
+                raise ConfigError(
+                    f"Expected {name} to take the encoder's latents of shape {latents}; "
+                    f"got {shape}. Set both to the same number of tokens and width."
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the joint objective (Eq. 5-7); a weight of 0 leaves the term out.
+
+    Attributes:
+        nll: Weight of the flow's NLL, a mean over latent dimensions in nats.
+        pixel: Weight of the mean squared error on [0, 1] pixels, over the whole image.
+        perceptual: Weight of the perceptual distance.
+        feature: Weight of ``1 - cos`` to each teacher's features, over hidden patches.
+    """
+
+    nll: float = 1.0
+    pixel: float = 1.0
+    perceptual: float = 1.1
+    feature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value < 0:
+                raise ConfigError(f"Expected loss.{item.name} >= 0; got {value}. Use 0 to drop it.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW, its schedule, and the moving average of the weights.
+
+    Attributes:
+        lr: Peak learning rate.
+        betas: Decay rates of AdamW's first and second moment.
+        weight_decay: Decoupled weight decay, on matrices only.
+        clip_norm: Largest norm of the whole gradient.
+        warmup_steps: Steps of linear warm-up from 0.
+        schedule: What follows the warm-up.
+        ema_decay: Decay of the averaged weights; early steps use ``(1 + t) / (10 + t)``.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    ema_decay: float = 0.9999
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigError(f"Expected optim.lr > 0; got {self.lr}. The paper uses 1e-4.")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f"Expected optim.ema_decay in [0, 1); got {self.ema_decay}. 0 keeps no average."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which images, and in which order.
+
+    Attributes:
+        source: ``emoji``, or a folder of class sub-folders of images.
+        class_names: Name of each class number.
+        even_classes: Draw the classes evenly instead of the images.
+        flip: Mirror half of the images from left to right.
+    """
+
+    source: str = "emoji"
+    class_names: tuple[str, ...] = ()
+    even_classes: bool = False
+    flip: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One run, complete: what is learned, from what, for how long.
+
+    Attributes:
+        scale: Name of the recipe this comes from.
+        model: The networks.
+        loss: Weights of the objective.
+        optim: Optimiser and averaging.
+        data: Images.
+        mask: Law of the share of hidden patches.
+        label_drop_prob: Share of labels replaced by the null class.
+        guidance: Guidance scale of the samples that the run draws, 0 for none.
+        global_batch: Images per optimiser step, over all workers.
+        micro_batch: Images per forward pass of one worker; 0 means its whole share.
+        steps: Optimiser steps.
+        seed: Seed of everything random.
+        precision: Type of the matrix products; ``auto`` is bf16 where the device is fast at it.
+    """
+
+    scale: str
+    model: ModelConfig
+    loss: LossConfig
+    optim: OptimConfig
+    data: DataConfig
+    mask: MaskRatio
+    label_drop_prob: float = 0.1
+    guidance: float = 0.0
+    global_batch: int = 256
+    micro_batch: int = 0
+    steps: int = 450_450
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, low in (("global_batch", 1), ("steps", 1), ("micro_batch", 0), ("guidance", 0)):
+            value = getattr(self, name)
+            if value < low:
+                raise ConfigError(f"Expected {name} >= {low}; got {value}. Raise it.")
+        if not 0 <= self.label_drop_prob < 1:
+            raise ConfigError(
+                f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "
+                "The paper uses 0.1."
+            )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as plain dictionaries, lists and numbers, ready for JSON."""
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    return plain
+
+
+def from_dict(kind: Any, value: Any) -> Any:
+    """Rebuild a config of type ``kind`` from ``to_dict``'s result.
+
+    Raises:
+        ConfigError: If a field is unknown or missing; the message names it.
+    """
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return _dataclass_from_dict(typing.cast("type[Any]", kind), value)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return tuple(value)
+    if origin is dict:
+        return {key: from_dict(arguments[1], item) for key, item in value.items()}
+    if origin in (typing.Union, types.UnionType) and value is not None:
+        return from_dict(next(a for a in arguments if a is not type(None)), value)
+    return value
+
+
+def _dataclass_from_dict(kind: type[Any], value: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise ConfigError(
+            f"Expected only fields of {kind.__name__}; got {', '.join(unknown)}. "
+            "The file was written by another version of mimflow-train."
+        )
+    try:
+        return kind(**{name: from_dict(hints[name], item) for name, item in value.items()})
+    except TypeError as error:
+        raise ConfigError(f"Expected every field of {kind.__name__}; {error}.") from error
+
+
+def read_config(run_dir: Path) -> TrainConfig:
+    """Return the configuration that a run folder was made with.
+
+    Raises:
+        ConfigError: If there is no run, or it was made by another version.
+    """
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"Expected a run folder with a config.json; {run_dir} has none. "
+            "Train one with `mimflow-train --out RUN`."
+        )
+    config: TrainConfig = from_dict(TrainConfig, json.loads(path.read_text()))
+    return config
+
+
+def write_config(config: TrainConfig, run_dir: Path) -> None:
+    """Write a run's configuration where ``read_config`` finds it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")

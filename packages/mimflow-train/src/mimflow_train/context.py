@@ -1,0 +1,81 @@
+"""All that the training loop sees of the world around it."""
+
+import os
+import signal
+import types
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+
+__all__ = ["Context", "LocalContext", "StopRequest"]
+
+
+class Context(Protocol):
+    """One worker among ``world_size``.
+
+    Attributes:
+        rank: Number of this worker.
+        world_size: Number of workers.
+        device: Where its tensors live.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Publish the values of a step; called by rank 0."""
+
+    def should_stop(self) -> bool:
+        """Whether the run was asked to save and end; the same answer on every rank."""
+
+
+class StopRequest:
+    """Turns SIGINT and SIGTERM into a question that the loop asks between steps.
+
+    The second Ctrl-C ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def install(self) -> None:
+        """Listen from now on; to be called in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: types.FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+
+
+class LocalContext:
+    """The only worker, in this process.
+
+    Args:
+        device: Where its tensors live.
+        report: Receives the step and its values.
+        stop: Answers whether the user asked to end.
+    """
+
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self,
+        device: torch.device,
+        report: Callable[[int, Mapping[str, float]], None],
+        stop: StopRequest,
+    ) -> None:
+        self.device = device
+        self._report, self._stop = report, stop
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Publish the values of a step."""
+        self._report(step, values)
+
+    def should_stop(self) -> bool:
+        """Whether SIGINT or SIGTERM came."""
+        return self._stop.received is not None

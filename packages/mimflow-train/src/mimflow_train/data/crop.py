@@ -1,0 +1,50 @@
+"""Pictures made square and opaque; imports no torch."""
+
+from pathlib import Path
+
+from PIL import Image
+
+__all__ = ["crop_square", "load_rgb", "on_white"]
+
+
+def crop_square(image: Image.Image, size: int) -> Image.Image:
+    """Crop the centre square and resize it, as ADM prepares ImageNet.
+
+    Halve with a box filter while the short side is at least twice ``size``, resize the short side
+    with a bicubic filter, crop the centre (openai/guided-diffusion:image_datasets.py).
+
+    Args:
+        image: Picture in mode RGB.
+        size: Side of the result in pixels.
+
+    Example:
+        >>> crop_square(Image.new("RGB", (100, 40)), 32).size
+        (32, 32)
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def load_rgb(path: Path) -> Image.Image:
+    """Read a picture as RGB, transparent parts on white.
+
+    Raises:
+        OSError: If the file cannot be decoded to its end.
+    """
+    with Image.open(path) as image:
+        image.load()
+        return on_white(image)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return a picture as RGB, transparent parts on white."""
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        ground = Image.new("RGBA", image.size, "white")
+        ground.alpha_composite(image.convert("RGBA"))
+        return ground.convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,80 @@
+"""Labelled images, and the way from pictures to tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["ImageSource", "LabelledImages", "MemoryImages", "Split", "as_tensor", "to_unit"]
+
+
+class ImageSource(Protocol):
+    """Images of one size, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]: ...
+
+
+@dataclass(frozen=True)
+class MemoryImages:
+    """All images of a small set as one tensor."""
+
+    pixels: UInt8[Tensor, "m 3 h w"]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        return self.pixels[index]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, their classes and their names.
+
+    Attributes:
+        images: The pixels.
+        labels: Class number of each image.
+        names: What to call each image in a message.
+    """
+
+    images: ImageSource
+    labels: Int64[Tensor, " m"]
+    names: Sequence[str]
+
+    def stack(self, indices: Sequence[int]) -> UInt8[Tensor, "b 3 h w"]:
+        """Return the images at ``indices`` as one batch."""
+        return torch.stack([self.images[index] for index in indices])
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A data set: what is trained on, and what is kept for judging.
+
+    Attributes:
+        train: Training images.
+        held_out: Images that training never sees.
+        class_names: Name of each class number.
+        attribution: Who made the images and under which licence; empty for a user's own.
+    """
+
+    train: Split
+    held_out: Split
+    class_names: tuple[str, ...]
+    attribution: str = ""
+
+
+def as_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    """Turn an RGB picture into a channels-first tensor."""
+    return torch.from_numpy(np.array(image)).movedim(-1, 0).contiguous()
+
+
+def to_unit(pixels: UInt8[Tensor, "b 3 h w"]) -> Tensor:
+    """Map bytes to floats in [-1, 1]: 0 to -1, 255 to 1."""
+    return pixels.float() / 127.5 - 1

@@ -1,0 +1,67 @@
+"""Everything random in training, as a function of (seed, stream, step): nothing to save.
+
+Draws are made for the whole global batch and each worker takes its own rows, so the loss curve
+does not depend on how many workers share the batch.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from mim_encoder import random_mask
+from torch import Tensor
+
+from mimflow_train.config import TrainConfig
+
+__all__ = ["Draws", "draw_step", "drop_labels", "generator"]
+
+
+class Draws(NamedTuple):
+    """What one training step needs besides images and labels."""
+
+    masked: Bool[Tensor, "b n"]
+    noise: Float[Tensor, "b k d"]
+    dropped: Bool[Tensor, " b"]
+
+
+def generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
+    """Return a CPU generator that belongs to one purpose at one step.
+
+    Example:
+        >>> a = torch.rand(2, generator=generator(0, "mask", 7))
+        >>> torch.equal(a, torch.rand(2, generator=generator(0, "mask", 7)))
+        True
+    """
+    digest = hashlib.blake2b(f"{seed}/{stream}/{step}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def draw_step(config: TrainConfig, step: int, rows: slice) -> Draws:
+    """Draw masks, latent noise and label drops of one step, for some rows of the global batch.
+
+    Args:
+        config: The run.
+        step: Optimiser step, counted from 0.
+        rows: The worker's rows of the global batch.
+    """
+    batch, encoder = config.global_batch, config.model.encoder
+    masked = random_mask(
+        batch,
+        encoder.num_patches,
+        config.mask,
+        generator=generator(config.seed, "mask", step),
+    )
+    noise = torch.randn(
+        batch,
+        encoder.num_latents,
+        encoder.latent_dim,
+        generator=generator(config.seed, "latent noise", step),
+    )
+    uniform = torch.rand(batch, generator=generator(config.seed, "label drop", step))
+    return Draws(masked[rows], noise[rows], (uniform < config.label_drop_prob)[rows])
+
+
+def drop_labels(label: Int64[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
+    """Replace the dropped labels by -1, the null class."""
+    return torch.where(dropped, -1, label)

@@ -1,0 +1,43 @@
+"""What can go wrong for a user, and the exit code of each kind (DESIGN 6)."""
+
+
+class MimflowError(Exception):
+    """A problem that the user can solve; its message says what was expected, found, and to do."""
+
+    exit_code = 1
+
+
+class ConfigError(MimflowError):
+    """A bad option or configuration value."""
+
+    exit_code = 2
+
+
+class DataError(MimflowError):
+    """Images that are missing or cannot be read."""
+
+    exit_code = 3
+
+
+class WeightsError(MimflowError):
+    """Pretrained weights that are not on this machine."""
+
+    exit_code = 4
+
+
+class DivergedError(MimflowError):
+    """A loss or gradient that is no longer finite."""
+
+    exit_code = 5
+
+
+class StorageError(MimflowError):
+    """A checkpoint that cannot be written or read."""
+
+    exit_code = 6
+
+
+class RetriesError(MimflowError):
+    """Workers that kept failing."""
+
+    exit_code = 7

@@ -1,0 +1,249 @@
+"""The training loop: a function of a context, a configuration and images."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mimflow_train.checkpoint import checkpoint_folder, save_checkpoint
+from mimflow_train.config import TrainConfig
+from mimflow_train.context import Context
+from mimflow_train.data.images import LabelledImages, MemoryImages, to_unit
+from mimflow_train.data.order import EpochOrder, EvenClassOrder, batches
+from mimflow_train.draws import Draws, draw_step, drop_labels, generator
+from mimflow_train.errors import ConfigError, DivergedError
+from mimflow_train.objective import Objective, joint_objective, nll_floor
+from mimflow_train.state import TrainState, learning_rate
+from mimflow_train.teachers import EffLite0Teacher, PerceptualDistance, feature_bank
+
+__all__ = ["Targets", "train"]
+
+_REPORT_EVERY = 10
+_STOP_AFTER_SKIPS = 3
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the frozen networks say about the training images.
+
+    Attributes:
+        perceptual: Distance of two image batches; None if its weight is 0.
+        teachers: Each teacher by name.
+        banks: Features of every training image, for the teachers whose features fit in memory.
+    """
+
+    perceptual: PerceptualDistance | None
+    teachers: dict[str, EffLite0Teacher]
+    banks: dict[str, Tensor]
+
+    @classmethod
+    def load(cls, config: TrainConfig, data: LabelledImages, device: torch.device) -> "Targets":
+        """Build the frozen networks that a run asks for."""
+        encoder = config.model.encoder
+        names = config.model.features if config.loss.feature > 0 else {}
+        teachers = {name: EffLite0Teacher(encoder.grid, device) for name in names}
+        perceptual = None
+        if config.loss.perceptual > 0:
+            perceptual = PerceptualDistance(max(64, encoder.image_size), device)
+        images = data.train.images
+        keep = isinstance(images, MemoryImages) and not config.data.flip
+        banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
+        return cls(perceptual, teachers, banks)
+
+    def features(self, image: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        """Return each teacher's features of a batch."""
+        return {
+            name: self.banks[name][indices].to(image) if name in self.banks else teacher(image)
+            for name, teacher in self.teachers.items()
+        }
+
+
+def train(
+    context: Context,
+    config: TrainConfig,
+    data: LabelledImages,
+    *,
+    state: TrainState,
+    run_dir: Path,
+    checkpoint_every: int,
+    on_checkpoint: Callable[[Path], None] = lambda _: None,
+) -> TrainState:
+    """Train until ``config.steps`` or until the context asks to stop, saving on the way.
+
+    Args:
+        context: This worker among its peers.
+        config: The run.
+        data: Images; only ``data.train`` is looked at.
+        state: Where to start; changed in place.
+        run_dir: Receives the checkpoints.
+        checkpoint_every: Steps between checkpoints.
+        on_checkpoint: Called by every rank after each checkpoint, with its folder.
+
+    Returns:
+        The state, at ``config.steps`` unless the context asked to stop earlier.
+
+    Raises:
+        DivergedError: After three steps in a row without a finite gradient.
+    """
+    targets = Targets.load(config, data, context.device)
+    module: nn.Module = state.model
+    if context.world_size > 1:
+        module = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
+    skipped = 0
+    for indices, pixels in _batches(context, config, data, state.step):
+        rows = _rows(context, config)
+        draws = draw_step(config, state.step, rows)
+        label = drop_labels(data.train.labels[indices], draws.dropped)
+        image = _flipped(to_unit(pixels), config, state.step, rows)
+        _seed_dropout(config, state.step, context.rank)
+        values = _gradients(module, config, context, targets, (image, label, indices), draws)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
+        if math.isfinite(float(norm)):
+            skipped = 0
+            _update(state, config)
+        else:
+            skipped += 1
+            state.optimizer.zero_grad()
+            _check_diverged(skipped, values, state.step)
+        state.step += 1
+        _report(context, config, values | {"gradient_norm": norm}, state.step)
+        stop = context.should_stop()
+        if stop or state.step % checkpoint_every == 0 or state.step == config.steps:
+            if context.rank == 0:
+                save_checkpoint(state, config, run_dir)
+            on_checkpoint(checkpoint_folder(run_dir, state.step))
+        if stop:
+            break
+    return state
+
+
+def _batches(
+    context: Context, config: TrainConfig, data: LabelledImages, start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield this worker's part of every global batch from step ``start`` on."""
+    if config.global_batch % context.world_size:
+        raise ConfigError(
+            f"Expected the global batch to divide among the workers; got {config.global_batch} "
+            f"and {context.world_size}. Choose a divisor of the batch as --workers."
+        )
+    order: EpochOrder | EvenClassOrder = EpochOrder(len(data.train.images), config.seed)
+    if config.data.even_classes:
+        order = EvenClassOrder(data.train.labels, config.seed)
+    rows = _rows(context, config)
+    positions = (
+        list(range(step * config.global_batch + rows.start, step * config.global_batch + rows.stop))
+        for step in range(start, config.steps)
+    )
+    return batches(data.train, order, positions)
+
+
+def _rows(context: Context, config: TrainConfig) -> slice:
+    share = config.global_batch // context.world_size
+    return slice(context.rank * share, (context.rank + 1) * share)
+
+
+def _flipped(image: Tensor, config: TrainConfig, step: int, rows: slice) -> Tensor:
+    """Mirror half of the images if the data may be mirrored."""
+    if not config.data.flip:
+        return image
+    uniform = torch.rand(config.global_batch, generator=generator(config.seed, "flip", step))
+    return torch.where((uniform[rows] < 0.5)[:, None, None, None], image.flip(-1), image)
+
+
+def _seed_dropout(config: TrainConfig, step: int, rank: int) -> None:
+    """Make the drop path of the decoder, torch's only global draw here, stateless too."""
+    draw = generator(config.seed, f"drop path {rank}", step)
+    torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))
+
+
+def _gradients(
+    module: nn.Module,
+    config: TrainConfig,
+    context: Context,
+    targets: Targets,
+    batch: tuple[Tensor, Tensor, Tensor],
+    draws: Draws,
+) -> dict[str, Tensor]:
+    """Add up the gradients of the batch, one micro-batch at a time; return the mean terms."""
+    image, label, indices = batch
+    size = config.micro_batch or len(image)
+    if len(image) % size:
+        raise ConfigError(
+            f"Expected micro_batch to divide a worker's {len(image)} images; got {size}. "
+            "Choose a divisor."
+        )
+    count = len(image) // size
+    sums: dict[str, Tensor] = {}
+    for number in range(count):
+        part = slice(number * size, (number + 1) * size)
+        last = number == count - 1
+        quiet = contextlib.nullcontext()
+        if not last and isinstance(module, DistributedDataParallel):
+            quiet = module.no_sync()
+        moved = [each[part].to(context.device) for each in (image, label, *draws[:2])]
+        with quiet:
+            objective = _objective(module, config, targets, moved, indices[part])
+            (objective.total / count).backward()
+        for name, value in {**objective.terms, "loss": objective.total}.items():
+            sums[name] = sums.get(name, torch.zeros(())) + value.detach() / count
+    return sums
+
+
+def _objective(
+    module: nn.Module,
+    config: TrainConfig,
+    targets: Targets,
+    moved: list[Tensor],
+    indices: Tensor,
+) -> Objective:
+    image, label, masked, noise = moved
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        output = module(image, label, masked, noise)
+        return joint_objective(
+            output,
+            image,
+            masked,
+            weights=config.loss,
+            targets=targets.features(image, indices),
+            perceptual=targets.perceptual,
+        )
+
+
+def _update(state: TrainState, config: TrainConfig) -> None:
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config.optim, state.step, config.steps)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.average(config.optim.ema_decay)
+
+
+def _check_diverged(skipped: int, values: dict[str, Tensor], step: int) -> None:
+    if skipped < _STOP_AFTER_SKIPS:
+        return
+    wrong = [name for name, value in values.items() if not torch.isfinite(value)]
+    raise DivergedError(
+        f"Expected finite gradients; got {skipped} steps in a row without, at step {step}, "
+        f"non-finite terms: {', '.join(wrong) or 'none (only the gradient)'}. "
+        "Lower optim.lr and run again with a new --out."
+    )
+
+
+def _report(context: Context, config: TrainConfig, values: dict[str, Tensor], step: int) -> None:
+    """Publish the mean over the workers, every few steps."""
+    if step % _REPORT_EVERY and step != config.steps:
+        return
+    names = list(values)
+    numbers = torch.stack([values[name].float() for name in names])
+    if context.world_size > 1:
+        dist.all_reduce(numbers)
+        numbers /= context.world_size
+    if context.rank == 0:
+        named = dict(zip(names, numbers.tolist(), strict=True))
+        named["rate"] = named["nll"] - nll_floor(config.model.encoder.sigma)
+        context.report(step, named)

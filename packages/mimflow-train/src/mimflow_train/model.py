@@ -1,0 +1,89 @@
+"""MIMFlow on one screen: image to losses' ingredients, and noise to image (Fig. 2)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from mim_encoder import LatentPosterior, MaskedEncoder
+from tarflow_prior import FlowOutput, Guidance, TarFlow
+from torch import Tensor, nn
+from vit_decoder import FeatureDecoder, PixelDecoder
+
+from mimflow_train.config import ModelConfig
+
+__all__ = ["MIMFlow", "MIMFlowOutput"]
+
+
+class MIMFlowOutput(NamedTuple):
+    """Everything that the joint objective looks at."""
+
+    posterior: LatentPosterior
+    flow: FlowOutput
+    image: Float[Tensor, "b c h w"]
+    features: dict[str, Float[Tensor, "b n f"]]
+
+
+class MIMFlow(nn.Module):
+    """Masked encoder, flow prior, pixel decoder and feature decoders, trained jointly.
+
+    Args:
+        config: Sizes of the four parts.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = MaskedEncoder(config.encoder)
+        self.flow = TarFlow(config.flow)
+        self.decoder = PixelDecoder(config.decoder)
+        self.feature_decoders = nn.ModuleDict(
+            {name: FeatureDecoder(each) for name, each in config.features.items()}
+        )
+
+    def forward(
+        self,
+        image: Float[Tensor, "b c h w"],
+        label: Int64[Tensor, " b"],
+        masked: Bool[Tensor, "b n"],
+        noise: Float[Tensor, "b k d"],
+    ) -> MIMFlowOutput:
+        """Encode what is visible, add noise (Eq. 1), and read the same latents in three ways.
+
+        Args:
+            image: Images in [-1, 1].
+            label: Class of each image, -1 for the null class.
+            masked: True where a patch is hidden from the encoder.
+            noise: Standard normal noise of the latents.
+        """
+        posterior = self.encoder(image, masked)
+        z = posterior.perturb(noise)
+        return MIMFlowOutput(
+            posterior=posterior,
+            flow=self.flow(z, label),
+            image=self.decoder(z),
+            features={name: decode(z) for name, decode in self.feature_decoders.items()},
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        label: Int64[Tensor, " b"],
+        *,
+        guidance: Guidance | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Draw images of the given classes: noise, flow inverse, pixel decoder.
+
+        Args:
+            label: Class of each image, -1 for the null class.
+            guidance: How to lean towards the class; None for plain samples.
+            temperature: Standard deviation of the base noise.
+            generator: Source of the base noise.
+
+        Returns:
+            Images in [-1, 1], unclamped.
+        """
+        z = self.flow.sample(label, guidance=guidance, temperature=temperature, generator=generator)
+        image: Tensor = self.decoder(z)
+        return image

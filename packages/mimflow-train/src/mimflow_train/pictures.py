@@ -1,0 +1,54 @@
+"""Pictures of a run: sample grids and masked-input / reconstruction pairs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+__all__ = ["save_grid", "to_bytes"]
+
+_GAP = 2
+_LABEL_WIDTH = 96
+
+
+def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Map images from [-1, 1] to bytes: clamp, scale, round to nearest.
+
+    Example:
+        >>> to_bytes(torch.tensor([-2.0, 0.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 3, 1, 1))[:, 0, 0, 0]
+        tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def save_grid(
+    rows: Sequence[UInt8[Tensor, "b 3 h w"]], names: Sequence[str], path: Path, *, zoom: int = 2
+) -> None:
+    """Write one PNG with a named row of images for each batch.
+
+    Args:
+        rows: Batches of equal image size.
+        names: What to write to the left of each row.
+        path: The file; its folder is made.
+        zoom: Side in picture pixels of one image pixel.
+    """
+    strips = [rearrange(row, "b c h w -> h b w c") for row in rows]
+    height, _, width, _ = strips[0].shape
+    columns = max(strip.shape[1] for strip in strips)
+    cell_height, cell_width = height * zoom + _GAP, width * zoom + _GAP
+    size = (_LABEL_WIDTH + columns * cell_width, len(rows) * cell_height)
+    canvas = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for number, (strip, name) in enumerate(zip(strips, names, strict=True)):
+        top = number * cell_height
+        pen.text((4, top + cell_height // 2 - 8), name, fill="black", font=font)
+        for column in range(strip.shape[1]):
+            tile = Image.fromarray(strip[:, column].cpu().numpy())
+            tile = tile.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
+            canvas.paste(tile, (_LABEL_WIDTH + column * cell_width, top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path, optimize=True)

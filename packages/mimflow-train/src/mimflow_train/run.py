@@ -1,0 +1,152 @@
+"""From a configuration to a finished run folder: images, training, pictures, scores."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mim_encoder import mask_image
+
+from mimflow_train.checkpoint import latest_checkpoint, load_state
+from mimflow_train.config import TrainConfig
+from mimflow_train.console import Progress, say
+from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.data.emoji import emoji_images
+from mimflow_train.data.folder import folder_images
+from mimflow_train.data.images import LabelledImages, to_unit
+from mimflow_train.data.layout import read_layout
+from mimflow_train.draws import generator
+from mimflow_train.errors import StorageError
+from mimflow_train.evaluate import Evaluation, class_rows, evaluate, generate, reconstruct
+from mimflow_train.events import Recorder
+from mimflow_train.loop import train
+from mimflow_train.model import MIMFlow
+from mimflow_train.pictures import save_grid, to_bytes
+from mimflow_train.state import TrainState
+
+__all__ = ["finish", "load_data", "restore", "run_local", "trained_model"]
+
+_COLUMNS = 12
+
+
+def load_data(
+    config: TrainConfig, run_dir: Path | None = None, warn: Callable[[str], None] = say
+) -> LabelledImages:
+    """Return the images of a run.
+
+    Args:
+        config: The run.
+        run_dir: Receives the list of undecodable images; None to keep none.
+        warn: Receives a sentence for each of them.
+    """
+    size = config.model.encoder.image_size
+    if config.data.source == "emoji":
+        return emoji_images(size)
+    bad_list = None if run_dir is None else run_dir / "bad_images.txt"
+    layout = read_layout(Path(config.data.source))
+    return folder_images(layout, size, bad_list=bad_list, warn=warn)
+
+
+def restore(config: TrainConfig, run_dir: Path, device: torch.device) -> TrainState:
+    """Return the state of the newest good checkpoint, or a new one."""
+    folder = latest_checkpoint(run_dir, say)
+    return TrainState(config, device) if folder is None else load_state(folder, config, device)
+
+
+def run_local(
+    config: TrainConfig, run_dir: Path, device: torch.device, checkpoint_every: int
+) -> int | None:
+    """Train in this process until done or asked to stop.
+
+    Args:
+        config: The run.
+        run_dir: The run folder.
+        device: Where to train.
+        checkpoint_every: Steps between checkpoints.
+
+    Returns:
+        The signal that ended the run early, or None.
+    """
+    stop = StopRequest()
+    stop.install()
+    data = load_data(config, run_dir)
+    state = restore(config, run_dir, device)
+    recorder, progress = Recorder(run_dir), Progress(state.step, config.steps)
+
+    def report(step: int, values: dict[str, float]) -> None:
+        recorder.write(step, values)
+        progress.show(step, values)
+
+    try:
+        if state.step < config.steps:
+            context = LocalContext(device, report, stop)
+            train(
+                context,
+                config,
+                data,
+                state=state,
+                run_dir=run_dir,
+                checkpoint_every=checkpoint_every,
+                on_checkpoint=lambda _: save_samples(state, config, data, run_dir),
+            )
+    finally:
+        progress.close()
+        recorder.close()
+    return stop.received
+
+
+def save_samples(
+    state: TrainState, config: TrainConfig, data: LabelledImages, run_dir: Path
+) -> Path:
+    """Write a grid of samples of the averaged weights, one row for each class."""
+    path = run_dir / "samples" / f"step_{state.step:08d}.png"
+    _sample_grid(state.ema, config, data, path)
+    return path
+
+
+def finish(config: TrainConfig, run_dir: Path, device: torch.device) -> Evaluation:
+    """Write the pictures and the scores of a trained run."""
+    model = trained_model(config, run_dir, device)
+    data = load_data(config, run_dir, lambda _: None)
+    if data.attribution:
+        (run_dir / "ATTRIBUTION.txt").write_text(data.attribution)
+    _sample_grid(model, config, data, run_dir / "samples.png")
+    _reconstruction_grid(model, config, data, run_dir / "reconstructions.png")
+    scores = evaluate(model, config, data)
+    (run_dir / "summary.json").write_text(json.dumps(dataclasses.asdict(scores), indent=2) + "\n")
+    return scores
+
+
+def trained_model(config: TrainConfig, run_dir: Path, device: torch.device) -> MIMFlow:
+    """Return a run's model with its averaged weights.
+
+    Raises:
+        StorageError: If the run has no good checkpoint.
+    """
+    folder = latest_checkpoint(run_dir, say)
+    if folder is None:
+        raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
+    return load_state(folder, config, device).ema
+
+
+def _sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path) -> None:
+    label = class_rows(len(data.class_names), _COLUMNS)
+    images = to_bytes(generate(model, config, label, generator(config.seed, "sample grid"))).cpu()
+    save_grid(images.split(_COLUMNS), data.class_names, path)
+
+
+def _reconstruction_grid(
+    model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path
+) -> None:
+    """Write held-out images: original, what the encoder saw, what the decoder made of it."""
+    chosen = torch.linspace(0, len(data.held_out.labels) - 1, 2 * _COLUMNS).long().tolist()
+    pixels = data.held_out.stack(chosen)
+    label = data.held_out.labels[chosen]
+    rebuilt = reconstruct(model, config, pixels, label, "reconstruction grid")
+    patch = config.model.encoder.patch_size
+    seen = mask_image(to_unit(pixels), rebuilt.masked.cpu(), patch)
+    rows = []
+    for part in (slice(None, _COLUMNS), slice(_COLUMNS, None)):
+        rows += [pixels[part], to_bytes(seen)[part], to_bytes(rebuilt.image).cpu()[part]]
+    save_grid(rows, ["image", "masked", "decoded"] * 2, path)
