@@ -61,11 +61,18 @@ def test_latents_ignore_hidden_pixels_and_heed_visible_ones():
     assert ((changed.mean - expected.mean).abs().amax((1, 2)) > 1e-4).all()
 
 
-def test_hidden_patches_keep_their_place():
+@pytest.mark.parametrize("position", ["learned", "rotary"])
+def test_hidden_patches_keep_their_place(position):
     encoder, image = build(), torch.zeros(2, 3, 12, 12)
+    with torch.no_grad():
+        (encoder.trunk.rope.freqs if position == "learned" else encoder.positions).zero_()
     masked = torch.eye(9, dtype=torch.bool)[[0, 5]]
     first, second = encoder(image, masked).mean
     assert (first - second).abs().max() > 1e-5
+    everything = torch.ones(2, 9, dtype=torch.bool)
+    encoder(image, everything).mean.square().sum().backward()
+    place = encoder.positions if position == "learned" else encoder.trunk.rope.freqs
+    assert place.grad.any()
 
 
 def test_no_mask_equals_a_mask_that_hides_nothing():
@@ -88,6 +95,15 @@ def test_batch_of_one_equals_a_row_of_a_batch():
     for row in range(4):
         alone = encoder(image[row : row + 1], masked[row : row + 1]).mean
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-12)
+
+
+def test_features_are_the_latent_queries_not_the_class_token():
+    encoder, image = build().double(), images(2).double()
+    queries = encoder.latents + encoder.latent_positions
+    prefix = torch.cat([queries, encoder.class_token]).expand(2, -1, -1)
+    patches = encoder.embed(image) + encoder.positions
+    expected = encoder.trunk(prefix, patches, (3, 3))[0][:, :5]
+    torch.testing.assert_close(encoder(image).features, expected, rtol=0, atol=1e-12)
 
 
 def test_position_of_a_patch_matters():

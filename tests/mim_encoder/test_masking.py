@@ -22,6 +22,13 @@ def test_a_fixed_ratio_hides_exactly_its_ceiling_in_every_image(batch, num_patch
     assert masked.sum(1).tolist() == [-(-num_patches * percent // 100)] * batch
 
 
+@pytest.mark.parametrize(("percent", "num_patches"), [(60, 25), (15, 100), (30, 4100)])
+def test_rounding_of_the_share_hides_no_extra_patch(percent, num_patches):
+    ratio = MaskRatio(low=percent / 100, high=percent / 100)
+    masked = random_mask(1, num_patches, ratio, generator=seeded())
+    assert masked.sum() == num_patches * percent / 100
+
+
 @settings(derandomize=True, deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31), law=st.sampled_from(["truncnorm", "uniform"]))
 def test_a_batch_shares_one_count_within_the_bounds(seed, law):
@@ -89,7 +96,18 @@ def test_global_random_state_is_left_alone_when_a_generator_is_given():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_mask_goes_to_the_requested_device_and_is_drawn_on_the_generators():
-    assert random_mask(2, 9, MaskRatio(), generator=seeded(), device="meta").is_meta
-    assert random_mask(2, 9, MaskRatio(), device="meta").is_meta
-    assert random_mask(2, 9, MaskRatio()).device.type == "cpu"
+@pytest.mark.parametrize(
+    ("generator", "device", "source", "target"),
+    [(seeded(), "meta", "cpu", "meta"), (None, "meta", "meta", "meta"), (None, None, None, "cpu")],
+)
+def test_mask_is_drawn_where_the_generator_lives(monkeypatch, generator, device, source, target):
+    drawn_on, rand = [], torch.rand
+
+    def spy(*args, device, **kwargs):
+        drawn_on.append(None if device is None else torch.device(device).type)
+        return rand(*args, device=device, **kwargs)
+
+    monkeypatch.setattr(torch, "rand", spy)
+    masked = random_mask(2, 9, MaskRatio(), generator=generator, device=device)
+    assert set(drawn_on) == {source}
+    assert masked.device.type == target

@@ -34,6 +34,10 @@ def test_shapes_follow_the_config(kind, rows, columns, feature_dim, latent_dim):
     assert decoder(z).shape == (2, rows * columns, feature_dim)
 
 
+def test_transformer_needs_no_common_divisor_of_places_and_latents():
+    assert build(grid=(3, 5))(latents(1)).shape == (1, 15, 7)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_gets_a_finite_gradient(kind):
     decoder = build(kind)

@@ -69,7 +69,7 @@ class MaskedEncoder(nn.Module):
         prefix, _ = self.trunk(prefix, patches + self.positions, self.config.grid)
         features = prefix[:, 1:]
         with _full_precision(image.device.type):
-            mean = self.to_latent(features.to(self.to_latent.weight.dtype))
+            mean = self.to_latent(features)
         return LatentPosterior(mean, self.config.sigma, features)
 
     def _require_fit(

@@ -43,9 +43,9 @@ def random_mask(
     source = device if generator is None else generator.device
     share = _draw_share(ratio, torch.rand((), generator=generator, device=source))
     noise = torch.rand(batch, num_patches, generator=generator, device=source)
-    rank = noise.argsort(dim=1).argsort(dim=1)
-    # 0.07 * 100 is a little above 7 in floating point, which must not hide an eighth patch.
-    masked: Tensor = rank < torch.ceil(share * num_patches - 1e-4)
+    shuffled = noise.argsort(dim=1)
+    # In float32 0.6 * 25 is a little above 15, which must not hide a sixteenth patch.
+    masked: Tensor = shuffled < torch.ceil((share - 1e-6) * num_patches)
     return masked if device is None else masked.to(device)
 
 
