@@ -381,3 +381,9 @@ def test_bounded_log_scale_keeps_samples_finite(random_flow):
 
     assert samples(4.0).isfinite().all()
     assert not samples(None).isfinite().all(), "the test must be able to fail"
+
+
+def test_forward_runs_on_the_meta_device(config):
+    with torch.device("meta"):
+        output = TarFlow(config)(torch.empty(2, 5, 3))
+    assert (output.u.shape, output.log_det.shape) == ((2, 5, 3), (2,))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -132,11 +133,11 @@ class Block(nn.Module):
 
     def _affine(self, tokens: Tensor, context: Tensor, attends: Iterable[Attend]) -> Affine:
         """Predict the Gaussian of the successor of each token."""
-        with without_autocast(tokens):
+        with _without_autocast(tokens):
             h = self.project_in(tokens) + context
         for layer, attend in zip(self.layers, attends, strict=True):
             h = layer(h, attend)
-        with without_autocast(h):
+        with _without_autocast(h):
             raw, shift = self.head(h).chunk(2, dim=-1)
             return Affine(shift, self._log_scale(raw))
 
@@ -147,9 +148,13 @@ class Block(nn.Module):
         return raw if self.config.scale == "exp" else F.softplus(raw + _SOFTPLUS_ONE).log()
 
 
-def without_autocast(tensor: Tensor) -> torch.autocast:
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Return the context in which operations keep the dtype of their arguments."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    kind = tensor.device.type
+    # Entering torch.autocast costs as much as a small GEMM, and the meta device has none.
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def _branches(affine: Affine) -> tuple[Affine, Affine]:

@@ -39,8 +39,8 @@ class TarFlowConfig:
             past ``num_tokens`` are never read; the paper's 482 M parameters include them.
         log_scale_bound: Soft clip ``a <- c tanh(a / c)`` of the log-scale (never of the shift),
             which keeps sampling finite: unbounded, ``exp(a)`` of a token enters the ``a`` of the
-            next. The likelihood stays exact, for the clipped flow; a deviation outside
-            ``exp(-c)..exp(c)`` can no longer be expressed. On a small trained flow c=4 changed
+            next. The likelihood stays exact, for the clipped flow; a block can no longer
+            express a deviation outside ``exp(-c)..exp(c)``. On a small trained flow c=4 changed
             the held-out NLL by at most 1e-4 nats per dimension. None switches it off.
         mlp_ratio: Hidden width of the MLPs, in units of ``width``.
 
