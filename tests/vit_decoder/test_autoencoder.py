@@ -74,7 +74,7 @@ def test_eight_images_are_learned_from_half_hidden_input():
     encoder = MaskedEncoder(EncoderConfig.preset("tiny", **shape))
     decoder = PixelDecoder(DecoderConfig.preset("tiny", **shape))
     parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     image, errors = discs(8, 16), []
     for _ in range(200):
         masked = random_mask(8, 16, MaskRatio(), generator=generator)
