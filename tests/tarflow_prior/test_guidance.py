@@ -37,8 +37,11 @@ LABEL = torch.tensor([0, 3, 2])
     ids=["scale-0", "empty-interval"],
 )
 def test_idle_guidance_is_unguided_bit_for_bit(flow, u, idle, rule):
+    rows = set()
+    flow.blocks[-1].layers[0].register_forward_hook(lambda _, inputs, h: rows.add(len(h)))
     guided = decode(flow, u, LABEL, replace(idle, rule=rule))
     assert torch.equal(guided, decode(flow, u, LABEL))
+    assert rows == {3}, "no null branch is computed"
 
 
 @pytest.mark.parametrize("rule", ["tarflow", "starflow"])
