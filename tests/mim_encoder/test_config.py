@@ -3,6 +3,7 @@ import sys
 from dataclasses import asdict
 
 import pytest
+
 from mim_encoder import EncoderConfig, MaskRatio, TrunkConfig
 
 

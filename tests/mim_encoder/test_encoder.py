@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mim_encoder import EncoderConfig, MaskedEncoder, MaskRatio, mask_to_pixels, random_mask
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mim_encoder import MaskRatio, mask_image, mask_to_pixels, patchify, random_mask, unpatchify
 
 sizes = st.integers(1, 5)

@@ -1,6 +1,7 @@
 import math
 
 import torch
+
 from mim_encoder import LatentPosterior
 
 

@@ -2,8 +2,9 @@ import torch
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mim_encoder import TrunkConfig, ViTTrunk
 from torch.nn import functional
+
+from mim_encoder import TrunkConfig, ViTTrunk
 
 
 def rotate(heads_bhtd, trunk, layer, grid):

@@ -2,8 +2,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tarflow_prior import TarFlow, TarFlowConfig
 from torch import Tensor
+
+from tarflow_prior import TarFlow, TarFlowConfig
 
 
 def _random_flow(config: TarFlowConfig, *, head_std: float = 0.1) -> TarFlow:

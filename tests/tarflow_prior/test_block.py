@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tarflow_prior import Block
 from torch.autograd.functional import jacobian
+
+from tarflow_prior import Block
 
 
 @pytest.fixture(params=[0, 1, 2], ids=["block-0", "block-1-flipped", "block-2"])

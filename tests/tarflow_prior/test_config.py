@@ -3,10 +3,11 @@ import sys
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-import tarflow_prior
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import tarflow_prior
 from tarflow_prior import Guidance, TarFlow, TarFlowConfig
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tarflow_prior import FlowOutput, Guidance, TarFlow, TarFlowConfig, nll_per_dim
 from torch.autograd.functional import jacobian
+
+from tarflow_prior import FlowOutput, Guidance, TarFlow, TarFlowConfig, nll_per_dim
 
 
 def shapes(max_tokens=7):

@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributions import Normal
+
 from tarflow_prior import Guidance, TarFlow
 from tarflow_prior.attention import KeyValueCache
 from tarflow_prior.guidance import Affine, guide
-from torch.distributions import Normal
 
 
 def random_affine(seed: int) -> Affine:

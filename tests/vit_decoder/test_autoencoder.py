@@ -1,8 +1,9 @@
 import pytest
 import torch
-from mim_encoder import EncoderConfig, MaskedEncoder, MaskRatio, random_mask
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+
+from mim_encoder import EncoderConfig, MaskedEncoder, MaskRatio, random_mask
 from vit_decoder import (
     DecoderConfig,
     FeatureDecoder,

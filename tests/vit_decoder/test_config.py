@@ -1,6 +1,7 @@
 from dataclasses import asdict
 
 import pytest
+
 import vit_decoder
 from mim_encoder import EncoderConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vit_decoder import FeatureDecoder, FeatureDecoderConfig
 
 KINDS = ["transformer", "mlp"]

@@ -15,15 +15,10 @@ from mimflow_train.config import TrainConfig, to_dict
 from mimflow_train.errors import StorageError
 from mimflow_train.state import TrainState
 
-__all__ = ["checkpoint_folder", "latest_checkpoint", "load_state", "save_checkpoint"]
+__all__ = ["latest_checkpoint", "load_state", "save_checkpoint"]
 
 FORMAT = 1
 _KEEP = 2
-
-
-def checkpoint_folder(run_dir: Path, step: int) -> Path:
-    """Return where a run keeps the checkpoint of a step."""
-    return run_dir / "checkpoints" / f"step_{step:08d}"
 
 
 def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Path:
@@ -34,7 +29,7 @@ def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Pa
     Raises:
         StorageError: If the disk does not take it; earlier checkpoints stay as they are.
     """
-    folder = checkpoint_folder(run_dir, state.step)
+    folder = run_dir / "checkpoints" / f"step_{state.step:08d}"
     draft = folder.with_name(f".{folder.name}.draft")
     try:
         shutil.rmtree(draft, ignore_errors=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mim_encoder import EncoderConfig, MaskRatio
+from mimflow_train.errors import ConfigError
 from tarflow_prior import TarFlowConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig
-
-from mimflow_train.errors import ConfigError
 
 __all__ = [
     "DataConfig",

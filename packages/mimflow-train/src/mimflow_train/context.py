@@ -4,13 +4,14 @@ import os
 import signal
 import types
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 __all__ = ["Context", "LocalContext", "StopRequest"]
 
 
+@runtime_checkable
 class Context(Protocol):
     """One worker among ``world_size``.
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from mim_encoder import random_mask
 from torch import Tensor
 
+from mim_encoder import random_mask
 from mimflow_train.config import TrainConfig
 
 __all__ = ["Draws", "draw_step", "drop_labels", "generator"]

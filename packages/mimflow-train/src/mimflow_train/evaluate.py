@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
 from genmetrics import (
     extract_features,
     frechet_distance_from_features,
     get_extractor,
     logistic_probe,
 )
-from jaxtyping import Float, Int64, UInt8
 from mim_encoder import random_mask
-from tarflow_prior import Guidance
-from torch import Tensor
-
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split, to_unit
 from mimflow_train.draws import generator
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import nll_floor, pixel_loss
 from mimflow_train.pictures import to_bytes
+from tarflow_prior import Guidance, nll_per_dim
 
 __all__ = ["Evaluation", "class_rows", "evaluate", "generate", "reconstruct"]
 
@@ -160,8 +160,7 @@ def reconstruct(
         moved = [each[rows].to(device) for each in (to_unit(pixels), label, masked, noise)]
         image, classes, hidden, epsilon = moved
         z = model.encoder(image, hidden).perturb(epsilon)
-        flow = model.flow(z, classes)
-        nll = 0.5 * flow.u.square().flatten(1).mean(1) - flow.log_det / z[0].numel()
+        nll = nll_per_dim(model.flow(z, classes))
         parts.append(Reconstruction(hidden, z, model.decoder(z), nll))
     return Reconstruction(*(torch.cat(each) for each in zip(*parts, strict=True)))
 

@@ -1,9 +1,7 @@
 """Runs the training loop under Ray Train; the only module that imports Ray."""
 
 import os
-import signal
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,12 @@ from ray.train.torch import TorchTrainer, get_device
 from mimflow_train import errors
 from mimflow_train.checkpoint import latest_checkpoint
 from mimflow_train.config import TrainConfig, from_dict, to_dict
-from mimflow_train.console import Progress, say
+from mimflow_train.console import Progress
 from mimflow_train.context import StopRequest
 from mimflow_train.events import Recorder, follow
 from mimflow_train.loop import train
-from mimflow_train.run import load_data, restore, save_samples
+from mimflow_train.run import load_data, restore, save
+from mimflow_train.state import TrainState
 
 __all__ = ["RayContext", "run_ray"]
 
@@ -136,7 +135,7 @@ def _fit(
     def fit() -> None:
         try:
             box["outcome"] = trainer.fit().return_value
-        except Exception as error:  # noqa: BLE001  # shown to the user below, whatever it is
+        except Exception as error:  # shown to the user below, whatever it is
             box["error"] = error
 
     thread = threading.Thread(target=fit, daemon=True)
@@ -171,11 +170,10 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
         data = load_data(config, run_dir if context.rank == 0 else None)
         state = restore(config, run_dir, context.device)
 
-        def on_checkpoint(folder: Path) -> None:
+        def save_and_report(state: TrainState) -> None:
             checkpoint = None
             if context.rank == 0:
-                save_samples(state, config, data, run_dir)
-                checkpoint = Checkpoint.from_directory(str(folder))
+                checkpoint = Checkpoint.from_directory(str(save(state, config, data, run_dir)))
             ray.train.report(
                 {"step": state.step},
                 checkpoint=checkpoint,
@@ -187,9 +185,8 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
             config,
             data,
             state=state,
-            run_dir=run_dir,
-            checkpoint_every=options["checkpoint_every"],
-            on_checkpoint=on_checkpoint,
+            save_every=options["checkpoint_every"],
+            save=save_and_report,
         )
     except errors.MimflowError as error:
         return {"status": "failed", "kind": type(error).__name__, "message": str(error)}

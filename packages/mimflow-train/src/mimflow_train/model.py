@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from mim_encoder import LatentPosterior, MaskedEncoder
-from tarflow_prior import FlowOutput, Guidance, TarFlow
 from torch import Tensor, nn
-from vit_decoder import FeatureDecoder, PixelDecoder
 
+from mim_encoder import LatentPosterior, MaskedEncoder
 from mimflow_train.config import ModelConfig
+from tarflow_prior import FlowOutput, Guidance, TarFlow
+from vit_decoder import FeatureDecoder, PixelDecoder
 
 __all__ = ["MIMFlow", "MIMFlowOutput"]
 

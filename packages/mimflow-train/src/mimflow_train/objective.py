@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mimflow_train.config import LossConfig
 from mimflow_train.model import MIMFlowOutput
+from tarflow_prior import nll_per_dim
 
 __all__ = ["Objective", "feature_loss", "joint_objective", "nll_floor", "pixel_loss"]
 
@@ -41,10 +42,8 @@ def joint_objective(
         targets: Each teacher's features of the images.
         perceptual: Distance of two image batches; None leaves the term out.
     """
-    dims = output.flow.u[0].numel()
-    squares = 0.5 * output.flow.u.float().square().mean()
     terms = {
-        "nll": squares - output.flow.log_det.mean() / dims,
+        "nll": nll_per_dim(output.flow).mean(),
         "pixel": pixel_loss(output.image, image),
     }
     total = weights.nll * terms["nll"] + weights.pixel * terms["pixel"]

@@ -5,60 +5,71 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
-from mimflow_train.config import TrainConfig
+from mimflow_train.config import TrainConfig, from_dict, to_dict
 from mimflow_train.errors import ConfigError
 
 __all__ = ["override"]
 
 
-def override(config: TrainConfig, assignment: str) -> TrainConfig:
-    """Return the configuration with one field changed, such as ``optim.lr=2e-4``.
+def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
+    """Return the configuration with some fields changed, such as ``optim.lr=2e-4``.
+
+    All changes are made before the result is checked, so their order does not matter.
 
     Args:
         config: Where to start.
-        assignment: Dotted field name, ``=``, and a Python literal or a plain word.
+        assignments: Dotted field name, ``=``, and a Python literal or a plain word.
 
     Raises:
-        ConfigError: If there is no such field, or the value is of another type or out of range.
+        ConfigError: If there is no such field, or a value is of another type or out of range.
 
     Example:
         >>> from mimflow_train.recipes import tiny
-        >>> override(tiny(), "optim.lr=2e-4").optim.lr
+        >>> override(tiny(), ["optim.lr=2e-4"]).optim.lr
         0.0002
     """
-    key, separator, text = assignment.partition("=")
-    if not separator:
-        raise ConfigError(f"Expected --set key=value; got {assignment!r}. Write optim.lr=2e-4.")
+    tree = to_dict(config)
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"Expected --set key=value; got {assignment!r}. Write optim.lr=2e-4.")
+        _assign(tree, config, key, text)
     try:
-        changed: TrainConfig = _replace(config, key.split("."), text, key)
-    except ConfigError:
-        raise
-    except (ValueError, TypeError) as error:  # the config's own check of the new value
-        raise ConfigError(f"--set {assignment}: {error}") from error
+        changed: TrainConfig = from_dict(TrainConfig, tree)
+    except ValueError as error:  # the config's own check of the new values
+        raise ConfigError(f"--set {' '.join(assignments)}: {error}") from error
     return changed
 
 
-def _replace(config: Any, path: list[str], text: str, key: str) -> Any:
-    name, *rest = path
-    names = (
-        list(config) if isinstance(config, dict) else [f.name for f in dataclasses.fields(config)]
-    )
+def _assign(tree: dict[str, Any], config: Any, key: str, text: str) -> None:
+    """Put one parsed value into the tree, following the configuration for names and types."""
+    *path, last = key.split(".")
+    for name in path:
+        _require_field(config, name, key)
+        tree, config = (
+            tree[name],
+            config[name] if isinstance(config, dict) else getattr(config, name),
+        )
+    _require_field(config, last, key)
+    if isinstance(tree[last], dict):
+        names = ", ".join(f"{key}.{name}" for name in tree[last])
+        raise ConfigError(f"Expected --set to name one value; {key} has several: {names}.")
+    tree[last] = _parse(text, typing.get_type_hints(type(config))[last], key)
+
+
+def _require_field(config: Any, name: str, key: str) -> None:
+    names: list[str] = []
+    if isinstance(config, dict):
+        names = list(config)
+    elif dataclasses.is_dataclass(config):
+        names = [field.name for field in dataclasses.fields(config)]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(names)}."
         raise ConfigError(f"Expected a field of the configuration; there is no {key}. {advice}")
-    if isinstance(config, dict):
-        return {**config, name: _replace(config[name], rest, text, key)}
-    current = getattr(config, name)
-    nested = dataclasses.is_dataclass(current) or isinstance(current, dict)
-    if rest and nested:
-        return dataclasses.replace(config, **{name: _replace(current, rest, text, key)})
-    if rest or nested:
-        raise ConfigError(f"Expected --set to name one value; {key} is not one.")
-    hint = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: _parse(text, hint, key)})
 
 
 def _parse(text: str, hint: Any, key: str) -> Any:

@@ -19,7 +19,7 @@ def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     """Map images from [-1, 1] to bytes: clamp, scale, round to nearest.
 
     Example:
-        >>> to_bytes(torch.tensor([-2.0, 0.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 3, 1, 1))[:, 0, 0, 0]
+        >>> to_bytes(torch.tensor([-2.0, 0.0, 1.0]).reshape(1, 3, 1, 1)).flatten()
         tensor([  0, 128, 255], dtype=torch.uint8)
     """
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 from mim_encoder import EncoderConfig, MaskRatio
-from tarflow_prior import TarFlowConfig
-from vit_decoder import DecoderConfig, FeatureDecoderConfig
-
 from mimflow_train.config import DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
 from mimflow_train.data.glyphs import CLASS_NAMES
+from tarflow_prior import TarFlowConfig
+from vit_decoder import DecoderConfig, FeatureDecoderConfig
 
 __all__ = ["RECIPES", "tiny"]
 

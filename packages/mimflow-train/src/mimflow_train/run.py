@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mim_encoder import mask_image
 
-from mimflow_train.checkpoint import latest_checkpoint, load_state
+from mim_encoder import mask_image
+from mimflow_train.checkpoint import latest_checkpoint, load_state, save_checkpoint
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import Progress, say
 from mimflow_train.context import LocalContext, StopRequest
@@ -25,7 +25,7 @@ from mimflow_train.model import MIMFlow
 from mimflow_train.pictures import save_grid, to_bytes
 from mimflow_train.state import TrainState
 
-__all__ = ["finish", "load_data", "restore", "run_local", "trained_model"]
+__all__ = ["finish", "load_data", "restore", "run_local", "save", "trained_model"]
 
 _COLUMNS = 12
 
@@ -86,9 +86,8 @@ def run_local(
                 config,
                 data,
                 state=state,
-                run_dir=run_dir,
-                checkpoint_every=checkpoint_every,
-                on_checkpoint=lambda _: save_samples(state, config, data, run_dir),
+                save_every=checkpoint_every,
+                save=lambda state: save(state, config, data, run_dir),
             )
     finally:
         progress.close()
@@ -96,13 +95,12 @@ def run_local(
     return stop.received
 
 
-def save_samples(
-    state: TrainState, config: TrainConfig, data: LabelledImages, run_dir: Path
-) -> Path:
-    """Write a grid of samples of the averaged weights, one row for each class."""
+def save(state: TrainState, config: TrainConfig, data: LabelledImages, run_dir: Path) -> Path:
+    """Write a checkpoint and samples of the averaged weights; return the checkpoint's folder."""
+    folder = save_checkpoint(state, config, run_dir)
     path = run_dir / "samples" / f"step_{state.step:08d}.png"
     _sample_grid(state.ema, config, data, path)
-    return path
+    return folder
 
 
 def finish(config: TrainConfig, run_dir: Path, device: torch.device) -> Evaluation:

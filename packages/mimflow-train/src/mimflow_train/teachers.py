@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from genmetrics import efflite0_network, efflite0_normalize
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genmetrics import efflite0_network, efflite0_normalize
 from mimflow_train.data.images import ImageSource, to_unit
 
 __all__ = ["EffLite0Teacher", "PerceptualDistance", "feature_bank"]
@@ -100,10 +100,11 @@ def feature_bank(
 
 
 def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int]) -> list[Tensor]:
-    normalized = efflite0_normalize((image + 1) / 2)
-    maps: list[Tensor] = network.forward_intermediates(  # type: ignore[operator]
-        normalized, indices=which, intermediates_only=True, stop_early=True
-    )
+    with torch.autocast(image.device.type, enabled=False):
+        normalized = efflite0_normalize((image.float() + 1) / 2)
+        maps: list[Tensor] = network.forward_intermediates(  # type: ignore[operator]
+            normalized, indices=which, intermediates_only=True, stop_early=True
+        )
     return maps
 
 

@@ -115,11 +115,9 @@ def build_config(options: TrainOptions) -> TrainConfig:
         config = dataclasses.replace(config, seed=options.seed)
         if options.steps is not None:
             config = dataclasses.replace(config, steps=options.steps)
-        for assignment in options.set:
-            config = override(config, assignment)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return config
+    return override(config, options.set)
 
 
 def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["ImageSource", "LabelledImages", "MemoryImages", "Split", "as_tensor", "to_unit"]
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Images of one size, by index."""
 

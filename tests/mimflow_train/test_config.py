@@ -1,0 +1,69 @@
+import dataclasses
+import json
+
+import pytest
+
+from mimflow_train.config import TrainConfig, from_dict, read_config, to_dict, write_config
+from mimflow_train.errors import ConfigError
+from mimflow_train.overrides import override
+from mimflow_train.recipes import RECIPES, tiny
+
+
+@pytest.mark.parametrize("scale", RECIPES)
+def test_json_round_trip_keeps_a_recipe(scale):
+    config = RECIPES[scale](("a", "b"), "somewhere")
+    assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_unknown_field_in_a_file_is_named():
+    tree = to_dict(tiny())
+    tree["optim"]["momentum"] = 0.9
+    with pytest.raises(ConfigError, match="OptimConfig; got momentum"):
+        from_dict(TrainConfig, tree)
+
+
+def test_missing_field_in_a_file_is_named():
+    tree = to_dict(tiny())
+    del tree["model"]["flow"]["width"]
+    with pytest.raises(ConfigError, match="width"):
+        from_dict(TrainConfig, tree)
+
+
+def test_run_folder_keeps_the_config(tmp_path):
+    write_config(tiny(), tmp_path / "run")
+    assert read_config(tmp_path / "run") == tiny()
+
+
+def test_parts_that_disagree_on_the_latents_are_refused():
+    model = tiny().model
+    flow = dataclasses.replace(model.flow, num_tokens=5)
+    with pytest.raises(ConfigError, match="flow to take the encoder's latents"):
+        dataclasses.replace(model, flow=flow)
+
+
+def test_override_sets_nested_values_of_each_type():
+    config = override(
+        tiny(), ["optim.lr=3", "model.flow.depths=(1,2)", "precision=fp32", "data.flip=true"]
+    )
+    assert (config.optim.lr, config.model.flow.depths) == (3.0, (1, 2))
+    assert (config.precision, config.data.flip) == ("fp32", True)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.lrr=1", "no optim.lrr. Did you mean lr?"),
+        ("optim.lr=fast", "optim.lr of type float; got 'fast'"),
+        ("optim.lr=-1", "optim.lr > 0; got -1"),
+        ("steps=1.5", "steps of type int"),
+        ("model.flow=3", "model.flow has several"),
+        ("optim.lr.x=3", "no optim.lr.x"),
+        ("optim", "Expected --set key=value"),
+        ("precision=fp8", "precision"),
+        ("mask.low=0.9", "low <= high"),
+        ("loss.nll=-1", "loss.nll >= 0"),
+    ],
+)
+def test_override_says_what_is_wrong(assignment, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        override(tiny(), [assignment])

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from PIL import Image
+
+from mimflow_train.data.crop import crop_square, load_rgb
+from mimflow_train.data.emoji import emoji_images
+from mimflow_train.data.folder import folder_images
+from mimflow_train.data.glyphs import CLASS_NAMES, split_glyphs
+from mimflow_train.data.images import MemoryImages, to_unit
+from mimflow_train.data.layout import read_layout
+from mimflow_train.errors import DataError
+
+
+def images_of(folder, tmp_path, size=16):
+    warnings = []
+    bad_list = tmp_path / "bad.txt"
+    data = folder_images(read_layout(folder), size, bad_list=bad_list, warn=warnings.append)
+    return data, warnings, bad_list
+
+
+def test_no_glyph_is_in_both_splits():
+    train, held_out = split_glyphs()
+    assert {glyph.base for glyph in train}.isdisjoint(glyph.base for glyph in held_out)
+    assert len({glyph.base for glyph in held_out}) == len(held_out)
+
+
+def test_emoji_have_the_counts_of_the_fact_sheet():
+    data = emoji_images(8)
+    assert (len(data.train.images), len(data.held_out.images)) == (3047, 351)
+    assert data.train.labels.unique().tolist() == list(range(len(CLASS_NAMES)))
+    assert "CC-BY 4.0" in data.attribution
+
+
+def test_transparent_ground_is_white(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert load_rgb(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_crop_keeps_the_centre():
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste("white", (16, 0, 48, 32))
+    assert crop_square(image, 32).getextrema() == ((255, 255),) * 3
+
+
+def test_folder_classes_are_its_sub_folders(folder, tmp_path):
+    data, warnings, _ = images_of(folder, tmp_path)
+    assert data.class_names == ("blue", "red")
+    assert len(data.train.images) + len(data.held_out.images) == 40
+    red = to_unit(data.train.stack(torch.nonzero(data.train.labels == 1).flatten().tolist()))
+    assert red[:, 0].mean() > red[:, 1].mean()
+    assert isinstance(data.train.images, MemoryImages)
+    assert not warnings
+
+
+def test_val_folder_is_held_out(folder, tmp_path):
+    (folder.parent / "split").mkdir()
+    folder.rename(folder.parent / "split" / "train")
+    for name in ("blue", "red"):
+        (folder.parent / "split" / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder.parent / "split" / "val" / name / "x.png")
+    data, _, _ = images_of(folder.parent / "split", tmp_path)
+    assert (len(data.train.images), len(data.held_out.images)) == (40, 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_one_corrupt_image_is_replaced_and_listed(folder, tmp_path, content):
+    path = folder / "blue" / "3.png"
+    path.write_bytes(path.read_bytes()[:60] if content is None else content)
+    data, warnings, bad_list = images_of(folder, tmp_path)
+    assert len(data.train.images) + len(data.held_out.images) == 40
+    assert len(warnings) == 1
+    assert f"Cannot decode {path}" in warnings[0]
+    assert bad_list.read_text() == f"{path}\n"
+
+
+def test_too_many_corrupt_images_end_the_run(folder, tmp_path):
+    for number in (3, 4):
+        (folder / "blue" / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"at most 1 unreadable image\(s\); got 2.*3\.png"):
+        images_of(folder, tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+        read_layout(tmp_path / "nowhere")
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(DataError, match=r"0 sub-folder\(s\) and none with images"):
+        read_layout(tmp_path)
+
+
+def test_images_without_classes(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"Move the 1 image\(s\)"):
+        read_layout(tmp_path)
+
+
+def test_class_of_val_alone_is_refused(folder):
+    (folder / "train").mkdir()
+    for name in ("blue", "red"):
+        (folder / name).rename(folder / "train" / name)
+    (folder / "val" / "green").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "val" / "green" / "x.png")
+    with pytest.raises(DataError, match="got also green"):
+        read_layout(folder)

@@ -1,0 +1,34 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimflow_train.draws import draw_step, drop_labels, generator
+
+
+def test_workers_share_the_draws_of_the_global_batch(config):
+    whole = draw_step(config, 3, slice(0, 8))
+    halves = [draw_step(config, 3, slice(0, 4)), draw_step(config, 3, slice(4, 8))]
+    for together, *parts in zip(whole, *halves, strict=True):
+        assert torch.equal(together, torch.cat(parts))
+
+
+def test_steps_draw_differently(config):
+    first, second = (draw_step(config, step, slice(0, 8)) for step in (0, 1))
+    assert not torch.equal(first.masked, second.masked)
+    assert not torch.equal(first.noise, second.noise)
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(st.integers(0, 2**40), st.text(max_size=5), st.integers(0, 2**40))
+def test_generator_depends_on_its_arguments_alone(seed, stream, step):
+    first = torch.rand(3, generator=generator(seed, stream, step))
+    torch.rand(5)
+    assert torch.equal(first, torch.rand(3, generator=generator(seed, stream, step)))
+    assert not torch.equal(first, torch.rand(3, generator=generator(seed + 1, stream, step)))
+
+
+def test_dropped_labels_become_the_null_class():
+    label = torch.tensor([4, 5, 6])
+    dropped = torch.tensor([False, True, False])
+    assert drop_labels(label, dropped).tolist() == [4, -1, 6]
+    assert label.tolist() == [4, 5, 6]

@@ -1,0 +1,109 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mimflow_train.checkpoint import load_state, save_checkpoint
+from mimflow_train.config import ModelConfig
+from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.errors import ConfigError, DivergedError
+from mimflow_train.loop import train
+from mimflow_train.state import TrainState
+
+CPU = torch.device("cpu")
+
+
+def run(config, data, state=None, stop_at=None):
+    """Train, in the state given or a new one; return it and what was reported."""
+    state = state or TrainState(config, CPU)
+    stop, reports = StopRequest(), []
+
+    class Context(LocalContext):
+        def should_stop(self):
+            return state.step == stop_at
+
+    context = Context(CPU, lambda step, values: reports.append((step, values)), stop)
+    train(context, config, data, state=state, save_every=100, save=lambda _: None)
+    return state, reports
+
+
+def same(first, second):
+    return all(
+        torch.equal(value, second.tensors()[name][key])
+        for name, tensors in first.tensors().items()
+        for key, value in tensors.items()
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stopped_and_continued_run_equals_an_uninterrupted_one(config, data, tmp_path, precision):
+    config = dataclasses.replace(config, precision=precision)
+    whole, _ = run(config, data)
+    part, _ = run(config, data, stop_at=3)
+    assert part.step == 3
+    folder = save_checkpoint(part, config, tmp_path)
+    torch.manual_seed(99)
+    rest, _ = run(config, data, load_state(folder, config, CPU))
+    assert rest.step == whole.step == 6
+    assert same(whole, rest)
+
+
+def test_training_lowers_the_loss(config, data):
+    optim = dataclasses.replace(config.optim, lr=1e-2)
+    _, reports = run(dataclasses.replace(config, steps=60, optim=optim), data)
+    assert reports[-1][1]["loss"] < 0.8 * reports[0][1]["loss"]
+
+
+def test_micro_batches_add_up_to_the_batch(config, data):
+    whole, (first, *_) = run(config, data)
+    parts, (second, *_) = run(dataclasses.replace(config, micro_batch=2), data)
+    assert second[1]["loss"] == pytest.approx(first[1]["loss"], abs=1e-6)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_micro_batch_must_divide_the_batch(config, data):
+    with pytest.raises(ConfigError, match="micro_batch to divide a worker's 8 images; got 3"):
+        run(dataclasses.replace(config, micro_batch=3), data)
+
+
+def test_saves_at_intervals_and_at_the_end(config, data):
+    state, saved = TrainState(config, CPU), []
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    train(
+        context,
+        config,
+        data,
+        state=state,
+        save_every=4,
+        save=lambda state: saved.append(state.step),
+    )
+    assert saved == [4, 6]
+
+
+def test_nan_gradient_is_skipped_and_then_stops_the_run(config, data):
+    state = TrainState(config, CPU)
+    with torch.no_grad():
+        state.model.decoder.class_token.fill_(torch.nan)
+    before = {name: value.clone() for name, value in state.tensors()["model"].items()}
+    with pytest.raises(DivergedError, match=r"3 steps in a row.*non-finite terms: .*pixel"):
+        run(config, data, state)
+    for name, value in state.tensors()["model"].items():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_reported_rate_is_the_distance_to_the_floor(config, data):
+    _, reports = run(config, data)
+    step, values = reports[-1]
+    assert step == 6
+    sigma = config.model.encoder.sigma
+    floor = 0.5 + torch.tensor(sigma).log().item()
+    assert values["rate"] == pytest.approx(values["nll"] - floor, abs=1e-5)
+
+
+def test_training_never_sees_held_out_images(config, data):
+    assert isinstance(config.model, ModelConfig)
+    poisoned = dataclasses.replace(data, held_out=None)
+    first, _ = run(config, data)
+    second, _ = run(config, poisoned)
+    assert same(first, second)
