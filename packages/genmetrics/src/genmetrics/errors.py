@@ -1,0 +1,31 @@
+"""What can go wrong for a user, by exit code. Every message is one or two sentences."""
+
+
+class GenmetricsError(Exception):
+    """A mistake or a missing file that the message explains; subclasses fix the exit code."""
+
+    exit_code = 1
+
+
+class UsageError(GenmetricsError, ValueError):
+    """An option or argument has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class BadInput(GenmetricsError, ValueError):  # noqa: N818  # the word for the situation
+    """Images, arrays or statistics are missing, unreadable or too few."""
+
+    exit_code = 3
+
+
+class WeightsUnavailable(GenmetricsError, RuntimeError):  # noqa: N818  # the word for the situation
+    """The weights of a feature network are not here, or are not the expected ones."""
+
+    exit_code = 4
+
+
+class NumericalFailure(GenmetricsError, ArithmeticError):  # noqa: N818  # the word for the situation
+    """A computation gave values that are not numbers, or not a distance."""
+
+    exit_code = 5

@@ -1,0 +1,133 @@
+"""A linear classifier on frozen features: do the images show their class?"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from genmetrics.errors import BadInput, NumericalFailure
+from genmetrics.stats import require_finite
+
+
+@dataclass(frozen=True, slots=True)
+class LogisticProbe:
+    """A fitted multinomial logistic regression on standardised features.
+
+    Args:
+        classes: The labels seen in training, ascending.
+        shift: Training mean of each feature.
+        scale: Training standard deviation of each feature; 1 where the feature is constant.
+        weight: One row per class.
+        bias: One number per class.
+    """
+
+    classes: Int64[Tensor, " c"]
+    shift: Float64[Tensor, " d"]
+    scale: Float64[Tensor, " d"]
+    weight: Float64[Tensor, "c d"]
+    bias: Float64[Tensor, " c"]
+
+    def predict(self, features: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
+        """Return the most probable label of each row, on the CPU.
+
+        Raises:
+            NumericalFailure: If a feature is not finite.
+        """
+        require_finite(features, "features")
+        rows = (features.to("cpu", torch.float64) - self.shift) / self.scale
+        return self.classes[F.linear(rows, self.weight, self.bias).argmax(dim=1)]
+
+    def accuracy(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> float:
+        """Return the share of rows whose label is predicted, in [0, 1]."""
+        return self._hits(features, labels).mean().item()
+
+    def balanced_accuracy(
+        self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]
+    ) -> float:
+        """Return the share of rows predicted within each class in ``labels``, mean over classes.
+
+        Guessing gets one over the number of classes, whatever their sizes.
+        """
+        hits, truth = self._hits(features, labels), labels.cpu()
+        return torch.stack([hits[truth == c].mean() for c in truth.tolist()]).mean().item()
+
+    def _hits(self, features: Tensor, labels: Tensor) -> Float64[Tensor, " n"]:
+        if len(labels) == 0:
+            raise BadInput("Expected at least 1 row to score; got 0. Pass some features.")
+        return (self.predict(features) == labels.cpu()).double()
+
+
+def logistic_probe(
+    features: Float[Tensor, "n d"],
+    labels: Int64[Tensor, " n"],
+    *,
+    l2: float = 1e-2,
+    balanced: bool = False,
+) -> LogisticProbe:
+    """Fit a multinomial logistic regression by L-BFGS, in float64 and without randomness.
+
+    Minimises the mean cross-entropy plus ``l2 / 2`` times the sum of the squared weights, on
+    features standardised with the training mean and deviation. The minimum is unique.
+
+    Args:
+        features: Training features.
+        labels: Any integers, at least two different ones.
+        l2: Strength of the penalty, above 0.
+        balanced: Whether each class counts the same, however many rows it has.
+
+    Raises:
+        BadInput: If there are fewer than two classes or ``l2`` is not above 0.
+        NumericalFailure: If a feature is not finite or the fit diverges.
+
+    Example:
+        >>> x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+        >>> probe = logistic_probe(x, torch.tensor([3, 3, 7, 7]))
+        >>> probe.predict(torch.tensor([[-5.0], [5.0]])).tolist()
+        [3, 7]
+    """
+    if not l2 > 0:
+        raise BadInput(f"Expected l2 above 0; got {l2}. Try 0.01.")
+    require_finite(features, "features")
+    classes, targets = torch.unique(labels.cpu(), return_inverse=True)
+    if len(classes) < 2:
+        raise BadInput(
+            f"Expected labels of at least 2 classes; got {len(classes)}. "
+            "A probe needs something to tell apart."
+        )
+    rows = features.to("cpu", torch.float64)
+    shift, scale = rows.mean(dim=0), rows.std(dim=0)
+    # Rounding gives a constant feature a deviation near 1e-17, which would blow it up.
+    scale = torch.where(scale > 1e-12 * (1 + shift.abs()), scale, 1.0)
+    row_weight = torch.ones(len(rows), dtype=torch.float64)
+    if balanced:
+        row_weight = targets.bincount().double().reciprocal()[targets]
+    weight, bias = _fit((rows - shift) / scale, targets, row_weight / row_weight.sum(), l2)
+    return LogisticProbe(classes, shift, scale, weight, bias)
+
+
+def _fit(rows: Tensor, targets: Tensor, row_weight: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+    num_classes = int(targets.max()) + 1
+    weight = torch.zeros(num_classes, rows.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=500,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        entropy = F.cross_entropy(F.linear(rows, weight, bias), targets, reduction="none")
+        loss: Tensor = (row_weight * entropy).sum() + l2 / 2 * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(objective)  # type: ignore[no-untyped-call]  # as torch has it
+    if not torch.isfinite(weight).all():
+        raise NumericalFailure("Expected finite probe weights; got NaN. Raise l2.")
+    return weight.detach(), bias.detach()
