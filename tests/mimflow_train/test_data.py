@@ -81,7 +81,7 @@ def test_too_many_corrupt_images_end_the_run(folder, tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         read_layout(tmp_path / "nowhere")
 
 

@@ -1,5 +1,6 @@
 """The transformer that encoder and decoders share."""
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -49,7 +50,7 @@ class ViTTrunk(nn.Module):
             for index in range(config.depth)
         )
         self.norm = LayerNorm(config.width)
-        self.blocks.apply(_init_linear)
+        self.blocks.apply(partial(_init_linear, std=0.02 * (768 / config.width) ** 0.5))
 
     def forward(
         self,
@@ -74,9 +75,10 @@ class ViTTrunk(nn.Module):
         return prefix, image
 
 
-def _init_linear(module: nn.Module) -> None:
+def _init_linear(module: nn.Module, std: float) -> None:
+    """Draw weights as wide as ViT-B's are at its width: narrow trunks learn faster for it."""
     if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
+        trunc_normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

@@ -41,3 +41,11 @@ class RetriesError(MimflowError):
     """Workers that kept failing."""
 
     exit_code = 7
+
+
+class WorkerError(MimflowError):
+    """A user's mistake that a worker met, with the exit code it has there."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -25,6 +25,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer, get_device
 
+from genmetrics import GenmetricsError
 from mimflow_train import errors
 from mimflow_train.checkpoint import latest_checkpoint
 from mimflow_train.config import TrainConfig, from_dict, to_dict
@@ -122,7 +123,7 @@ def run_ray(
     finally:
         ray.shutdown()
     if outcome["status"] == "failed":
-        raise getattr(errors, outcome["kind"])(outcome["message"])
+        raise errors.WorkerError(outcome["message"], int(outcome["code"]))
     return stop.received if outcome["status"] == "stopped" else None
 
 
@@ -188,6 +189,6 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
             save_every=options["checkpoint_every"],
             save=save_and_report,
         )
-    except errors.MimflowError as error:
-        return {"status": "failed", "kind": type(error).__name__, "message": str(error)}
+    except (errors.MimflowError, GenmetricsError) as error:
+        return {"status": "failed", "code": str(error.exit_code), "message": str(error)}
     return {"status": "done" if state.step == config.steps else "stopped"}

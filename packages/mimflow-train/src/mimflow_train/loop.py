@@ -49,7 +49,7 @@ class Targets:
         teachers = {name: EffLite0Teacher(encoder.grid, device) for name in names}
         perceptual = None
         if config.loss.perceptual > 0:
-            perceptual = PerceptualDistance(max(64, encoder.image_size), device)
+            perceptual = PerceptualDistance(device)
         images = data.train.images
         keep = isinstance(images, MemoryImages) and not config.data.flip
         banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
@@ -70,7 +70,7 @@ def train(
     *,
     state: TrainState,
     save_every: int,
-    save: Callable[[TrainState], None],
+    save: Callable[[TrainState], object],
 ) -> None:
     """Train until ``config.steps`` or until the context asks to stop, saving on the way.
 
@@ -175,7 +175,7 @@ def _gradients(
     for number in range(count):
         part = slice(number * size, (number + 1) * size)
         last = number == count - 1
-        quiet = contextlib.nullcontext()
+        quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if not last and isinstance(module, DistributedDataParallel):
             quiet = module.no_sync()
         moved = [each[part].to(context.device) for each in (image, label, *draws[:2])]

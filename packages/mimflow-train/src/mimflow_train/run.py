@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -74,7 +74,7 @@ def run_local(
     state = restore(config, run_dir, device)
     recorder, progress = Recorder(run_dir), Progress(state.step, config.steps)
 
-    def report(step: int, values: dict[str, float]) -> None:
+    def report(step: int, values: Mapping[str, float]) -> None:
         recorder.write(step, values)
         progress.show(step, values)
 

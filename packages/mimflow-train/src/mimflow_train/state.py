@@ -48,11 +48,10 @@ class TrainState:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return everything a checkpoint holds, as files of named tensors."""
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
         moments = {
-            f"{key}.{names[parameter]}": value
-            for parameter, values in self.optimizer.state.items()
-            for key, value in values.items()
+            f"{key}.{name}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in self.optimizer.state[parameter].items()
         }
         return {
             "model": self.model.state_dict(),

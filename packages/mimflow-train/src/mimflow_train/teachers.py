@@ -53,30 +53,23 @@ class PerceptualDistance:
     scaled to unit length, squared differences are summed over channels and averaged over space.
 
     Args:
-        size: Side in pixels at which the images are compared.
         device: Where the network runs.
     """
 
     stages = (0, 1, 2, 3)
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.size = size
+    def __init__(self, device: torch.device) -> None:
         self.network = efflite0_network().to(device)
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, ""]:
         """Return the mean distance over the batch; gradients reach ``image`` only."""
+        stages = list(self.stages)
         with torch.no_grad():
-            wanted = self._features(target)
-        pairs = zip(self._features(image), wanted, strict=True)
+            wanted = _stages(self.network, target, stages)
+        pairs = zip(_stages(self.network, image, stages), wanted, strict=True)
         return torch.stack([_unit_distance(a, b) for a, b in pairs]).sum()
-
-    def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        size = (self.size, self.size)
-        if image.shape[-2:] != size:
-            image = F.interpolate(image, size, mode="bilinear")
-        return _stages(self.network, image, list(self.stages))
 
 
 def feature_bank(

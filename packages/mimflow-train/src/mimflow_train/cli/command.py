@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import tyro
 
+from genmetrics import GenmetricsError
 from mimflow_train.errors import MimflowError
 
 __all__ = ["parse", "run"]
@@ -22,6 +23,6 @@ def run(body: Callable[[], int], program: str) -> int:
     """Return a command's exit code; a user's mistake is one sentence on stderr."""
     try:
         return body()
-    except MimflowError as error:
+    except (MimflowError, GenmetricsError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return error.exit_code

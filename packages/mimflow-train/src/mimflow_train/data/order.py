@@ -67,7 +67,7 @@ class EvenClassOrder:
         return latest[1]
 
 
-class _Images(Dataset[Tensor]):
+class _Images(Dataset[tuple[int, Tensor]]):
     """The training images as torch's loader wants them."""
 
     def __init__(self, split: Split) -> None:
@@ -95,7 +95,7 @@ def batches(
     sampler = ([order[position] for position in batch] for batch in positions)
     loader = DataLoader(
         _Images(split),
-        batch_sampler=sampler,  # type: ignore[arg-type]  # an iterator of lists is enough
+        batch_sampler=sampler,
         num_workers=num_processes,
         collate_fn=_collate,
     )

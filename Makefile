@@ -1,0 +1,19 @@
+.PHONY: help check lint types test slow
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+check: lint types test ## What CI runs
+
+lint: ## Formatting and lint rules
+	ruff format --check .
+	ruff check .
+
+types: ## Static types
+	mypy
+
+test: ## Every test that takes seconds
+	pytest
+
+slow: ## Tests of minutes: Ray workers, five wheels in five environments, the default run
+	pytest -m slow

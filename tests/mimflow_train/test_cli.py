@@ -1,0 +1,152 @@
+"""The commands, as their users meet them: mistakes, and one small run from start to samples."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from mimflow_train.cli import data as data_command
+from mimflow_train.cli import sample as sample_command
+from mimflow_train.cli import train as train_command
+from mimflow_train.config import read_config
+from PIL import Image
+from tests.mimflow_train.conftest import SMALL
+
+QUICK = [argument for value in SMALL for argument in ("--set", value)]
+
+
+def run(command, *arguments):
+    """Return the exit code of a command called in this process."""
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--scale", "tinny"], 2, "Expected --scale tiny; got tinny. Did you mean tiny?"),
+        (["--data", "/nowhere"], 3, "there is no folder /nowhere"),
+        (["--set", "optim.lrr=1"], 2, "there is no optim.lrr. Did you mean lr?"),
+        (["--set", "optim.lr=-1"], 2, "Expected optim.lr > 0; got -1"),
+        (["--steps", "0"], 2, "Expected steps >= 1; got 0"),
+        (["--workers", "999"], 2, "got 999"),
+        (["--workers", "0"], 2, "Expected --workers >= 1; got 0"),
+        (["--engine", "local", "--workers", "2"], 2, "one worker with --engine local"),
+        (["--device", "cuda"], 2, "this machine has none"),
+        (["--resume", "must"], 2, "Expected a run to resume"),
+    ],
+)
+def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys):
+    assert run(train_command, "--out", tmp_path / "run", *arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mimflow-train: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_unknown_option_is_named(tmp_path, capsys):
+    assert run(train_command, "--stepps", "3", "--out", tmp_path / "run") == 2
+    assert "--stepps" in capsys.readouterr().err
+
+
+def test_empty_data_folder(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run(train_command, "--data", tmp_path / "empty", "--out", tmp_path / "run") == 3
+    assert "none with images" in capsys.readouterr().err
+
+
+def test_mistakes_show_before_torch_is_imported(tmp_path):
+    code = (
+        "import sys\n"
+        "from mimflow_train.cli.train import main\n"
+        "try:\n    main(['--scale', 'huge'])\n"
+        "except SystemExit as ended:\n    assert ended.code == 2\n"
+        "assert not {'torch', 'ray', 'timm'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_changed_configuration_is_refused_with_the_difference(folder, tmp_path, capsys):
+    from mimflow_train.cli.train import TrainOptions, build_config, prepare_run
+
+    out = tmp_path / "run"
+    prepare_run(build_config(TrainOptions(data=str(folder), steps=5)), out, "auto")
+    prepare_run(build_config(TrainOptions(data=str(folder), steps=5)), out, "auto")
+    assert run(train_command, "--data", folder, "--steps", 7, "--out", out) == 2
+    assert "changed: steps was 5, now 7" in capsys.readouterr().err
+
+
+def test_run_sample_and_run_again(folder, tmp_path, capsys):
+    """One small run on a user's folder, with a corrupt image in it."""
+    out = tmp_path / "run"
+    (folder / "red" / "7.png").write_bytes(b"no picture")
+    arguments = ["--data", folder, "--out", out, "--checkpoint-every", 4, *QUICK]
+    assert run(train_command, *arguments) == 0
+    captured = capsys.readouterr()
+    assert "Cannot decode" in captured.err
+    assert "7.png" in (out / "bad_images.txt").read_text()
+    for words in ("NLL per dimension", "floor", "dB PSNR", "gap closed by the flow", "chance 0.50"):
+        assert words in captured.out
+    scores = json.loads((out / "summary.json").read_text())
+    assert scores["nll_floor"] == pytest.approx(-0.70397, abs=1e-4)
+    assert all(np.isfinite(value) for value in scores.values())
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == [
+        "step_00000004",
+        "step_00000006",
+    ]
+    assert reported_steps(out) == [6]
+    assert list((out / "tensorboard").iterdir())
+    for name in ("samples.png", "reconstructions.png", "samples/step_00000004.png"):
+        with Image.open(out / name) as picture:
+            assert picture.width > 100
+    assert read_config(out).data.class_names == ("blue", "red")
+    check_samples(out, tmp_path, capsys)
+
+    assert run(train_command, *arguments) == 0
+    assert reported_steps(out) == [6]
+
+
+def reported_steps(out):
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def check_samples(out, tmp_path, capsys):
+    npz = tmp_path / "new" / "samples.npz"
+    assert run(sample_command, out, "--label", "red", "--num", 3, "--out", npz) == 0
+    with np.load(npz) as arrays:
+        assert arrays["arr_0"].shape == (3, 16, 16, 3)
+        assert arrays["arr_0"].dtype == np.uint8
+        assert arrays["arr_1"].tolist() == [1, 1, 1]
+        first = arrays["arr_0"]
+    run(sample_command, out, "--label", "red", "--num", 3, "--out", npz)
+    with np.load(npz) as arrays:
+        assert np.array_equal(arrays["arr_0"], first)
+    run(sample_command, out, "--label", 1, "--num", 3, "--seed", 1, "--out", npz)
+    with np.load(npz) as arrays:
+        assert not np.array_equal(arrays["arr_0"], first)
+    assert run(sample_command, out, "--num", 2, "--out", tmp_path / "pictures") == 0
+    assert len(list((tmp_path / "pictures").glob("*/*.png"))) == 4
+    assert run(sample_command, out, "--label", "rad") == 2
+    assert "Did you mean red?" in capsys.readouterr().err
+
+
+def test_sampling_from_no_run(tmp_path, capsys):
+    assert run(sample_command, tmp_path) == 2
+    assert "Expected a run folder" in capsys.readouterr().err
+
+
+def test_emoji_folder_is_what_training_reads(tmp_path, capsys):
+    from mimflow_train.data.layout import read_layout
+
+    assert run(data_command, "emoji", tmp_path / "emoji", "--size", 8) == 0
+    layout = read_layout(tmp_path / "emoji")
+    assert (len(layout.train), len(layout.held_out), len(layout.class_names)) == (3047, 351, 12)
+    assert "CC-BY 4.0" in (tmp_path / "emoji" / "ATTRIBUTION.txt").read_text()
+    assert run(data_command, "emoji", tmp_path / "emoji") == 2
+    assert "exists" in capsys.readouterr().err
