@@ -106,6 +106,28 @@ def test_limit_draws_by_seed(folders, capsys):
     assert values[0] == values[1] != values[2]
 
 
+def test_seed_draws_the_floor(folders, capsys):
+    floors = []
+    for seed in ("0", "1"):
+        assert main(["fid", *folders, *EFFLITE0, "--seed", seed, "--json", "-"]) == 0
+        floors.append(json.loads(capsys.readouterr().out)["metrics"]["fd_efflite0"]["floor"])
+    assert floors[0] != floors[1]
+
+
+def test_batch_size_is_that_of_the_network(folders, capsys, monkeypatch):
+    from genmetrics.efflite0 import EffLite0Features
+
+    sizes = []
+
+    def forward(self, images):
+        sizes.append(len(images))
+        return images.float().mean(dim=(2, 3)).repeat(1, 427)[:, : self.dim]
+
+    monkeypatch.setattr(EffLite0Features, "forward", forward)
+    assert main(["fid", *folders, *EFFLITE0, "--batch-size", "5"]) == 0
+    assert sizes == [5, 1, 5, 5, 5, 3]
+
+
 def test_recursive_reads_deeper_folders(folders, emoji, write_images, capsys):
     write_images(emoji[30:33], "samples/deep/er")
     counts = []

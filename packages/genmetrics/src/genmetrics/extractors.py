@@ -39,7 +39,7 @@ class Extractor:
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
         """Return features on the extractor's device, in full float32 (no TF32)."""
-        with torch.inference_mode(), _full_float32(self.device):
+        with _full_float32(self.device):
             features: Tensor = self.network(images.to(self.device))
         return features
 

@@ -128,15 +128,15 @@ def _centred_factor(
 
 def _root_trace(a: GaussianStats, b: GaussianStats) -> Float64[Tensor, ""]:
     """Return the trace of ``(S_a S_b)^(1/2)``, by Cholesky where a covariance has full rank."""
+    rank = min(a.rank_bound, b.rank_bound)
     for base, other in ((b, a), (a, b)):
-        if base.rank_bound == base.dim:
-            lower, failed = torch.linalg.cholesky_ex(base.cov)
-            if not failed:
-                product = lower.T @ other.cov @ lower
-                eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
-                # Beyond the rank of the other set, eigenvalues are rounding.
-                roots: Tensor = eigenvalues[-other.rank_bound :].clamp(min=0).sqrt()
-                return roots.sum()
+        lower, failed = torch.linalg.cholesky_ex(base.cov)
+        if not failed:
+            product = lower.T @ other.cov @ lower
+            eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
+            # The other eigenvalues are rounding, and their roots would not be small.
+            roots: Tensor = eigenvalues[-rank:].clamp(min=0).sqrt()
+            return roots.sum()
     root_trace: Tensor = torch.linalg.svdvals(_eigen_factor(a).T @ _eigen_factor(b)).sum()
     return root_trace
 

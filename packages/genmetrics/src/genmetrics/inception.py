@@ -14,6 +14,7 @@ from genmetrics.weights import load_state_dict
 
 WEIGHTS_VARIABLE = "GENMETRICS_INCEPTION_WEIGHTS"
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
 SHA256_PREFIX = "6726825d"
 PREPROCESS_ID = "tf1-bilinear-299;(x-128)/128"
 
@@ -38,7 +39,7 @@ def find_inception_weights(
         return file
     raise WeightsUnavailable(
         f"Expected the Inception weights {WEIGHTS_FILE} (sha256 {SHA256_PREFIX}...); found no file "
-        f"at {file}. Fetch it from https://github.com/toshas/torch-fidelity/releases and pass "
+        f"at {file}. Fetch {WEIGHTS_URL} and pass "
         f"--weights FILE or set {WEIGHTS_VARIABLE}, or use --extractor efflite0, which needs no "
         "download (its scores are not FID)."
     )

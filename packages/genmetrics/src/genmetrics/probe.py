@@ -126,8 +126,7 @@ def _fit(rows: Tensor, targets: Tensor, row_weight: Tensor, l2: float) -> tuple[
         loss.backward()
         return loss
 
-    with torch.enable_grad():
-        optimizer.step(objective)
+    optimizer.step(objective)
     if not torch.isfinite(weight).all():
         raise NumericalFailure("Expected finite probe weights; got NaN. Raise l2.")
     return weight.detach(), bias.detach()
