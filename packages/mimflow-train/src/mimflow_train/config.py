@@ -14,7 +14,10 @@ from mimflow_train.errors import ConfigError
 from tarflow_prior import TarFlowConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig
 
+TEACHERS = ("efflite0",)
+
 __all__ = [
+    "TEACHERS",
     "DataConfig",
     "LossConfig",
     "ModelConfig",
@@ -44,6 +47,12 @@ class ModelConfig:
     features: dict[str, FeatureDecoderConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        unknown = sorted(set(self.features) - set(TEACHERS))
+        if unknown:
+            raise ConfigError(
+                f"Expected feature decoders for the teachers {', '.join(TEACHERS)}; "
+                f"got {', '.join(unknown)}. Rename or remove them."
+            )
         latents = (self.encoder.num_latents, self.encoder.latent_dim)
         readers = {
             "flow": (self.flow.num_tokens, self.flow.token_dim),
@@ -172,6 +181,13 @@ class TrainConfig:
                 f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "
                 "The paper uses 0.1."
             )
+
+    @property
+    def trained_model(self) -> ModelConfig:
+        """The networks without those that no loss term would train."""
+        if self.loss.feature > 0:
+            return self.model
+        return dataclasses.replace(self.model, features={})
 
 
 def to_dict(config: Any) -> dict[str, Any]:

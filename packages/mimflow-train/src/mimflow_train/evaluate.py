@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from genmetrics import (
@@ -24,11 +24,11 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split, to_unit
 from mimflow_train.draws import generator
 from mimflow_train.model import MIMFlow
-from mimflow_train.objective import nll_floor, pixel_loss
+from mimflow_train.objective import nll_floor
 from mimflow_train.pictures import to_bytes
 from tarflow_prior import Guidance, nll_per_dim
 
-__all__ = ["Evaluation", "class_rows", "evaluate", "generate", "reconstruct"]
+__all__ = ["Evaluation", "class_rows", "decode", "encode", "evaluate", "generate"]
 
 _CHUNK = 64
 _LATENT_IMAGES = 2048
@@ -52,7 +52,8 @@ class Evaluation:
         gap_closed: ``(fd_gaussian - fd_flow) / (fd_gaussian - fd_posterior)``.
         class_accuracy: Mean over classes of the share of samples in which a probe of real images
             sees their class.
-        class_accuracy_real: The same on held-out real images.
+        class_accuracy_posterior: The same in decoded posterior latents.
+        class_accuracy_real: The same in held-out real images.
         class_chance: One over the number of classes.
     """
 
@@ -67,17 +68,16 @@ class Evaluation:
     fd_gaussian: float
     gap_closed: float
     class_accuracy: float
+    class_accuracy_posterior: float
     class_accuracy_real: float
     class_chance: float
 
 
-class Reconstruction(NamedTuple):
-    """Latents of masked images and what the decoder makes of them."""
+class Encoding(NamedTuple):
+    """Noisy latents of images, and which patches of them were hidden."""
 
-    masked: Tensor
-    z: Tensor
-    image: Tensor
-    nll: Tensor
+    masked: Bool[Tensor, "b n"]
+    z: Float[Tensor, "b k d"]
 
 
 @torch.no_grad()
@@ -89,65 +89,58 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         config: The run; its seed decides every draw.
         data: Training and held-out images.
     """
-    device = next(model.parameters()).device
-    held_out = data.held_out
-    label = held_out.labels
-    twins = _same_classes(data.train, label, config.seed)
-    real = data.train.stack(twins)
-    rebuilt = reconstruct(model, config, real, label, "evaluate train")
-    unseen = reconstruct(
-        model, config, held_out.stack(range(len(label))), label, "evaluate held out"
-    )
-    latents = _training_latents(model, config, data.train)
-    noise = torch.randn(rebuilt.z.shape, generator=generator(config.seed, "gaussian latents"))
-    gaussian = latents.mean(0) + latents.std(0) * noise.to(device)
-    samples = generate(model, config, label, generator(config.seed, "evaluate samples"))
+    label = data.held_out.labels
+    unseen = data.held_out.stack(range(len(label)))
+    real = data.train.stack(_same_classes(data.train, label, config.seed))
+    posterior = encode(model, config, real, "evaluate train").z
+    posterior_unseen = encode(model, config, unseen, "evaluate held out").z
+    draw = generator(config.seed, "evaluate samples")
     sets = {
-        "held_out": held_out.stack(range(len(label))),
         "real": real,
-        "posterior": to_bytes(rebuilt.image),
-        "flow": to_bytes(samples),
-        "gaussian": to_bytes(_decode(model, gaussian)),
+        "posterior": decode(model, posterior),
+        "flow": to_bytes(generate(model, config, label, draw)).cpu(),
+        "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
+        "held_out": unseen,
     }
-    features = {name: _features(images, device) for name, images in sets.items()}
+    extractor = get_extractor("efflite0", device=str(posterior.device))
+    features = {name: extract_features(images, extractor) for name, images in sets.items()}
     distance = {
         name: frechet_distance_from_features(each, features["held_out"]).value
         for name, each in features.items()
     }
-    seen, recognised = _recognise(config, data, features, label, device)
+    chosen = _evenly_from_classes(data, config.seed)
+    shown = extract_features(data.train.stack(chosen), extractor)
+    probe = logistic_probe(shown, data.train.labels[chosen], balanced=True)
+    seen = {name: probe.balanced_accuracy(each, label) for name, each in features.items()}
     gap = distance["gaussian"] - distance["posterior"]
     return Evaluation(
         num_images=len(label),
-        nll_train=rebuilt.nll.mean().item(),
-        nll_held_out=unseen.nll.mean().item(),
+        nll_train=_nll(model, posterior, label),
+        nll_held_out=_nll(model, posterior_unseen, label),
         nll_floor=nll_floor(config.model.encoder.sigma),
-        psnr=_psnr(unseen.image, to_unit(sets["held_out"]).to(device)),
+        psnr=_psnr(decode(model, posterior_unseen), unseen),
         fd_floor=distance["real"],
         fd_posterior=distance["posterior"],
         fd_flow=distance["flow"],
         fd_gaussian=distance["gaussian"],
         gap_closed=(distance["gaussian"] - distance["flow"]) / gap if gap > 0 else 0.0,
-        class_accuracy=seen,
-        class_accuracy_real=recognised,
+        class_accuracy=seen["flow"],
+        class_accuracy_posterior=seen["posterior"],
+        class_accuracy_real=seen["held_out"],
         class_chance=1 / len(data.class_names),
     )
 
 
 @torch.no_grad()
-def reconstruct(
-    model: MIMFlow,
-    config: TrainConfig,
-    pixels: UInt8[Tensor, "b 3 h w"],
-    label: Int64[Tensor, " b"],
-    stream: str,
-) -> Reconstruction:
-    """Hide, encode, add noise and decode images, as in training.
+def encode(
+    model: MIMFlow, config: TrainConfig, pixels: UInt8[Tensor, "b 3 h w"], stream: str
+) -> Encoding:
+    """Hide, encode and add noise to images, as in training.
 
     Args:
         model: The networks.
         config: The run, for mask and noise.
         pixels: The images.
-        label: Their classes, for the NLL.
         stream: Name of the random draws.
     """
     device = next(model.parameters()).device
@@ -157,12 +150,16 @@ def reconstruct(
     noise = torch.randn(len(pixels), encoder.num_latents, encoder.latent_dim, generator=draw)
     parts = []
     for rows in torch.arange(len(pixels)).split(_CHUNK):
-        moved = [each[rows].to(device) for each in (to_unit(pixels), label, masked, noise)]
-        image, classes, hidden, epsilon = moved
-        z = model.encoder(image, hidden).perturb(epsilon)
-        nll = nll_per_dim(model.flow(z, classes))
-        parts.append(Reconstruction(hidden, z, model.decoder(z), nll))
-    return Reconstruction(*(torch.cat(each) for each in zip(*parts, strict=True)))
+        image = to_unit(pixels[rows]).to(device)
+        posterior = model.encoder(image, masked[rows].to(device))
+        parts.append(posterior.perturb(noise[rows].to(device)))
+    return Encoding(masked, torch.cat(parts))
+
+
+@torch.no_grad()
+def decode(model: MIMFlow, z: Float[Tensor, "b k d"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Return the images that latents stand for, as bytes on the CPU."""
+    return torch.cat([to_bytes(model.decoder(part)).cpu() for part in z.split(_CHUNK)])
 
 
 @torch.no_grad()
@@ -197,16 +194,13 @@ def class_rows(num_classes: int, columns: int) -> Int64[Tensor, " b"]:
     return torch.arange(num_classes).repeat_interleave(columns)
 
 
-def _decode(model: MIMFlow, z: Tensor) -> Tensor:
-    return torch.cat([model.decoder(part) for part in z.split(_CHUNK)])
-
-
-def _training_latents(model: MIMFlow, config: TrainConfig, split: Split) -> Tensor:
-    """Return noisy latents of masked training images, as many as needed for mean and std."""
-    draw = generator(config.seed, "training latents")
+def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: int) -> Tensor:
+    """Draw latents from a Gaussian with the mean and deviation of training images' latents."""
+    draw = generator(config.seed, "gaussian latents")
     chosen = torch.randperm(len(split.labels), generator=draw)[:_LATENT_IMAGES].tolist()
-    labels = split.labels[chosen]
-    return reconstruct(model, config, split.stack(chosen), labels, "training latents").z
+    latents = encode(model, config, split.stack(chosen), "training latents").z
+    noise = torch.randn(count, *latents.shape[1:], generator=draw).to(latents.device)
+    return latents.mean(0) + latents.std(0) * noise
 
 
 def _same_classes(split: Split, label: Int64[Tensor, " b"], seed: int) -> list[int]:
@@ -222,32 +216,19 @@ def _same_classes(split: Split, label: Int64[Tensor, " b"], seed: int) -> list[i
     return chosen
 
 
-def _features(pixels: UInt8[Tensor, "b 3 h w"], device: torch.device) -> Tensor:
-    return extract_features(pixels, get_extractor("efflite0", device=str(device)))
-
-
-def _recognise(
-    config: TrainConfig,
-    data: LabelledImages,
-    features: dict[str, Tensor],
-    label: Tensor,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Return balanced accuracy of a probe of training images, on samples and on held-out images."""
-    num_classes = len(data.class_names)
-    even = torch.arange(_PROBE_IMAGES) % num_classes
+def _evenly_from_classes(data: LabelledImages, seed: int) -> list[int]:
+    """Choose training images for the probe, as many of each class as there are."""
+    even = torch.arange(_PROBE_IMAGES) % len(data.class_names)
     present = even[torch.isin(even, data.train.labels)]
-    chosen = sorted(set(_same_classes(data.train, present, config.seed)))
-    shown = _features(data.train.stack(chosen), device)
-    probe = logistic_probe(shown, data.train.labels[chosen], balanced=True)
-    return (
-        probe.balanced_accuracy(features["flow"], label),
-        probe.balanced_accuracy(features["held_out"], label),
-    )
+    return sorted(set(_same_classes(data.train, present, seed)))
 
 
-def _psnr(image: Tensor, target: Tensor) -> float:
-    error = torch.stack(
-        [pixel_loss(a[None], b[None]) for a, b in zip(image.clamp(-1, 1), target, strict=True)]
-    )
+@torch.no_grad()
+def _nll(model: MIMFlow, z: Tensor, label: Tensor) -> float:
+    return nll_per_dim(model.flow(z, label.to(z.device))).mean().item()
+
+
+def _psnr(image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:
+    """Return the mean over images of ``-10 log10 MSE`` on [0, 1], at most 100 dB."""
+    error = (image.double() - target.double()).div(255).square().flatten(1).mean(1)
     return float((-10 * error.clamp(min=1e-10).log10()).mean())

@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -13,54 +12,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
-from mimflow_train.data.images import LabelledImages, MemoryImages, to_unit
+from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import EpochOrder, EvenClassOrder, batches
 from mimflow_train.draws import Draws, draw_step, drop_labels, generator
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.objective import Objective, joint_objective, nll_floor
 from mimflow_train.state import TrainState, learning_rate
-from mimflow_train.teachers import EffLite0Teacher, PerceptualDistance, feature_bank
+from mimflow_train.teachers import Targets
 
-__all__ = ["Targets", "train"]
+__all__ = ["train"]
 
 _REPORT_EVERY = 10
 _STOP_AFTER_SKIPS = 3
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the frozen networks say about the training images.
-
-    Attributes:
-        perceptual: Distance of two image batches; None if its weight is 0.
-        teachers: Each teacher by name.
-        banks: Features of every training image, for the teachers whose features fit in memory.
-    """
-
-    perceptual: PerceptualDistance | None
-    teachers: dict[str, EffLite0Teacher]
-    banks: dict[str, Tensor]
-
-    @classmethod
-    def load(cls, config: TrainConfig, data: LabelledImages, device: torch.device) -> "Targets":
-        """Build the frozen networks that a run asks for."""
-        encoder = config.model.encoder
-        names = config.model.features if config.loss.feature > 0 else {}
-        teachers = {name: EffLite0Teacher(encoder.grid, device) for name in names}
-        perceptual = None
-        if config.loss.perceptual > 0:
-            perceptual = PerceptualDistance(device)
-        images = data.train.images
-        keep = isinstance(images, MemoryImages) and not config.data.flip
-        banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
-        return cls(perceptual, teachers, banks)
-
-    def features(self, image: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        """Return each teacher's features of a batch."""
-        return {
-            name: self.banks[name][indices].to(image) if name in self.banks else teacher(image)
-            for name, teacher in self.teachers.items()
-        }
 
 
 def train(

@@ -18,7 +18,7 @@ from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.layout import read_layout
 from mimflow_train.draws import generator
 from mimflow_train.errors import StorageError
-from mimflow_train.evaluate import Evaluation, class_rows, evaluate, generate, reconstruct
+from mimflow_train.evaluate import Evaluation, class_rows, decode, encode, evaluate, generate
 from mimflow_train.events import Recorder
 from mimflow_train.loop import train
 from mimflow_train.model import MIMFlow
@@ -140,11 +140,10 @@ def _reconstruction_grid(
     """Write held-out images: original, what the encoder saw, what the decoder made of it."""
     chosen = torch.linspace(0, len(data.held_out.labels) - 1, 2 * _COLUMNS).long().tolist()
     pixels = data.held_out.stack(chosen)
-    label = data.held_out.labels[chosen]
-    rebuilt = reconstruct(model, config, pixels, label, "reconstruction grid")
-    patch = config.model.encoder.patch_size
-    seen = mask_image(to_unit(pixels), rebuilt.masked.cpu(), patch)
+    encoding = encode(model, config, pixels, "reconstruction grid")
+    decoded = decode(model, encoding.z)
+    seen = mask_image(to_unit(pixels), encoding.masked, config.model.encoder.patch_size)
     rows = []
     for part in (slice(None, _COLUMNS), slice(_COLUMNS, None)):
-        rows += [pixels[part], to_bytes(seen)[part], to_bytes(rebuilt.image).cpu()[part]]
+        rows += [pixels[part], to_bytes(seen)[part], decoded[part]]
     save_grid(rows, ["image", "masked", "decoded"] * 2, path)

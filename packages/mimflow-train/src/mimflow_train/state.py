@@ -31,7 +31,7 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             seed = int(torch.randint(2**62, (), generator=generator(config.seed, "weights")))
             torch.manual_seed(seed)
-            self.model = MIMFlow(config.model).to(device)
+            self.model = MIMFlow(config.trained_model).to(device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(requires_grad=False)
         self.optimizer = _adamw(self.model, config.optim)
         self.step = 0

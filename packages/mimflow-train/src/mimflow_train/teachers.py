@@ -3,7 +3,8 @@
 Both see images in [-1, 1]. They are never part of the model, so no state dict holds them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genmetrics import efflite0_network, efflite0_normalize
-from mimflow_train.data.images import ImageSource, to_unit
+from mimflow_train.config import TrainConfig
+from mimflow_train.data.images import ImageSource, LabelledImages, MemoryImages, to_unit
 
-__all__ = ["EffLite0Teacher", "PerceptualDistance", "feature_bank"]
+__all__ = ["EffLite0Teacher", "PerceptualDistance", "Targets", "feature_bank"]
 
 _CHUNK = 64
 
@@ -36,7 +38,7 @@ class EffLite0Teacher:
 
     def __init__(self, grid: tuple[int, int], device: torch.device) -> None:
         self.size = (16 * grid[0], 16 * grid[1])
-        self.network = efflite0_network().to(device)
+        self.network = _frozen_network(device)
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
@@ -51,50 +53,93 @@ class PerceptualDistance:
 
     LPIPS without its learned weights (arXiv 1801.03924, Eq. 1): at each stage the channels are
     scaled to unit length, squared differences are summed over channels and averaged over space.
+    Images below 64 px are enlarged, since the network halves them at once.
 
     Args:
         device: Where the network runs.
     """
 
-    stages = (0, 1, 2, 3)
+    stages = (0, 1, 2)
+    least_size = 64
 
     def __init__(self, device: torch.device) -> None:
-        self.network = efflite0_network().to(device)
+        self.network = _frozen_network(device)
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, ""]:
         """Return the mean distance over the batch; gradients reach ``image`` only."""
-        stages = list(self.stages)
         with torch.no_grad():
-            wanted = _stages(self.network, target, stages)
-        pairs = zip(_stages(self.network, image, stages), wanted, strict=True)
+            wanted = self._features(target)
+        pairs = zip(self._features(image), wanted, strict=True)
         return torch.stack([_unit_distance(a, b) for a, b in pairs]).sum()
+
+    def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        if image.shape[-1] < self.least_size:
+            size = (self.least_size, self.least_size)
+            image = F.interpolate(image.float(), size, mode="bilinear")
+        return _stages(self.network, image, list(self.stages))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the frozen networks say about the training images.
+
+    Attributes:
+        perceptual: Distance of two image batches; None if its weight is 0.
+        teachers: Each teacher by name.
+        banks: Features of every training image, for the teachers whose features fit in memory.
+    """
+
+    perceptual: PerceptualDistance | None
+    teachers: dict[str, EffLite0Teacher]
+    banks: dict[str, Tensor]
+
+    @classmethod
+    def load(cls, config: TrainConfig, data: LabelledImages, device: torch.device) -> "Targets":
+        """Build the frozen networks that a run asks for."""
+        encoder = config.model.encoder
+        names = config.trained_model.features
+        teachers = {name: EffLite0Teacher(encoder.grid, device) for name in names}
+        perceptual = None
+        if config.loss.perceptual > 0:
+            perceptual = PerceptualDistance(device)
+        images = data.train.images
+        keep = isinstance(images, MemoryImages) and not config.data.flip
+        banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
+        return cls(perceptual, teachers, banks)
+
+    def features(self, image: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        """Return each teacher's features of a batch."""
+        return {
+            name: self.banks[name][indices].to(image) if name in self.banks else teacher(image)
+            for name, teacher in self.teachers.items()
+        }
 
 
 def feature_bank(
-    teacher: Callable[[Tensor], Tensor],
-    images: ImageSource,
-    *,
-    progress: Callable[[Sequence[int]], Sequence[int]] = lambda chunks: chunks,
+    teacher: Callable[[Tensor], Tensor], images: ImageSource
 ) -> Float[Tensor, "m n f"]:
-    """Return a teacher's features of every image of a small set, computed once.
+    """Return a teacher's features of every image of a small set, in half precision.
 
     Args:
         teacher: Maps images in [-1, 1] to one vector for each patch.
         images: The set; its features must fit in memory.
-        progress: Wraps the chunks, such as tqdm.
     """
-    features = [
-        teacher(to_unit(torch.stack([images[i] for i in range(at, min(at + _CHUNK, len(images)))])))
-        for at in progress(range(0, len(images), _CHUNK))
-    ]
-    return torch.cat(features).half()
+    chunks = torch.arange(len(images)).split(_CHUNK)
+    stacks = (torch.stack([images[int(index)] for index in chunk]) for chunk in chunks)
+    return torch.cat([teacher(to_unit(stack)).half() for stack in stacks])
+
+
+def _frozen_network(device: torch.device) -> nn.Module:
+    """Return EfficientNet-Lite0 in the memory layout in which its convolutions are fast."""
+    return efflite0_network().to(device=device, memory_format=torch.channels_last)
 
 
 def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int]) -> list[Tensor]:
     with torch.autocast(image.device.type, enabled=False):
         normalized = efflite0_normalize((image.float() + 1) / 2)
+        normalized = normalized.contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = network.forward_intermediates(  # type: ignore[operator]
             normalized, indices=which, intermediates_only=True, stop_early=True
         )

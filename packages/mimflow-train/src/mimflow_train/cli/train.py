@@ -205,8 +205,8 @@ def summary(scores: "Evaluation", config: TrainConfig, run_dir: Path, seconds: f
         ("gap closed by the flow", f"{share:>8}   (Gaussian - flow) / (Gaussian - posterior)"),
         (
             "class seen in samples",
-            f"{scores.class_accuracy:8.2f}   real {scores.class_accuracy_real:.2f}"
-            f", chance {scores.class_chance:.2f}",
+            f"{scores.class_accuracy:8.3f}   chance {scores.class_chance:.3f}, decoded posterior "
+            f"{scores.class_accuracy_posterior:.3f}, real {scores.class_accuracy_real:.3f}",
         ),
     ]
     files = [
@@ -230,3 +230,7 @@ def _differences(old: object, new: object, name: str = "") -> list[str]:
     if isinstance(old, tuple | list) and isinstance(new, tuple | list):
         return [] if list(old) == list(new) else [f"{name} was {list(old)}, now {list(new)}"]
     return [] if old == new else [f"{name} was {old}, now {new}"]
+
+
+if __name__ == "__main__":
+    main()
