@@ -6,12 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+from tests.mimflow_train.conftest import SMALL
+
 from mimflow_train.cli import data as data_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
 from mimflow_train.config import read_config
-from PIL import Image
-from tests.mimflow_train.conftest import SMALL
 
 QUICK = [argument for value in SMALL for argument in ("--set", value)]
 

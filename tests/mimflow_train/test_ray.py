@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
-from mimflow_train.cli.train import main
 from safetensors.torch import load_file
 from tests.mimflow_train.conftest import SMALL
+
+from mimflow_train.cli.train import main
 
 pytestmark = pytest.mark.slow
 QUICK = [argument for value in SMALL for argument in ("--set", value)]

@@ -33,6 +33,7 @@ __all__ = ["Evaluation", "class_rows", "decode", "encode", "evaluate", "generate
 _CHUNK = 64
 _LATENT_IMAGES = 2048
 _PROBE_IMAGES = 1200
+_SAMPLES_PER_CLASS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,10 @@ class Evaluation:
         fd_flow: Decoded samples of the flow.
         fd_gaussian: Decoded Gaussian latents.
         gap_closed: ``(fd_gaussian - fd_flow) / (fd_gaussian - fd_posterior)``.
-        class_accuracy: Mean over classes of the share of samples in which a probe of real images
-            sees their class.
-        class_accuracy_posterior: The same in decoded posterior latents.
-        class_accuracy_real: The same in held-out real images.
+        class_accuracy: Share of new samples, equally many of each class, in which a probe of real
+            images sees the class that was asked for.
+        class_accuracy_posterior: The same in decoded posterior latents, mean over classes.
+        class_accuracy_real: The same in held-out real images, mean over classes.
         class_chance: One over the number of classes.
     """
 
@@ -111,7 +112,8 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     chosen = _evenly_from_classes(data, config.seed)
     shown = extract_features(data.train.stack(chosen), extractor)
     probe = logistic_probe(shown, data.train.labels[chosen], balanced=True)
-    seen = {name: probe.balanced_accuracy(each, label) for name, each in features.items()}
+    asked = class_rows(len(data.class_names), _SAMPLES_PER_CLASS)
+    drawn = to_bytes(generate(model, config, asked, draw)).cpu()
     gap = distance["gaussian"] - distance["posterior"]
     return Evaluation(
         num_images=len(label),
@@ -124,9 +126,9 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         fd_flow=distance["flow"],
         fd_gaussian=distance["gaussian"],
         gap_closed=(distance["gaussian"] - distance["flow"]) / gap if gap > 0 else 0.0,
-        class_accuracy=seen["flow"],
-        class_accuracy_posterior=seen["posterior"],
-        class_accuracy_real=seen["held_out"],
+        class_accuracy=probe.accuracy(extract_features(drawn, extractor), asked),
+        class_accuracy_posterior=probe.balanced_accuracy(features["posterior"], label),
+        class_accuracy_real=probe.balanced_accuracy(features["held_out"], label),
         class_chance=1 / len(data.class_names),
     )
 

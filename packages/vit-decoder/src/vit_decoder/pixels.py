@@ -1,9 +1,9 @@
 """The decoder that paints the image (paper, section 3.1)."""
 
 from jaxtyping import Float
-from mim_encoder.patches import unpatchify
 from torch import Tensor, nn
 
+from mim_encoder.patches import unpatchify
 from vit_decoder.config import DecoderConfig
 from vit_decoder.tokens import LatentsToImageTokens
 

@@ -3,9 +3,10 @@
 import torch
 from einops import repeat
 from jaxtyping import Float
+from torch import Tensor, nn
+
 from mim_encoder.config import TrunkConfig
 from mim_encoder.trunk import ViTTrunk, learned_tokens
-from torch import Tensor, nn
 
 
 class LatentsToImageTokens(nn.Module):

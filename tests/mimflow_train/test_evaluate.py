@@ -1,0 +1,113 @@
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from mimflow_train import evaluate as module
+from mimflow_train.evaluate import decode, encode, evaluate, generate
+from mimflow_train.pictures import save_grid, to_bytes
+from mimflow_train.state import TrainState
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(config):
+    return TrainState(config, CPU).ema
+
+
+def test_scores_belong_together_and_repeat(config, data, model):
+    scores = evaluate(model, config, data)
+    gap = scores.fd_gaussian - scores.fd_posterior
+    closed = (scores.fd_gaussian - scores.fd_flow) / gap if gap > 0 else 0.0
+    assert scores.gap_closed == pytest.approx(closed)
+    assert scores.num_images == 16
+    assert scores.class_chance == pytest.approx(1 / 3)
+    assert dataclasses.asdict(evaluate(model, config, data)) == dataclasses.asdict(scores)
+
+
+def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypatch):
+    """Samples that are the posterior's close the gap; samples that are the Gaussian's do not."""
+    distances = {}
+
+    def record(features, reference):
+        distances[len(distances)] = value = float(features.mean())
+        return dataclasses.make_dataclass("Result", ["value"])(value)
+
+    monkeypatch.setattr(module, "extract_features", lambda images, _: images.float().flatten(1))
+    monkeypatch.setattr(module, "frechet_distance_from_features", record)
+    sets = {"posterior": 10, "flow": 10, "gaussian": 90}
+    images = {name: torch.full((16, 3, 2, 2), shade) for name, shade in sets.items()}
+    decoded = iter([images["posterior"], images["gaussian"], images["posterior"]])
+    monkeypatch.setattr(module, "decode", lambda *_: next(decoded).to(torch.uint8))
+    monkeypatch.setattr(module, "generate", lambda *_: images["flow"] / 127.5 - 1)
+    monkeypatch.setattr(module, "_psnr", lambda *_: 0.0)
+    monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: FakeProbe())
+    assert evaluate(model, config, data).gap_closed == pytest.approx(1.0)
+    images["flow"] = images["gaussian"].clone()
+    decoded = iter([images["posterior"], images["gaussian"], images["posterior"]])
+    assert evaluate(model, config, data).gap_closed == pytest.approx(0.0)
+
+
+class FakeProbe:
+    def balanced_accuracy(self, *_):
+        return 0.5
+
+    accuracy = balanced_accuracy
+
+
+def test_encoding_hides_what_its_mask_says(config, data, model):
+    pixels = data.train.stack(range(6))
+    encoding = encode(model, config, pixels, "test")
+    assert encoding.masked.sum(dim=1).unique().numel() == 1
+    assert torch.equal(encode(model, config, pixels, "test").z, encoding.z)
+    assert not torch.equal(encode(model, config, pixels, "other").masked, encoding.masked)
+
+
+def test_decoding_in_chunks_equals_decoding_at_once(model, monkeypatch):
+    z = torch.randn(7, 4, 6, generator=torch.Generator().manual_seed(0))
+    whole = decode(model, z)
+    monkeypatch.setattr(module, "_CHUNK", 3)
+    assert (decode(model, z).int() - whole.int()).abs().max() <= 1
+    assert whole.dtype == torch.uint8
+
+
+def test_temperature_zero_draws_one_image(config, model):
+    draw = torch.Generator().manual_seed(0)
+    images = generate(model, config, torch.tensor([1, 1]), draw, temperature=0.0)
+    torch.testing.assert_close(images[0], images[1])
+
+
+def test_same_classes_repeats_no_image_while_there_are_others(data):
+    label = torch.tensor([2, 0, 1, 2, 0, 2])
+    chosen = module._same_classes(data.train, label, 0)
+    assert data.train.labels[chosen].tolist() == label.tolist()
+    twos = [index for index, wanted in zip(chosen, label.tolist(), strict=True) if wanted == 2]
+    assert len(set(twos[:2])) == 2
+    assert len({index for index in chosen if index not in twos}) == 3
+
+
+def test_psnr_of_a_known_error():
+    black, grey = (
+        torch.zeros(2, 3, 4, 4).to(torch.uint8),
+        torch.full((2, 3, 4, 4), 51).to(torch.uint8),
+    )
+    assert module._psnr(black, grey) == pytest.approx(13.979, abs=1e-3)
+    assert module._psnr(black, black) == pytest.approx(100.0)
+
+
+def test_bytes_are_clamped_and_rounded():
+    values = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 0.999])
+    image = values.reshape(1, 1, 1, 6).expand(1, 3, 1, 6)
+    assert to_bytes(image)[0, 0, 0].tolist() == [0, 0, 128, 255, 255, 255]
+
+
+def test_grid_places_images_row_by_row(tmp_path):
+    red, blue = torch.zeros(2, 3, 4, 4).to(torch.uint8), torch.zeros(2, 3, 4, 4).to(torch.uint8)
+    red[:, 0], blue[:, 2] = 255, 255
+    save_grid([red, blue], ["red", "blue"], tmp_path / "new" / "grid.png", zoom=1)
+    with Image.open(tmp_path / "new" / "grid.png") as grid:
+        assert grid.size == (96 + 2 * 6, 2 * 6)
+        assert grid.getpixel((96 + 6, 1)) == (255, 0, 0)
+        assert grid.getpixel((96 + 6, 7)) == (0, 0, 255)
