@@ -26,6 +26,8 @@ SMALL = [
     "model.flow.width=16",
     "model.flow.head_dim=8",
     "model.flow.depths=(1,1)",
+    "model.encoder.patch_size=4",
+    "model.decoder.patch_size=4",
     "model.features.efflite0.grid=(4,4)",
     "model.features.efflite0.num_latents=4",
     "model.features.efflite0.latent_dim=6",
@@ -55,7 +57,7 @@ def data():
     """Sixteen images of noise in three classes of unequal size."""
     pixels = torch.randint(0, 256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0] * 9 + [1] * 5 + [2] * 2)
-    split = Split(MemoryImages(pixels.to(torch.uint8)), labels, [str(i) for i in range(16)])
+    split = Split(MemoryImages(pixels.to(torch.uint8)), labels)
     return LabelledImages(split, split, ("a", "b", "c"))
 
 

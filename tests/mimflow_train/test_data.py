@@ -73,6 +73,39 @@ def test_one_corrupt_image_is_replaced_and_listed(folder, tmp_path, content):
     assert bad_list.read_text() == f"{path}\n"
 
 
+def test_stand_in_is_of_the_same_class(folder, tmp_path):
+    names = sorted(path.name for path in (folder / "blue").iterdir())
+    (folder / "blue" / names[-1]).write_bytes(b"no picture")
+    data, _, _ = images_of(folder, tmp_path)
+    blue = data.train.stack(torch.nonzero(data.train.labels == 0).flatten().tolist())
+    assert (blue[:, 2].float().mean(dim=(1, 2)) > 200).all()
+
+
+def test_oversized_image_counts_as_corrupt(folder, tmp_path, monkeypatch):
+    Image.new("RGB", (40, 40)).save(folder / "blue" / "3.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    _, warnings, _ = images_of(folder, tmp_path)
+    assert len(warnings) == 1
+    assert "3.png" in warnings[0]
+
+
+def test_every_class_keeps_an_image_to_train_on(tmp_path):
+    for name in (str(number) for number in range(20)):
+        for number in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / name / f"{number}.png")
+    layout = read_layout(tmp_path)
+    assert {label for _, label in layout.train} == set(range(20))
+    assert layout.held_out
+
+
+def test_one_class_is_refused(folder):
+    for path in (folder / "red").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="at least 2 classes"):
+        read_layout(folder)
+
+
 def test_too_many_corrupt_images_end_the_run(folder, tmp_path):
     for number in (3, 4):
         (folder / "blue" / f"{number}.png").write_bytes(b"no picture")

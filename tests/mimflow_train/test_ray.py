@@ -42,7 +42,7 @@ def test_two_ray_workers_equal_one_process(folder, tmp_path):
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert one.keys() == two.keys() == {10, 20}
     for step, loss in one.items():
-        assert two[step] == pytest.approx(loss, abs=1e-5)
+        assert two[step] == pytest.approx(loss, rel=1e-5)
     first, second = (
         load_file(tmp_path / name / "checkpoints" / "step_00000020" / "ema.safetensors")
         for name in ("one", "two")

@@ -2,10 +2,12 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from mimflow_train.checkpoint import latest_checkpoint, load_state, save_checkpoint
 from mimflow_train.config import OptimConfig
 from mimflow_train.errors import StorageError
+from mimflow_train.run import Saver
 from mimflow_train.state import TrainState, learning_rate
 
 CPU = torch.device("cpu")
@@ -22,6 +24,10 @@ def stepped(config, steps=2):
         state.average(0.9)
         state.step += 1
     return state
+
+
+def full_disk(*_):
+    raise SafetensorError("No space left on device (os error 28)")
 
 
 def same(first, second):
@@ -90,6 +96,17 @@ def test_damaged_checkpoint_is_passed_over(config, tmp_path, name):
     warnings = []
     assert latest_checkpoint(tmp_path, warnings.append) == earlier
     assert "step_00000003 is damaged" in warnings[0]
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {earlier.name, "damaged_step_00000003"}
+    assert latest_checkpoint(tmp_path, warnings.append) == earlier
+    assert len(warnings) == 1
+
+
+def test_only_damaged_checkpoints_start_nothing_anew(config, tmp_path):
+    folder = save_checkpoint(stepped(config), config, tmp_path)
+    (folder / "ema.safetensors").unlink()
+    with pytest.raises(StorageError, match="all 1 are damaged"):
+        latest_checkpoint(tmp_path, lambda _: None)
 
 
 def test_failed_save_leaves_the_earlier_checkpoint(config, tmp_path, monkeypatch):
@@ -97,14 +114,29 @@ def test_failed_save_leaves_the_earlier_checkpoint(config, tmp_path, monkeypatch
     earlier = save_checkpoint(state, config, tmp_path)
     state.step = 3
 
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr("mimflow_train.checkpoint.save_file", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         save_checkpoint(state, config, tmp_path)
-    assert latest_checkpoint(tmp_path) == earlier
+    assert latest_checkpoint(tmp_path, lambda _: None) == earlier
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [earlier.name]
+
+
+def test_third_failed_save_in_a_row_ends_the_run(config, data, tmp_path, monkeypatch, capsys):
+    state, saver = stepped(config), Saver(config, data, tmp_path)
+    saver(state)
+    monkeypatch.setattr("mimflow_train.checkpoint.save_file", full_disk)
+    saver(state)
+    saver(state)
+    assert capsys.readouterr().err.count("Training goes on") == 2
+    with pytest.raises(StorageError, match="No space left"):
+        saver(state)
+
+
+def test_failed_save_at_the_end_is_no_warning(config, data, tmp_path, monkeypatch):
+    state = stepped(config, steps=config.steps)
+    monkeypatch.setattr("mimflow_train.checkpoint.save_file", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
+        Saver(config, data, tmp_path)(state)
 
 
 def test_constant_schedule_stays_after_the_warmup():

@@ -4,10 +4,12 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Pa
         (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state.step, config)))
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-    except (OSError, RuntimeError) as error:  # safetensors raises a RuntimeError
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise StorageError(
             f"Expected to write a checkpoint to {folder}; {error}. "
@@ -51,19 +53,31 @@ def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Pa
     return folder
 
 
-def latest_checkpoint(run_dir: Path, warn: Any = None) -> Path | None:
-    """Return the newest checkpoint whose files are what its manifest says; None if there is none.
+def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
+    """Return the newest checkpoint whose files are what its manifest says; None for a new run.
+
+    Newer, damaged ones are renamed ``damaged_step_*``: training on would write them again.
 
     Args:
         run_dir: The run.
-        warn: Receives one sentence for each damaged checkpoint that is passed over.
+        warn: Receives one sentence for each damaged checkpoint.
+
+    Raises:
+        StorageError: If there are checkpoints and all are damaged.
     """
-    for folder in reversed(_checkpoints(run_dir)):
+    folders = _checkpoints(run_dir)
+    for folder in reversed(folders):
         damage = _damage(folder)
         if damage is None:
             return folder
-        if warn is not None:
-            warn(f"Checkpoint {folder} is damaged ({damage}); trying the one before it.")
+        warn(f"Checkpoint {folder} is damaged ({damage}); trying the one before it.")
+        shutil.rmtree(folder.with_name(f"damaged_{folder.name}"), ignore_errors=True)
+        folder.rename(folder.with_name(f"damaged_{folder.name}"))
+    if folders:
+        raise StorageError(
+            f"Expected a good checkpoint in {run_dir}; all {len(folders)} are damaged. "
+            "Restore them from a copy, or start anew with --resume never."
+        )
     return None
 
 
@@ -102,6 +116,8 @@ def _damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, None if nothing is."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            return f"format {manifest['format']}, not {FORMAT}"
         for name, wanted in manifest["files"].items():
             if _sha256(folder / name) != wanted["sha256"]:
                 return f"{name} does not match its checksum"

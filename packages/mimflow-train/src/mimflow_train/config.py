@@ -14,7 +14,7 @@ from mimflow_train.errors import ConfigError
 from tarflow_prior import TarFlowConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig
 
-TEACHERS = ("efflite0",)
+TEACHERS = {"efflite0": 112}  # numbers per patch
 
 __all__ = [
     "TEACHERS",
@@ -47,23 +47,51 @@ class ModelConfig:
     features: dict[str, FeatureDecoderConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.features) - set(TEACHERS))
-        if unknown:
-            raise ConfigError(
-                f"Expected feature decoders for the teachers {', '.join(TEACHERS)}; "
-                f"got {', '.join(unknown)}. Rename or remove them."
-            )
-        latents = (self.encoder.num_latents, self.encoder.latent_dim)
-        readers = {
-            "flow": (self.flow.num_tokens, self.flow.token_dim),
-            "decoder": (self.decoder.num_latents, self.decoder.latent_dim),
-        } | {f"features.{k}": (v.num_latents, v.latent_dim) for k, v in self.features.items()}
-        for name, shape in readers.items():
-            if shape != latents:
+        encoder, latents = self.encoder, (self.encoder.num_latents, self.encoder.latent_dim)
+        require_equal(
+            "flow.num_tokens and token_dim",
+            (self.flow.num_tokens, self.flow.token_dim),
+            "the encoder's latents",
+            latents,
+        )
+        require_equal(
+            "decoder.num_latents and latent_dim",
+            (self.decoder.num_latents, self.decoder.latent_dim),
+            "the encoder's latents",
+            latents,
+        )
+        require_equal(
+            "decoder.image_size", self.decoder.image_size, "encoder.image_size", encoder.image_size
+        )
+        for name, each in self.features.items():
+            if name not in TEACHERS:
                 raise ConfigError(
-                    f"Expected {name} to take the encoder's latents of shape {latents}; "
-                    f"got {shape}. Set both to the same number of tokens and width."
+                    f"Expected feature decoders for the teachers {', '.join(TEACHERS)}; "
+                    f"got {name}. Rename or remove it."
                 )
+            require_equal(
+                f"features.{name}.num_latents and latent_dim",
+                (each.num_latents, each.latent_dim),
+                "the encoder's latents",
+                latents,
+            )
+            require_equal(
+                f"features.{name}.grid", tuple(each.grid), "the encoder's patch grid", encoder.grid
+            )
+            require_equal(
+                f"features.{name}.feature_dim",
+                each.feature_dim,
+                "the teacher's width",
+                TEACHERS[name],
+            )
+
+
+def require_equal(name: str, value: object, other_name: str, other: object) -> None:
+    """Raise if two fields that must agree do not."""
+    if value != other:
+        raise ConfigError(
+            f"Expected model.{name} to equal {other_name}, {other}; got {value}. Set both."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +117,16 @@ class LossConfig:
                 raise ConfigError(f"Expected loss.{item.name} >= 0; got {value}. Use 0 to drop it.")
 
 
+_PAPER_OPTIM = {
+    "lr": 1e-4,
+    "betas": (0.9, 0.95),
+    "weight_decay": 1e-4,
+    "clip_norm": 1.0,
+    "warmup_steps": 0,
+    "ema_decay": 0.9999,
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
     """AdamW, its schedule, and the moving average of the weights.
@@ -112,12 +150,22 @@ class OptimConfig:
     ema_decay: float = 0.9999
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ConfigError(f"Expected optim.lr > 0; got {self.lr}. The paper uses 1e-4.")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(
-                f"Expected optim.ema_decay in [0, 1); got {self.ema_decay}. 0 keeps no average."
-            )
+        wanted = {
+            "lr > 0": self.lr > 0,
+            "betas two numbers in [0, 1)": len(self.betas) == 2
+            and all(0 <= beta < 1 for beta in self.betas),
+            "weight_decay >= 0": self.weight_decay >= 0,
+            "clip_norm > 0": self.clip_norm > 0,
+            "warmup_steps >= 0": self.warmup_steps >= 0,
+            "ema_decay in [0, 1)": 0 <= self.ema_decay < 1,
+        }
+        for text, fulfilled in wanted.items():
+            if not fulfilled:
+                name = text.split()[0]
+                raise ConfigError(
+                    f"Expected optim.{text}; got {getattr(self, name)}. "
+                    f"The paper uses {_PAPER_OPTIM[name]}."
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +229,10 @@ class TrainConfig:
                 f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "
                 "The paper uses 0.1."
             )
+        classes = len(self.data.class_names)
+        require_equal(
+            "flow.num_classes", self.model.flow.num_classes, "the data's classes", classes
+        )
 
     @property
     def trained_model(self) -> ModelConfig:
@@ -240,11 +292,18 @@ def read_config(run_dir: Path) -> TrainConfig:
             f"Expected a run folder with a config.json; {run_dir} has none. "
             "Train one with `mimflow-train --out RUN`."
         )
-    config: TrainConfig = from_dict(TrainConfig, json.loads(path.read_text()))
+    try:
+        config: TrainConfig = from_dict(TrainConfig, json.loads(path.read_text()))
+    except ValueError as error:
+        raise ConfigError(
+            f"Expected the configuration of a run in {path}; {error}. Give another run folder."
+        ) from error
     return config
 
 
 def write_config(config: TrainConfig, run_dir: Path) -> None:
     """Write a run's configuration where ``read_config`` finds it."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    draft = run_dir / ".config.json.draft"
+    draft.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    draft.replace(run_dir / "config.json")

@@ -3,7 +3,8 @@
 import os
 import signal
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -41,10 +42,16 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: int | None = None
 
-    def install(self) -> None:
-        """Listen from now on; to be called in the main thread."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen within a block; to be entered in the main thread."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
         if self.received is not None:

@@ -15,12 +15,15 @@ class Recorder:
 
     Args:
         run_dir: The run.
+        start: Step to continue from; what was recorded beyond it is dropped, since it comes again.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        self._lines = (run_dir / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"))
+    def __init__(self, run_dir: Path, start: int) -> None:
+        path = run_dir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.write_text("".join(f"{line}\n" for line in lines if _step(line) <= start))
+        self._lines = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of a step."""
@@ -34,20 +37,23 @@ class Recorder:
         self._board.close()
 
 
+def _step(line: str) -> float:
+    """Return the step of a line, infinity for one that a crash has torn."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")
+
+
 def follow(path: Path) -> Iterator[list[tuple[int, dict[str, float]]]]:
-    """Yield, for ever, the reports that were appended to a ``metrics.jsonl`` since the last look.
+    """Yield, for ever, the reports of a ``metrics.jsonl`` that are newer than the last ones seen.
 
     Args:
-        path: The file; it need not exist yet. What it already holds is passed over.
+        path: The file; it need not exist yet.
     """
-    position = path.stat().st_size if path.exists() else 0
+    newest = -1
     while True:
-        reports = []
-        if path.exists():
-            with path.open() as file:
-                file.seek(position)
-                while (line := file.readline()).endswith("\n"):
-                    values = json.loads(line)
-                    reports.append((int(values.pop("step")), values))
-                    position = file.tell()
-        yield reports
+        lines = path.read_text().splitlines() if path.exists() else []
+        values = [json.loads(line) for line in lines if newest < _step(line) < float("inf")]
+        newest = max([newest, *(int(each["step"]) for each in values)])
+        yield [(int(each.pop("step")), each) for each in values]

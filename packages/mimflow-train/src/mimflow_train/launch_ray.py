@@ -1,8 +1,11 @@
 """Runs the training loop under Ray Train; the only module that imports Ray."""
 
+import json
 import os
+import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,7 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 import ray
 import torch
 import torch.distributed as dist
-from ray.train import (
-    Checkpoint,
-    CheckpointUploadMode,
-    FailureConfig,
-    LoggingConfig,
-    RunConfig,
-    ScalingConfig,
-    get_context,
-)
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer, get_device
 
 from genmetrics import GenmetricsError
@@ -33,12 +28,15 @@ from mimflow_train.console import Progress
 from mimflow_train.context import StopRequest
 from mimflow_train.events import Recorder, follow
 from mimflow_train.loop import train
-from mimflow_train.run import load_data, restore, save
+from mimflow_train.machine import count_cores
+from mimflow_train.run import Saver, load_data, restore
 from mimflow_train.state import TrainState
 
 __all__ = ["RayContext", "run_ray"]
 
+_RAY_FOLDER = "ray"  # Ray's own files, ours for the length of one launch
 _STOP_FILE = "stop-requested"
+_FAILURE_FILE = "failure.json"
 _POLL_SECONDS = 1.0
 
 
@@ -53,8 +51,19 @@ class RayContext:
         self.rank = get_context().get_world_rank()
         self.world_size = get_context().get_world_size()
         self.device = get_device()
-        self._stop_file = run_dir / _STOP_FILE
-        self._recorder = Recorder(run_dir) if self.rank == 0 else None
+        self._stop_file = run_dir / _RAY_FOLDER / _STOP_FILE
+        self._recorder: Recorder | None = None
+
+    @contextmanager
+    def recording(self, run_dir: Path, start: int) -> Iterator[None]:
+        """Keep the record open within a block; only rank 0 has one."""
+        if self.rank == 0:
+            self._recorder = Recorder(run_dir, start)
+        try:
+            yield
+        finally:
+            if self._recorder is not None:
+                self._recorder.close()
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step where the driver reads them."""
@@ -87,10 +96,10 @@ def run_ray(
     Raises:
         MimflowError: If a worker ended with one, or workers kept dying.
     """
-    stop = StopRequest()
-    stop.install()
-    (run_dir / _STOP_FILE).unlink(missing_ok=True)
-    cores = len(os.sched_getaffinity(0))
+    # Ray would take its own record of an earlier launch for the state of this one.
+    shutil.rmtree(run_dir / _RAY_FOLDER, ignore_errors=True)
+    (run_dir / _RAY_FOLDER).mkdir()
+    cores = count_cores()
     ray.init(
         address="local",
         num_cpus=max(cores, workers),
@@ -103,7 +112,7 @@ def run_ray(
         train_loop_config={
             "config": to_dict(config),
             "run_dir": str(run_dir),
-            "checkpoint_every": checkpoint_every,
+            "save_every": checkpoint_every,
             "threads": max(1, cores // workers),
         },
         scaling_config=ScalingConfig(
@@ -112,14 +121,16 @@ def run_ray(
             resources_per_worker={"CPU": 1, **({"GPU": 1} if device == "cuda" else {})},
         ),
         run_config=RunConfig(
-            name="ray",
+            name=_RAY_FOLDER,
             storage_path=str(run_dir),
             failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+    stop = StopRequest()
     try:
-        outcome = _fit(trainer, config, run_dir, stop)
+        with stop.listening():
+            outcome = _fit(trainer, config, run_dir, stop)
     finally:
         ray.shutdown()
     if outcome["status"] == "failed":
@@ -146,7 +157,7 @@ def _fit(
         thread.join(_POLL_SECONDS)
         if stop.received is not None and not began:
             began = True
-            (run_dir / _STOP_FILE).touch()
+            (run_dir / _RAY_FOLDER / _STOP_FILE).touch()
         for step, values in next(reports):
             progress = progress or Progress(step, config.steps)
             progress.show(step, values)
@@ -162,33 +173,38 @@ def _fit(
 
 
 def _work(options: dict[str, Any]) -> dict[str, str]:
-    """Train as one worker; a user's mistake is returned, since Ray would retry an exception."""
+    """Train as one worker.
+
+    A user's mistake met by one rank must end all of them, and Ray restarts what raises. So the
+    rank that meets it leaves a note and raises; after the restart every rank reads the note.
+    """
     torch.set_num_threads(options["threads"])
-    config: TrainConfig = from_dict(TrainConfig, options["config"])
     run_dir = Path(options["run_dir"])
-    context = RayContext(run_dir)
+    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
+    if note.exists():
+        failure: dict[str, str] = json.loads(note.read_text())
+        return failure
     try:
-        data = load_data(config, run_dir if context.rank == 0 else None)
-        state = restore(config, run_dir, context.device)
-
-        def save_and_report(state: TrainState) -> None:
-            checkpoint = None
-            if context.rank == 0:
-                checkpoint = Checkpoint.from_directory(str(save(state, config, data, run_dir)))
-            ray.train.report(
-                {"step": state.step},
-                checkpoint=checkpoint,
-                checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-            )
-
-        train(
-            context,
-            config,
-            data,
-            state=state,
-            save_every=options["checkpoint_every"],
-            save=save_and_report,
+        return _train_here(
+            from_dict(TrainConfig, options["config"]), run_dir, options["save_every"]
         )
     except (errors.MimflowError, GenmetricsError) as error:
-        return {"status": "failed", "code": str(error.exit_code), "message": str(error)}
+        failure = {"status": "failed", "code": str(error.exit_code), "message": str(error)}
+        note.write_text(json.dumps(failure))
+        raise
+
+
+def _train_here(config: TrainConfig, run_dir: Path, save_every: int) -> dict[str, str]:
+    context = RayContext(run_dir)
+    data = load_data(config, run_dir if context.rank == 0 else None)
+    state = restore(config, run_dir, context.device)
+    saver = Saver(config, data, run_dir)
+
+    def save(state: TrainState) -> None:
+        if context.rank == 0:
+            saver(state)
+        ray.train.report({"step": state.step})  # waits for all ranks
+
+    with context.recording(run_dir, state.step):
+        train(context, config, data, state=state, save_every=save_every, save=save)
     return {"status": "done" if state.step == config.steps else "stopped"}

@@ -49,6 +49,8 @@ def train(
     Raises:
         DivergedError: After three steps in a row without a finite gradient.
     """
+    if state.step >= config.steps:
+        return
     targets = Targets.load(config, data, context.device)
     module: nn.Module = state.model
     if context.world_size > 1:
@@ -82,11 +84,6 @@ def _batches(
     context: Context, config: TrainConfig, data: LabelledImages, start: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this worker's part of every global batch from step ``start`` on."""
-    if config.global_batch % context.world_size:
-        raise ConfigError(
-            f"Expected the global batch to divide among the workers; got {config.global_batch} "
-            f"and {context.world_size}. Choose a divisor of the batch as --workers."
-        )
     order: EpochOrder | EvenClassOrder = EpochOrder(len(data.train.images), config.seed)
     if config.data.even_classes:
         order = EvenClassOrder(data.train.labels, config.seed)
@@ -112,7 +109,7 @@ def _flipped(image: Tensor, config: TrainConfig, step: int, rows: slice) -> Tens
 
 
 def _seed_dropout(config: TrainConfig, step: int, rank: int) -> None:
-    """Make the drop path of the decoder, torch's only global draw here, stateless too."""
+    """Make drop path, torch's only global draw here, stateless; it alone depends on the rank."""
     draw = generator(config.seed, f"drop path {rank}", step)
     torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))
 
@@ -173,8 +170,10 @@ def _objective(
 @contextlib.contextmanager
 def _precision(device: torch.device, precision: str) -> Iterator[None]:
     """Run matrix products in bf16 if asked to, or on `auto` if the device is fast at it."""
-    fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if precision == "fp32" or (precision == "auto" and not fast):
+    if precision == "auto":
+        fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        precision = "bf16" if fast else "fp32"
+    if precision == "fp32":
         yield
         return
     with contextlib.ExitStack() as stack:

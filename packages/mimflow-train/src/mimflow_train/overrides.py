@@ -92,7 +92,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, each) for each in arguments)
     if origin is tuple:
-        return isinstance(value, tuple)
+        if not isinstance(value, tuple):
+            return False
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return len(value) == len(kinds) and all(
+            _fits(each, kind) for each, kind in zip(value, kinds, strict=True)
+        )
     if hint is type(None):
         return value is None
     if hint is float:

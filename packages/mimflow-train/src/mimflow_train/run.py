@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,9 +26,10 @@ from mimflow_train.model import MIMFlow
 from mimflow_train.pictures import save_grid, to_bytes
 from mimflow_train.state import TrainState
 
-__all__ = ["finish", "load_data", "restore", "run_local", "save", "trained_model"]
+__all__ = ["Saver", "finish", "load_data", "restore", "run_local", "trained_model"]
 
 _COLUMNS = 12
+_ALLOWED_FAILURES = 3
 
 
 def load_data(
@@ -49,7 +51,11 @@ def load_data(
 
 
 def restore(config: TrainConfig, run_dir: Path, device: torch.device) -> TrainState:
-    """Return the state of the newest good checkpoint, or a new one."""
+    """Return the state of the newest good checkpoint, or a new one if the run has none.
+
+    Raises:
+        StorageError: If there are checkpoints and all are damaged.
+    """
     folder = latest_checkpoint(run_dir, say)
     return TrainState(config, device) if folder is None else load_state(folder, config, device)
 
@@ -69,38 +75,68 @@ def run_local(
         The signal that ended the run early, or None.
     """
     stop = StopRequest()
-    stop.install()
-    data = load_data(config, run_dir)
-    state = restore(config, run_dir, device)
-    recorder, progress = Recorder(run_dir), Progress(state.step, config.steps)
+    with stop.listening():
+        data = load_data(config, run_dir)
+        state = restore(config, run_dir, device)
+        with _reporting(run_dir, state.step, config.steps) as report:
+            train(
+                LocalContext(device, report, stop),
+                config,
+                data,
+                state=state,
+                save_every=checkpoint_every,
+                save=Saver(config, data, run_dir),
+            )
+    return stop.received if state.step < config.steps else None
+
+
+@contextmanager
+def _reporting(
+    run_dir: Path, start: int, steps: int
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Yield a function that records the values of a step and shows them."""
+    recorder, progress = Recorder(run_dir, start), Progress(start, steps)
 
     def report(step: int, values: Mapping[str, float]) -> None:
         recorder.write(step, values)
         progress.show(step, values)
 
     try:
-        if state.step < config.steps:
-            context = LocalContext(device, report, stop)
-            train(
-                context,
-                config,
-                data,
-                state=state,
-                save_every=checkpoint_every,
-                save=lambda state: save(state, config, data, run_dir),
-            )
+        yield report
     finally:
         progress.close()
         recorder.close()
-    return stop.received
 
 
-def save(state: TrainState, config: TrainConfig, data: LabelledImages, run_dir: Path) -> Path:
-    """Write a checkpoint and samples of the averaged weights; return the checkpoint's folder."""
-    folder = save_checkpoint(state, config, run_dir)
-    path = run_dir / "samples" / f"step_{state.step:08d}.png"
-    _sample_grid(state.ema, config, data, path)
-    return folder
+class Saver:
+    """Writes checkpoints and sample grids; a disk that is full twice does not end a run.
+
+    Args:
+        config: The run.
+        data: Images; only its classes are looked at.
+        run_dir: The run folder.
+    """
+
+    def __init__(self, config: TrainConfig, data: LabelledImages, run_dir: Path) -> None:
+        self.config, self.data, self.run_dir = config, data, run_dir
+        self.failures = 0
+
+    def __call__(self, state: TrainState) -> None:
+        """Save a state, with a grid of samples of the averaged weights.
+
+        Raises:
+            StorageError: At the third failure in a row, and at the last step.
+        """
+        try:
+            save_checkpoint(state, self.config, self.run_dir)
+            path = self.run_dir / "samples" / f"step_{state.step:08d}.png"
+            _sample_grid(state.ema, self.config, self.data, path)
+            self.failures = 0
+        except (StorageError, OSError) as error:
+            self.failures += 1
+            if self.failures == _ALLOWED_FAILURES or state.step == self.config.steps:
+                raise StorageError(str(error)) from error
+            say(f"Warning: {error} Training goes on; earlier checkpoints are as they were.")
 
 
 def finish(config: TrainConfig, run_dir: Path, device: torch.device) -> Evaluation:

@@ -38,12 +38,13 @@ class EffLite0Teacher:
 
     def __init__(self, grid: tuple[int, int], device: torch.device) -> None:
         self.size = (16 * grid[0], 16 * grid[1])
+        self.device = device
         self.network = _frozen_network(device)
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
-        """Return the features of each patch, in raster order."""
-        enlarged = F.interpolate(image, self.size, mode="bilinear", antialias=True)
+        """Return the features of each patch, in raster order, on the network's device."""
+        enlarged = F.interpolate(image.to(self.device), self.size, mode="bilinear", antialias=True)
         (features,) = _stages(self.network, enlarged, [3])
         return rearrange(features, "b f h w -> b (h w) f")
 
@@ -59,7 +60,7 @@ class PerceptualDistance:
         device: Where the network runs.
     """
 
-    stages = (0, 1, 2)
+    stages = (0, 1, 2, 3)
     least_size = 64
 
     def __init__(self, device: torch.device) -> None:
@@ -120,7 +121,7 @@ class Targets:
 def feature_bank(
     teacher: Callable[[Tensor], Tensor], images: ImageSource
 ) -> Float[Tensor, "m n f"]:
-    """Return a teacher's features of every image of a small set, in half precision.
+    """Return a teacher's features of every image of a small set, on the CPU in half precision.
 
     Args:
         teacher: Maps images in [-1, 1] to one vector for each patch.
@@ -128,7 +129,7 @@ def feature_bank(
     """
     chunks = torch.arange(len(images)).split(_CHUNK)
     stacks = (torch.stack([images[int(index)] for index in chunk]) for chunk in chunks)
-    return torch.cat([teacher(to_unit(stack)).half() for stack in stacks])
+    return torch.cat([teacher(to_unit(stack)).half().cpu() for stack in stacks])
 
 
 def _frozen_network(device: torch.device) -> nn.Module:

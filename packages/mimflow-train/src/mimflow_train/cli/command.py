@@ -7,7 +7,7 @@ from typing import TypeVar
 import tyro
 
 from genmetrics import GenmetricsError
-from mimflow_train.errors import MimflowError
+from mimflow_train.errors import MimflowError, StorageError
 
 __all__ = ["parse", "run"]
 
@@ -26,3 +26,9 @@ def run(body: Callable[[], int], program: str) -> int:
     except (MimflowError, GenmetricsError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return error.exit_code
+    except OSError as error:  # a folder that cannot be written, a file where a folder should be
+        sys.stderr.write(f"{program}: Expected to read and write the run's files; {error}.\n")
+        return StorageError.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted; nothing was being trained.\n")
+        return 130

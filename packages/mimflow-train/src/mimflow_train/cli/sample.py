@@ -53,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(options: SampleOptions) -> int:
     if options.num < 1:
         raise ConfigError(f"Expected --num >= 1; got {options.num}.")
+    if options.out.suffix not in ("", ".npz", ".png"):
+        raise ConfigError(
+            f"Expected --out as a .png, a .npz or a folder; got {options.out}. Rename it."
+        )
     config = read_config(options.run)
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
@@ -75,13 +79,13 @@ def _main(options: SampleOptions) -> int:
 
 
 def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Return class numbers for names or numbers; all classes for none.
+    """Return class numbers for names or numbers, each once; all classes for none.
 
     Raises:
         ConfigError: If there is no such class.
 
     Example:
-        >>> choose_labels(["flag", "0"], ["food", "flag"])
+        >>> choose_labels(["flag", "0", "flag"], ["food", "flag"])
         [1, 0]
     """
     labels = []
@@ -94,7 +98,7 @@ def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
             close = difflib.get_close_matches(each, names, n=1)
             advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(names)}."
             raise ConfigError(f"Expected a class of the run as --label; got {each}. {advice}")
-    return labels or list(range(len(names)))
+    return list(dict.fromkeys(labels)) or list(range(len(names)))
 
 
 def _save(images: "Tensor", labels: "Tensor", names: Sequence[str], out: Path) -> None:

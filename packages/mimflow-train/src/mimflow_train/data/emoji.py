@@ -17,4 +17,4 @@ def emoji_images(size: int) -> LabelledImages:
 def _split(glyphs: list[Glyph], size: int) -> Split:
     pixels = torch.stack([as_tensor(draw(glyph, size)) for glyph in glyphs])
     labels = torch.tensor([glyph.label for glyph in glyphs])
-    return Split(MemoryImages(pixels), labels, [glyph.name for glyph in glyphs])
+    return Split(MemoryImages(pixels), labels)

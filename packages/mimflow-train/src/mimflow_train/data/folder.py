@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from mimflow_train.data.crop import crop_square, load_rgb
@@ -59,25 +60,29 @@ class FolderImages:
     """Images decoded on demand: RGB on white, ADM centre crop.
 
     Args:
-        paths: The files.
+        items: File and class number of each image.
         size: Side in pixels.
-        bad: Where undecodable files are reported; the next readable file stands in for them.
+        bad: Where undecodable files are reported; the next readable one of the class stands in.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, bad: BadImages) -> None:
-        self.paths, self.size, self.bad = paths, size, bad
+    def __init__(self, items: Sequence[tuple[Path, int]], size: int, bad: BadImages) -> None:
+        self.items, self.size, self.bad = items, size, bad
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        for offset in range(len(self.paths)):
-            path = self.paths[(index + offset) % len(self.paths)]
+        wanted = self.items[index][1]
+        for path, label in (*self.items[index:], *self.items[:index]):
+            if label != wanted:
+                continue
             try:
                 return as_tensor(crop_square(load_rgb(path), self.size))
-            except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 self.bad.add(path, error)
-        raise DataError(f"Expected at least one readable image; none of {len(self)} is.")
+        raise DataError(
+            f"Expected a readable image of the class of {self.items[index][0]}; got none."
+        )
 
 
 def folder_images(
@@ -101,12 +106,10 @@ def folder_images(
 
 
 def _split(items: Sequence[tuple[Path, int]], size: int, bad: BadImages) -> Split:
-    paths = [path for path, _ in items]
-    images: FolderImages | MemoryImages = FolderImages(paths, size, bad)
-    if len(paths) <= _IN_MEMORY_FILES:
+    images: FolderImages | MemoryImages = FolderImages(items, size, bad)
+    if len(items) <= _IN_MEMORY_FILES:
         with ThreadPoolExecutor() as pool:
             images = MemoryImages(
-                torch.stack(list(pool.map(images.__getitem__, range(len(paths)))))
+                torch.stack(list(pool.map(images.__getitem__, range(len(items)))))
             )
-    labels = torch.tensor([label for _, label in items])
-    return Split(images, labels, [str(path) for path in paths])
+    return Split(images, torch.tensor([label for _, label in items]))

@@ -37,17 +37,15 @@ class MemoryImages:
 
 @dataclass(frozen=True)
 class Split:
-    """Images, their classes and their names.
+    """Images and their classes.
 
     Attributes:
         images: The pixels.
         labels: Class number of each image.
-        names: What to call each image in a message.
     """
 
     images: ImageSource
     labels: Int64[Tensor, " m"]
-    names: Sequence[str]
 
     def stack(self, indices: Sequence[int]) -> UInt8[Tensor, "b 3 h w"]:
         """Return the images at ``indices`` as one batch."""

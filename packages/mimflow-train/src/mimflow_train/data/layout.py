@@ -51,8 +51,19 @@ def read_layout(root: Path) -> FolderLayout:
         _require_known(val_files, classes, root / "val")
         held_out = _numbered(val_files, classes)
     else:
-        held_out = [item for item in train if _is_held_out(item[0].relative_to(train_root))]
-        train = [item for item in train if not _is_held_out(item[0].relative_to(train_root))]
+        first_of_class = {paths[0] for paths in train_files.values()}  # so that none is empty
+        held_out = [
+            item
+            for item in train
+            if item[0] not in first_of_class and _is_held_out(item[0].relative_to(train_root))
+        ]
+        kept = set(held_out)
+        train = [item for item in train if item not in kept]
+    if len(classes) < 2:
+        raise DataError(
+            f"Expected at least 2 classes in {root}; got {', '.join(classes)} alone. "
+            "Sort the images into two or more sub-folders."
+        )
     if len(train) < 2 or len(held_out) < 2:
         raise DataError(
             f"Expected at least 2 images to train on and 2 to hold out under {root}; "

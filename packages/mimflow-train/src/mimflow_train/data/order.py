@@ -1,6 +1,6 @@
 """Which image comes at which position of training: a function of the seed, nothing to save."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Int64
@@ -80,9 +80,7 @@ class _Images(Dataset[tuple[int, Tensor]]):
 def batches(
     split: Split,
     order: EpochOrder | EvenClassOrder,
-    positions: Sequence[Sequence[int]] | Iterator[list[int]],
-    *,
-    num_processes: int = 0,
+    positions: Iterable[Sequence[int]],
 ) -> Iterator[tuple[Int64[Tensor, " b"], Tensor]]:
     """Yield ``(indices, images)`` for each list of global sample positions.
 
@@ -90,13 +88,11 @@ def batches(
         split: The training images.
         order: Image at each position.
         positions: One list for each batch.
-        num_processes: Loader processes; 0 reads in this one.
     """
     sampler = ([order[position] for position in batch] for batch in positions)
     loader = DataLoader(
         _Images(split),
         batch_sampler=sampler,
-        num_workers=num_processes,
         collate_fn=_collate,
     )
     return iter(loader)

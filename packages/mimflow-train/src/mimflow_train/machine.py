@@ -1,0 +1,45 @@
+"""What this machine has; imports torch only where there may be a GPU."""
+
+import os
+from pathlib import Path
+
+from mimflow_train.errors import ConfigError
+
+__all__ = ["choose_device", "count_cores", "count_devices"]
+
+_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
+
+
+def count_cores() -> int:
+    """Return the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_device(wanted: str) -> str:
+    """Return ``cpu`` or ``cuda``.
+
+    Args:
+        wanted: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: If CUDA was asked for and there is none.
+    """
+    found = wanted != "cpu" and any(Path(each).exists() for each in _GPU_FILES)
+    if found:
+        import torch
+
+        found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise ConfigError("Expected a CUDA device; this machine has none. Use --device auto.")
+    return "cuda" if found else "cpu"
+
+
+def count_devices(device: str) -> int:
+    """Return how many workers can have a device of their own."""
+    if device == "cpu":
+        return count_cores()
+    import torch
+
+    return torch.cuda.device_count()
