@@ -15,5 +15,5 @@ types: ## Static types
 test: ## Every test that takes seconds
 	pytest
 
-slow: ## Tests of minutes: Ray workers, five wheels in five environments, the default run
+slow: ## Tests of minutes: Ray workers, five wheels in five empty environments
 	pytest -m slow
