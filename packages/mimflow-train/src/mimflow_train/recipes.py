@@ -58,7 +58,7 @@ def tiny(class_names: tuple[str, ...] = CLASS_NAMES, source: str = "emoji") -> T
         mask=MaskRatio(),
         guidance=3.0,
         global_batch=64,
-        steps=1200,
+        steps=1100,
     )
 
 
