@@ -1,3 +1,4 @@
+import pytest
 import torch
 from einops import rearrange
 from hypothesis import given, settings
@@ -106,7 +107,8 @@ def test_drop_path_grows_linearly_over_the_blocks_and_acts_in_training_only():
     assert not torch.equal(trunk(*tokens, (2, 3))[1], trunk(*tokens, (2, 3))[1])
 
 
-def test_linear_weights_start_with_deviation_one_fiftieth_and_no_bias():
-    trunk = ViTTrunk(TrunkConfig(width=64, depth=1, num_heads=1, num_prefix=0))
-    assert abs(trunk.blocks[0].mlp.fc1.weight.std().item() - 0.02) < 0.001
+@pytest.mark.parametrize(("width", "deviation"), [(768, 0.02), (192, 0.04)])
+def test_linear_weights_start_as_wide_as_the_width_asks_and_without_bias(width, deviation):
+    trunk = ViTTrunk(TrunkConfig(width=width, depth=1, num_heads=1, num_prefix=0))
+    assert abs(trunk.blocks[0].mlp.fc1.weight.std().item() - deviation) < 0.001
     assert not trunk.blocks[0].mlp.fc1.bias.any()

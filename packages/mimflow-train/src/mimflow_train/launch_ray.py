@@ -22,7 +22,6 @@ from ray.train.torch import TorchTrainer, get_device
 
 from genmetrics import GenmetricsError
 from mimflow_train import errors
-from mimflow_train.checkpoint import latest_checkpoint
 from mimflow_train.config import TrainConfig, from_dict, to_dict
 from mimflow_train.console import Progress
 from mimflow_train.context import StopRequest
@@ -166,7 +165,7 @@ def _fit(
     if "error" in box:
         raise errors.RetriesError(
             f"Expected the workers to finish; Ray Train gave up: {box['error']}. "
-            f"The newest checkpoint is {latest_checkpoint(run_dir)}; run the same command again."
+            f"What was saved is in {run_dir}; run the same command again."
         )
     outcome: dict[str, str] = box["outcome"]
     return outcome

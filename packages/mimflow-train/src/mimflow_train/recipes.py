@@ -1,6 +1,7 @@
 """What each scale learns, complete; ``--scale NAME`` is one of these. Imports no torch."""
 
 from collections.abc import Callable
+from typing import Any
 
 from mim_encoder import EncoderConfig, MaskRatio
 from mimflow_train.config import (
@@ -31,8 +32,14 @@ def tiny(class_names: tuple[str, ...] = CLASS_NAMES, source: str = "emoji") -> T
         class_names: Classes of the images.
         source: ``emoji`` or a folder.
     """
-    latents = {"num_latents": 16, "latent_dim": 16}
-    images = {"image_size": 32, "patch_size": 8, "width": 192, "num_heads": 3, "layer_scale": None}
+    latents: dict[str, Any] = {"num_latents": 16, "latent_dim": 16}
+    images: dict[str, Any] = {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 192,
+        "num_heads": 3,
+        "layer_scale": None,
+    }
     teacher = FeatureDecoderConfig(
         grid=(4, 4), feature_dim=TEACHERS["efflite0"], kind="mlp", **latents
     )

@@ -134,7 +134,7 @@ def feature_bank(
 
 def _frozen_network(device: torch.device) -> nn.Module:
     """Return EfficientNet-Lite0 in the memory layout in which its convolutions are fast."""
-    return efflite0_network().to(device=device, memory_format=torch.channels_last)
+    return efflite0_network().to(device).to(memory_format=torch.channels_last)
 
 
 def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int]) -> list[Tensor]:
