@@ -178,7 +178,7 @@ def _precision(device: torch.device, precision: str) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         if device.type == "cpu":
-            # The fused kernel's bf16 backward takes four times its fp32 time on CPUs.
+            # The fused kernel's bf16 backward is slow on CPUs: benchmarks/cpu_training_step.md.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.autocast(device.type, torch.bfloat16))
         yield

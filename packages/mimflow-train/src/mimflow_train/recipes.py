@@ -26,7 +26,7 @@ def tiny(class_names: tuple[str, ...] = CLASS_NAMES, source: str = "emoji") -> T
     weights collapse the posterior. A pixel weight of 320 is the ELBO of a decoder with pixel noise
     0.14: ``3072 / (2 * 0.14^2) / 256 = 306``.
 
-    Expected on emoji, two cores of an AMD EPYC with bf16: see the root README.
+    Expected on emoji: benchmarks/default_run.md.
 
     Args:
         class_names: Classes of the images.
