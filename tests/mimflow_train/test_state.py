@@ -102,6 +102,19 @@ def test_damaged_checkpoint_is_passed_over(config, tmp_path, name):
     assert len(warnings) == 1
 
 
+def test_another_rank_may_set_a_damaged_checkpoint_aside_first(config, tmp_path):
+    state = stepped(config)
+    earlier = save_checkpoint(state, config, tmp_path)
+    state.step = 3
+    damaged = save_checkpoint(state, config, tmp_path)
+    (damaged / "manifest.json").unlink()
+
+    def other_rank(_):
+        damaged.rename(tmp_path / "elsewhere")
+
+    assert latest_checkpoint(tmp_path, other_rank) == earlier
+
+
 def test_only_damaged_checkpoints_start_nothing_anew(config, tmp_path):
     folder = save_checkpoint(stepped(config), config, tmp_path)
     (folder / "ema.safetensors").unlink()

@@ -1,5 +1,6 @@
 """Checkpoints: folders of safetensors with a manifest, written whole or not at all."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -72,7 +73,8 @@ def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None
             return folder
         warn(f"Checkpoint {folder} is damaged ({damage}); trying the one before it.")
         shutil.rmtree(folder.with_name(f"damaged_{folder.name}"), ignore_errors=True)
-        folder.rename(folder.with_name(f"damaged_{folder.name}"))
+        with contextlib.suppress(FileNotFoundError):  # another rank was first
+            folder.rename(folder.with_name(f"damaged_{folder.name}"))
     if folders:
         raise StorageError(
             f"Expected a good checkpoint in {run_dir}; all {len(folders)} are damaged. "
