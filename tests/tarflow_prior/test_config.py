@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -5,7 +6,8 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.tarflow_prior.strategies import configured, few, shapes
+from torch.utils.flop_counter import FlopCounterMode
 
 import tarflow_prior
 from tarflow_prior import Guidance, TarFlow, TarFlowConfig
@@ -43,33 +45,62 @@ def test_preset_xxl_ungated_has_1_4_billion_parameters():
     assert 1.39e9 < replace(config, gate="none").num_parameters() < 1.45e9
 
 
-@given(
-    tokens=st.integers(2, 9),
-    dim=st.integers(1, 5),
-    heads=st.integers(1, 3),
-    head_dim=st.sampled_from([4, 8]),
-    depths=st.lists(st.integers(1, 3), min_size=1, max_size=3),
-    classes=st.integers(0, 5),
-    gate=st.sampled_from(["elementwise", "headwise", "none"]),
-    extra_positions=st.sampled_from([None, 0, 7]),
-    mlp_ratio=st.integers(1, 4),
-)
-@settings(max_examples=25, deadline=None, derandomize=True)
-def test_parameter_count_in_closed_form_matches_the_model(
-    tokens, dim, heads, head_dim, depths, classes, gate, extra_positions, mlp_ratio
-):
-    config = TarFlowConfig(
-        num_tokens=tokens,
-        token_dim=dim,
-        width=heads * head_dim,
-        head_dim=head_dim,
-        depths=tuple(depths),
-        num_classes=classes,
-        gate=gate,
-        max_positions=None if extra_positions is None else tokens + extra_positions,
-        mlp_ratio=mlp_ratio,
-    )
+@given(shapes())
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_parameter_count_in_closed_form_matches_the_model(shape):
+    config = configured(shape)
     assert config.num_parameters() == num_elements(config)
+
+
+@given(shapes())
+@few
+def test_flop_count_in_closed_form_matches_torch_in_both_directions(shape):
+    config = configured(shape)
+    flow, z = TarFlow(config), torch.randn(1, config.num_tokens, config.token_dim)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        flow(z)
+    assert counter.get_total_flops() == config.num_flops()
+    with FlopCounterMode(display=False) as counter:
+        flow.inverse(z)
+    # Decoding attends to no slot that is still empty, so it takes less than the full square.
+    steps, square = config.num_tokens - 1, 4 * config.width * sum(config.depths)
+    saved = square * (steps**2 - steps * (steps + 1) // 2)
+    assert counter.get_total_flops() == config.num_flops() - saved
+
+
+@given(shapes())
+@few
+def test_config_survives_json(shape):
+    config = configured(shape)
+    assert TarFlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_token": 4}, "unknown field 'num_token' .did you mean 'num_tokens'"),
+        ({"width": "64"}, "Expected width of another type; got '64'"),
+        ({"num_classes": True}, "Expected num_classes of another type; got True"),
+        ({"depths": 3}, "Expected depths of another type; got 3"),
+    ],
+)
+def test_bad_json_field_is_named(config, change, message):
+    with pytest.raises(ValueError, match=message):
+        TarFlowConfig.from_dict(config.to_dict() | change)
+
+
+def test_missing_json_field_is_named(config):
+    values = config.to_dict()
+    del values["depths"]
+    with pytest.raises(ValueError, match="Expected the fields depths"):
+        TarFlowConfig.from_dict(values)
+
+
+def test_conditioning_the_last_block_alone_saves_the_other_tables(config):
+    last = replace(config, conditioning="last")
+    assert config.num_parameters() - last.num_parameters() == 2 * 4 * 16
+    assert num_elements(last) == last.num_parameters()
+    assert [block.classes is None for block in TarFlow(last).blocks] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", ["tiny", "S", "B", "L", "XL", "XXL"])

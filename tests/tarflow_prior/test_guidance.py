@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from tarflow_prior import Guidance, TarFlow
-from tarflow_prior.attention import KeyValueCache
-from tarflow_prior.guidance import Affine, guide
+from tarflow_prior import Decoder, Guidance, TarFlow
+from tarflow_prior.affine import Affine, guide
 
 
 def random_affine(seed: int) -> Affine:
@@ -39,7 +38,7 @@ LABEL = torch.tensor([0, 3, 2])
 )
 def test_idle_guidance_is_unguided_bit_for_bit(flow, u, idle, rule):
     rows = set()
-    flow.blocks[-1].layers[0].register_forward_hook(lambda _, inputs, h: rows.add(len(h)))
+    flow.blocks[-1].project_in.register_forward_hook(lambda _, inputs, h: rows.add(len(h)))
     guided = decode(flow, u, LABEL, replace(idle, rule=rule))
     assert torch.equal(guided, decode(flow, u, LABEL))
     assert rows == {3}, "no null branch is computed"
@@ -68,10 +67,8 @@ def test_guidance_towards_the_null_class_is_unguided(flow, u, label):
 
 
 def test_last_guides_the_deep_block_only(config, flow, u):
-    cache = KeyValueCache(config, 6, dtype=u.dtype, device=u.device)
     guidance = Guidance(2.0)
-    with torch.no_grad():
-        deep = flow.blocks[-1].inverse(u, LABEL, cache, guidance)
+    deep = Decoder(flow.blocks[-1:], 3, guidance=guidance).decode(u, LABEL)[0]
     *_, before_deep, _ = flow.iter_states(decode(flow, u, LABEL, guidance), LABEL)
     torch.testing.assert_close(before_deep.u, deep, atol=1e-9, rtol=0)
     everywhere = decode(flow, u, LABEL, replace(guidance, blocks="all"))
@@ -89,7 +86,7 @@ def test_linear_ramp_runs_from_w_over_k_minus_1_to_w(config, random_flow, u):
 
 def test_tarflow_rule_extrapolates_shift_and_log_scale():
     conditional, null = random_affine(0), random_affine(1)
-    guided = guide(Guidance(3.0), conditional, null, fraction=0.5)
+    guided = guide("tarflow", conditional, null, torch.full((1, 1), 1.5))
     torch.testing.assert_close(guided.shift, 2.5 * conditional.shift - 1.5 * null.shift)
     torch.testing.assert_close(guided.log_scale, 2.5 * conditional.log_scale - 1.5 * null.log_scale)
 
@@ -100,8 +97,7 @@ def test_starflow_rule_is_the_gaussian_product_where_the_class_is_narrower():
     conditional = conditional._replace(
         log_scale=torch.minimum(conditional.log_scale, null.log_scale)
     )
-    guidance = Guidance(weight, rule="starflow", ramp="constant")
-    guided = guide(guidance, conditional, null, fraction=1.0)
+    guided = guide("starflow", conditional, null, torch.tensor([[weight]], dtype=torch.float64))
 
     def log_density(affine, x):
         return Normal(affine.shift, affine.log_scale.exp()).log_prob(x)
@@ -116,12 +112,12 @@ def test_starflow_rule_is_the_gaussian_product_where_the_class_is_narrower():
 
 def test_starflow_rule_never_widens_and_keeps_equal_gaussians():
     conditional, null = random_affine(0), random_affine(1)
-    guidance = Guidance(5.0, rule="starflow")
-    guided = guide(guidance, conditional, null, fraction=1.0)
+    weight = torch.tensor([[5.0]])
+    guided = guide("starflow", conditional, null, weight)
     assert (guided.log_scale <= conditional.log_scale).all()
     wider = conditional.log_scale > null.log_scale
     assert wider.any()
     assert torch.equal(guided.log_scale[wider], conditional.log_scale[wider])
-    unchanged = guide(guidance, conditional, conditional, fraction=1.0)
+    unchanged = guide("starflow", conditional, conditional, weight)
     assert torch.equal(unchanged.shift, conditional.shift)
     assert torch.equal(unchanged.log_scale, conditional.log_scale)

@@ -6,10 +6,14 @@ from tarflow_prior import TarFlowConfig
 README = Path(__file__).parents[2] / "packages/tarflow-prior/README.md"
 
 
-def test_readme_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def test_readme_examples_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(examples) == 4
     names = {}
-    exec(example, names)
+    for example in examples:
+        exec(example, names)
+    assert names["residual"].max() < 1e-2
     assert names["samples"].shape == names["z"].shape
     assert names["log_prob"].shape == (4,)
 

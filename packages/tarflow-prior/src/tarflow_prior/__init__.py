@@ -9,15 +9,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tarflow_prior.block import Block, FlowOutput
-    from tarflow_prior.config import Guidance, TarFlowConfig
+    from tarflow_prior.config import TarFlowConfig
+    from tarflow_prior.decoding import Decoded, Decoder
+    from tarflow_prior.errors import NonFiniteError
     from tarflow_prior.flow import TarFlow, nll_per_dim
+    from tarflow_prior.guidance import Guidance
+    from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential
 
-__all__ = ["Block", "FlowOutput", "Guidance", "TarFlow", "TarFlowConfig", "nll_per_dim"]
+__all__ = [
+    "Auto",
+    "Block",
+    "Decoded",
+    "Decoder",
+    "FlowOutput",
+    "GaussSeidel",
+    "Guidance",
+    "Jacobi",
+    "NonFiniteError",
+    "Sequential",
+    "TarFlow",
+    "TarFlowConfig",
+    "nll_per_dim",
+]
 
 _HOME = {
+    "Auto": "solvers",
     "Block": "block",
+    "Decoded": "decoding",
+    "Decoder": "decoding",
     "FlowOutput": "block",
-    "Guidance": "config",
+    "GaussSeidel": "solvers",
+    "Guidance": "guidance",
+    "Jacobi": "solvers",
+    "NonFiniteError": "errors",
+    "Sequential": "solvers",
     "TarFlow": "flow",
     "TarFlowConfig": "config",
     "nll_per_dim": "flow",

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tarflow_prior.attention import Attend, KeyValueCache, Layer, causal_attention
-from tarflow_prior.config import Guidance, TarFlowConfig
-from tarflow_prior.guidance import Affine, guide
+from tarflow_prior.affine import Affine
+from tarflow_prior.attention import Attend, Layer, causal_attention
+from tarflow_prior.config import TarFlowConfig
 
 NULL_CLASS = -1
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus maps it to 1
@@ -44,16 +44,20 @@ class Block(nn.Module):
         config: The flow that the block is part of.
         depth: Number of transformer layers.
         flipped: Whether the last token is decoded first.
+        is_conditional: Whether the block has a class table.
     """
 
-    def __init__(self, config: TarFlowConfig, *, depth: int, flipped: bool) -> None:
+    def __init__(
+        self, config: TarFlowConfig, *, depth: int, flipped: bool, is_conditional: bool
+    ) -> None:
         super().__init__()
         self.config = config
         self.flipped = flipped
         self.project_in = nn.Linear(config.token_dim, config.width)
         self.positions = nn.Parameter(torch.empty(config.num_positions, config.width))
         nn.init.normal_(self.positions, std=0.01)
-        if config.num_classes:
+        self.classes: nn.Parameter | None = None
+        if is_conditional:
             self.classes = nn.Parameter(torch.empty(config.num_classes, config.width))
             nn.init.normal_(self.classes, std=0.01)
         self.layers = nn.ModuleList(Layer(config) for _ in range(depth))
@@ -70,74 +74,73 @@ class Block(nn.Module):
             z: Tokens, in the dtype of the weights.
             label: Class of each sample; -1 or None is the null class.
         """
-        tokens = self._in_decoding_order(z)
-        shift, log_scale = self._affine(
-            tokens[:, :-1], self._context(label), [causal_attention] * len(self.layers)
-        )
-        rest = (tokens[:, 1:] - shift) * torch.exp(-log_scale)
-        u = self._in_decoding_order(torch.cat([tokens[:, :1], rest], dim=1))
-        return FlowOutput(u, -reduce(log_scale, "b t d -> b", "sum"))
+        u, log_scale = self.standardize(z, label)
+        return FlowOutput(u, -reduce(log_scale, "b k d -> b", "sum"))
 
-    def inverse(
-        self,
-        u: Float[Tensor, "b k d"],
-        label: Int[Tensor, " b"] | None,
-        cache: KeyValueCache,
-        guidance: Guidance | None = None,
-    ) -> Float[Tensor, "b k d"]:
-        """Undo :meth:`forward` token by token. Call it under ``torch.no_grad()``.
+    def standardize(
+        self, z: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
+    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k d"]]:
+        """Return ``u`` of :meth:`forward` and the log-scale of each entry, 0 at the first token.
 
         Args:
-            u: Output of :meth:`forward`, or noise.
+            z: Tokens, in the dtype of the weights.
             label: Class of each sample; -1 or None is the null class.
-            cache: Memory for a row of each sample, two when guided; it is overwritten.
-            guidance: Guidance of this block towards ``label``.
         """
-        noise = self._in_decoding_order(u)
-        tokens = torch.empty_like(noise)
-        tokens[:, 0] = noise[:, 0]
-        context, branches = self._context(label), 1
-        if guidance is not None:
-            null = repeat(self._context(None), "1 t width -> b t width", b=len(u))
-            context, branches = torch.cat([context, null]), 2
-        last = noise.shape[1] - 1
-        for step in range(last):
-            present, following = slice(step, step + 1), slice(step + 1, step + 2)
-            affine = self._affine(
-                repeat(tokens[:, present], "b 1 d -> (branch b) 1 d", branch=branches),
-                context[:, present],
-                cache.attends(step, depth=len(self.layers), num_rows=branches * len(u)),
-            )
-            if guidance is not None:
-                affine = guide(guidance, *_branches(affine), fraction=(step + 1) / last)
-            tokens[:, following] = noise[:, following] * affine.log_scale.exp() + affine.shift
-        return self._in_decoding_order(tokens)
+        tokens = self.in_decoding_order(z)
+        context = self.positions_by_rank() + self.class_vector(label)
+        shift, log_scale = self.affine(
+            tokens[:, :-1], context, self.layers, [causal_attention] * len(self.layers)
+        )
+        rest = (tokens[:, 1:] - shift) * torch.exp(-log_scale)
+        u = torch.cat([tokens[:, :1], rest], dim=1)
+        log_scale = F.pad(log_scale, (0, 0, 1, 0))
+        return self.in_decoding_order(u), self.in_decoding_order(log_scale)
 
-    def _in_decoding_order(self, tokens: Tensor) -> Tensor:
-        """Reorder axis 1 from original to decoding order; the same call undoes it."""
+    def in_decoding_order(self, tokens: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
+        """Reorder the tokens from original to decoding order; the same call undoes it."""
         return tokens.flip(1) if self.flipped else tokens
 
-    def _context(self, label: Tensor | None) -> Tensor:
-        """Sum position and class of the tokens of rank 0..k-2; one row without labels."""
+    def positions_by_rank(self) -> Float[Tensor, "1 t width"]:
+        """Return the position vectors of the tokens of rank 0..k-2."""
         used = rearrange(self.positions[: self.config.num_tokens], "k width -> 1 k width")
-        positions = self._in_decoding_order(used)[:, :-1]
-        if not self.config.num_classes:
-            return positions
+        return self.in_decoding_order(used)[:, :-1]
+
+    def class_vector(self, label: Int[Tensor, " b"] | None) -> Float[Tensor, "_ 1 _"]:
+        """Return what is added to every token of a sample, one row where all are the same.
+
+        Args:
+            label: Class of each sample; -1 or None is the null class, the mean of all classes.
+        """
+        if self.classes is None:
+            return self.positions.new_zeros(1, 1, 1)
         null = reduce(self.classes, "classes width -> 1 1 width", "mean")
         if label is None:
-            return positions + null
+            return null
         is_null = label == NULL_CLASS
         chosen = F.embedding(label.masked_fill(is_null, 0), self.classes)
         chosen = rearrange(chosen, "b width -> b 1 width")
-        return positions + torch.where(rearrange(is_null, "b -> b 1 1"), null, chosen)
+        return torch.where(rearrange(is_null, "b -> b 1 1"), null, chosen)
 
-    def _affine(self, tokens: Tensor, context: Tensor, attends: Iterable[Attend]) -> Affine:
-        """Predict the Gaussian of the successor of each token."""
-        with _without_autocast(tokens):
+    def affine(
+        self,
+        tokens: Float[Tensor, "b t d"],
+        context: Float[Tensor, "_ t width"],
+        layers: Iterable[nn.Module],
+        attends: Iterable[Attend],
+    ) -> Affine:
+        """Predict the Gaussian of the successor of each token.
+
+        Args:
+            tokens: Tokens in decoding order.
+            context: Position plus class of each.
+            layers: The layers of the block, or a copy of them made for decoding.
+            attends: For each layer, how its tokens see those before them.
+        """
+        with without_autocast(tokens):
             h = self.project_in(tokens) + context
-        for layer, attend in zip(self.layers, attends, strict=True):
+        for layer, attend in zip(layers, attends, strict=False):
             h = layer(h, attend)
-        with _without_autocast(h):
+        with without_autocast(h):
             raw, shift = self.head(h).chunk(2, dim=-1)
             return Affine(shift, self._log_scale(raw))
 
@@ -148,16 +151,10 @@ class Block(nn.Module):
         return raw if self.config.scale == "exp" else F.softplus(raw + _SOFTPLUS_ONE).log()
 
 
-def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Return the context in which operations keep the dtype of their arguments."""
     kind = tensor.device.type
     # Entering torch.autocast costs as much as a small GEMM, and the meta device has none.
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
-
-
-def _branches(affine: Affine) -> tuple[Affine, Affine]:
-    """Split the rows of a guided step into the class branch and the null branch."""
-    shift, log_scale = (rearrange(x, "(branch b) t d -> branch b t d", branch=2) for x in affine)
-    return Affine(shift[0], log_scale[0]), Affine(shift[1], log_scale[1])

@@ -1,15 +1,24 @@
-"""What a flow is and how it is guided: plain data, checked on creation, free of torch."""
+"""What a flow is: plain data, checked on creation, free of torch."""
 
 import math
-from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from difflib import get_close_matches
+from types import NoneType
+from typing import Any, Literal, get_args
 
 Gate = Literal["elementwise", "headwise", "none"]
 Scale = Literal["exp", "softplus"]
-Rule = Literal["tarflow", "starflow"]
-Ramp = Literal["linear", "constant"]
-GuidedBlocks = Literal["last", "all"]
+Conditioning = Literal["all", "last"]
 
+_JSON_TYPES: dict[str, type | tuple[type, ...]] = {  # of the fields that are not integers
+    "depths": list,
+    "conditioning": str,
+    "gate": str,
+    "scale": str,
+    "max_positions": (int, NoneType),
+    "log_scale_bound": (int, float, NoneType),
+}
 _SHAPES = {  # name: (width, layers of each block, in data-to-noise order)
     "tiny": (192, (1, 1, 1, 3)),
     "S": (384, (2,) * 3 + (8,)),
@@ -31,7 +40,9 @@ class TarFlowConfig:
         depths: Layers of each block, from data to noise. The last block is the deep one; it is
             the first to be decoded.
         head_dim: Width of one attention head.
-        num_classes: Rows of the class table of every block; 0 is an unconditional flow.
+        num_classes: Rows of the class table; 0 is an unconditional flow.
+        conditioning: Whether ``all`` blocks see the class, each with a table of its own, as in
+            TarFlow, or the ``last`` (deep) block alone, as in STARFlow.
         gate: Sigmoid gate on the attention output: one per entry, one per head, or none.
         scale: The map from the network's output ``a`` to the conditional standard deviation:
             ``exp(a)``, or STARFlow's ``softplus(a + ln(e - 1))``. Both give 1 at ``a = 0``.
@@ -59,6 +70,7 @@ class TarFlowConfig:
     depths: tuple[int, ...]
     head_dim: int = 64
     num_classes: int = 0
+    conditioning: Conditioning = "all"
     gate: Gate = "elementwise"
     scale: Scale = "exp"
     max_positions: int | None = None
@@ -75,8 +87,9 @@ class TarFlowConfig:
             mlp_ratio=self.mlp_ratio,
         )
         _at_least(0, num_classes=self.num_classes)
-        _one_of(get_args(Gate), gate=self.gate)
-        _one_of(get_args(Scale), scale=self.scale)
+        one_of(get_args(Conditioning), conditioning=self.conditioning)
+        one_of(get_args(Gate), gate=self.gate)
+        one_of(get_args(Scale), scale=self.scale)
         if not self.depths or min(self.depths) < 1:
             raise ValueError(
                 f"Expected depths of one or more blocks, 1 or more layers each; got {self.depths}. "
@@ -120,7 +133,7 @@ class TarFlowConfig:
             >>> TarFlowConfig.preset("L", num_tokens=128, token_dim=64, num_classes=1000).depths
             (2, 2, 2, 2, 2, 2, 2, 20)
         """
-        _one_of(tuple(_SHAPES), preset=name)
+        one_of(tuple(_SHAPES), preset=name)
         width, depths = _SHAPES[name]
         return cls(
             num_tokens=num_tokens,
@@ -141,6 +154,13 @@ class TarFlowConfig:
         return {"elementwise": self.width, "headwise": self.num_heads, "none": 0}[self.gate]
 
     @property
+    def num_class_tables(self) -> int:
+        """Blocks that see the class."""
+        if not self.num_classes:
+            return 0
+        return len(self.depths) if self.conditioning == "all" else 1
+
+    @property
     def num_positions(self) -> int:
         """Rows of the position table of one block."""
         return self.num_tokens if self.max_positions is None else self.max_positions
@@ -152,66 +172,63 @@ class TarFlowConfig:
         mlp = (width + 1) * hidden + (hidden + 1) * width
         layer = attention + mlp + 4 * width  # two norms, each with weight and bias
         tokens_in, tokens_out = (self.token_dim + 1) * width, (width + 1) * 2 * self.token_dim
-        tables = (self.num_positions + self.num_classes) * width
-        return len(self.depths) * (tokens_in + tokens_out + tables) + sum(self.depths) * layer
+        tables = self.num_positions * width
+        block = tokens_in + tokens_out + tables
+        classes = self.num_class_tables * self.num_classes * width
+        return len(self.depths) * block + classes + sum(self.depths) * layer
 
+    def num_flops(self) -> int:
+        """Count the floating point operations of one pass over one sequence, in either direction.
 
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """Classifier-free guidance of the conditional Gaussians while a sequence is decoded.
-
-    Args:
-        scale: Weight w of the guidance; 0 is unguided, bit for bit (diffusion's w minus one).
-        rule: ``tarflow`` extrapolates shift and log-scale away from the null class;
-            ``starflow`` takes the Gaussian ``p_c^(1+w) / p_u^w``, its variance ratio clipped.
-        ramp: ``linear`` weights the token of rank t = 0..k-1 by ``scale * t / (k - 1)``;
-            ``constant`` by ``scale``.
-        interval: Closed range of ``t / (k - 1)`` that is guided, t counted in decoding order.
-        blocks: ``last`` guides the deep block alone (last in ``depths``, first to be decoded);
-            ``all`` guides every block.
-
-    Raises:
-        ValueError: If a field is out of range.
-
-    Example:
-        >>> guidance = Guidance(2.0)
-        >>> guidance.strength(0.1), guidance.strength(0.5), guidance.strength(1.0)
-        (0.0, 1.0, 2.0)
-    """
-
-    scale: float
-    _: KW_ONLY
-    rule: Rule = "tarflow"
-    ramp: Ramp = "linear"
-    interval: tuple[float, float] = (0.25, 1.0)
-    blocks: GuidedBlocks = "last"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.scale < math.inf:
-            raise ValueError(
-                f"Expected guidance scale of at least 0 and finite; got {self.scale}. "
-                "Use 0 to sample without guidance."
-            )
-        _one_of(get_args(Rule), rule=self.rule)
-        _one_of(get_args(Ramp), ramp=self.ramp)
-        _one_of(get_args(GuidedBlocks), blocks=self.blocks)
-        low, high = self.interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                f"Expected guidance interval (low, high) with 0 <= low <= high <= 1; "
-                f"got {self.interval}. Use (0.0, 1.0) to guide every token."
-            )
-
-    def strength(self, fraction: float) -> float:
-        """Weight of the guidance at a decoding rank.
-
-        Args:
-            fraction: ``t / (k - 1)`` of the token to be decoded, in 0..1.
+        A multiply-add is two; matrix products alone count, attention as a full square, as
+        ``torch.utils.flop_counter`` counts them. A training step takes three times as many;
+        guidance doubles the share of the blocks that it acts on.
         """
-        low, high = self.interval
-        if not low <= fraction <= high:
-            return 0.0
-        return self.scale * fraction if self.ramp == "linear" else self.scale
+        width, steps = self.width, self.num_tokens - 1
+        linears = (4 + 2 * self.mlp_ratio) * width + self.gate_width
+        layer = width * linears + 2 * steps * width
+        ends = 3 * self.token_dim * width
+        return 2 * steps * (sum(self.depths) * layer + len(self.depths) * ends)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return asdict(self) | {"depths": list(self.depths)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TarFlowConfig":
+        """Build the config from what :meth:`to_dict` returned.
+
+        Fields that are absent take their defaults.
+
+        Raises:
+            ValueError: If a field is unknown, of another type, missing without a default, or
+                out of range.
+
+        Example:
+            >>> config = TarFlowConfig.preset("tiny", num_tokens=16, token_dim=8)
+            >>> TarFlowConfig.from_dict(config.to_dict()) == config
+            True
+        """
+        known = {field.name: field for field in fields(cls)}
+        for name, value in values.items():
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"Expected fields of TarFlowConfig; got unknown field {name!r}"
+                    + (f" (did you mean {close[0]!r}?)." if close else ".")
+                    + " Remove it, or load it with the version of tarflow-prior that wrote it."
+                )
+            if isinstance(value, bool) or not isinstance(value, _JSON_TYPES.get(name, int)):
+                raise ValueError(  # noqa: TRY004 - one error for a file that is wrong
+                    f"Expected {name} of another type; got {value!r}. Write what to_dict returns."
+                )
+        missing = [f.name for f in known.values() if f.default is MISSING and f.name not in values]
+        if missing:
+            raise ValueError(
+                f"Expected the fields {', '.join(missing)}; got none of this name. "
+                "Write what to_dict returns."
+            )
+        return cls(**{**values, "depths": tuple(values["depths"])})
 
 
 def _at_least(minimum: int, **values: int) -> None:
@@ -222,7 +239,16 @@ def _at_least(minimum: int, **values: int) -> None:
             )
 
 
-def _one_of(choices: tuple[str, ...], **values: str) -> None:
+def one_of(choices: tuple[str, ...], **values: str) -> None:
+    """Refuse a name that is not among the choices, naming the field.
+
+    Args:
+        choices: What is allowed.
+        values: The field and its value.
+
+    Raises:
+        ValueError: If the value is not allowed.
+    """
     for name, value in values.items():
         if value not in choices:
             raise ValueError(

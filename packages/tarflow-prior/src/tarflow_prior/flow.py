@@ -9,16 +9,22 @@ are made of the same unrounded tensor.
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from pathlib import Path
 
 import torch
 from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tarflow_prior.attention import KeyValueCache
-from tarflow_prior.block import NULL_CLASS, Block, FlowOutput
-from tarflow_prior.config import Guidance, TarFlowConfig
+from tarflow_prior.block import Block, FlowOutput
+from tarflow_prior.checks import accepted_tokens, check_labels, check_tile
+from tarflow_prior.config import TarFlowConfig
+from tarflow_prior.decoding import Decoded, Decoder
+from tarflow_prior.distribution import TarFlowDistribution
+from tarflow_prior.guidance import Guidance
+from tarflow_prior.likelihood import classify, denoise, score
+from tarflow_prior.pretrained import check_names, load, save_pretrained
+from tarflow_prior.solvers import Solver
 
 _GAUSSIAN_CONSTANT = 0.5 * math.log(2 * math.pi)  # nats per dimension
 
@@ -46,7 +52,12 @@ class TarFlow(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(
-            Block(config, depth=depth, flipped=index % 2 == 1)
+            Block(
+                config,
+                depth=depth,
+                flipped=index % 2 == 1,
+                is_conditional=index >= len(config.depths) - config.num_class_tables,
+            )
             for index, depth in enumerate(config.depths)
         )
 
@@ -80,48 +91,80 @@ class TarFlow(nn.Module):
             z: Tokens, as for :meth:`forward`.
             label: Class of each sample, as for :meth:`forward`.
         """
-        state = self._tokens(z)
-        label = self._label(label)
+        state = accepted_tokens(z, self.config, self.dtype)
+        label = self._label(label, state)
         for block in self.blocks:
             output = block(state, label)
             yield output
             state = output.u
 
-    @torch.no_grad()
     def inverse(
         self,
         u: Float[Tensor, "b k d"],
         label: Int[Tensor, " b"] | None = None,
         *,
         guidance: Guidance | None = None,
+        solver: Solver | None = None,
+        tile: int | None = None,
     ) -> Float[Tensor, "b k d"]:
-        """Map noise to data, without gradients.
+        """Map noise to data, without gradients (``conditional(label).rsample()`` has them).
 
         Args:
             u: Noise; it is cast to the dtype of the weights.
             label: Class of each sample in ``0..num_classes-1``; -1 or None is the null class.
             guidance: Classifier-free guidance towards ``label``. It has nothing to act on, and
                 costs nothing, where ``label`` is None, its scale is 0, or its interval is empty.
+            solver: How blocks are inverted; None is ``Sequential()``.
+            tile: Samples decoded together, a power of two, the last tile filled up; None is all of
+                them. With a tile the bits of a sample do not depend on the batch that it is drawn
+                in; without, matrix products of other sizes may round differently.
 
         Raises:
             ValueError: As :meth:`forward`; labels are checked on every device.
+            NonFiniteError: If a sample overflowed. The error holds those decoded with it.
         """
-        state = self._tokens(u)
-        label = self._label(label)
-        if label is not None:
-            self._check_range(label)
-        if label is None or guidance is None or not self._acts(guidance):
-            guidance = None
-        cache = KeyValueCache(
-            self.config,
-            num_rows=len(u) if guidance is None else 2 * len(u),
-            dtype=self._gemm_dtype(),
-            device=self.device,
-        )
-        for rank, block in enumerate(reversed(cast(list[Block], list(self.blocks)))):
-            is_guided = rank == 0 or (guidance is not None and guidance.blocks == "all")
-            state = block.inverse(state, label, cache, guidance if is_guided else None)
-        return state
+        u, label, guidance = self._decodable(u, label, guidance)
+        check_tile(tile)
+        if not len(u):
+            return u
+        decoder = self.decoder(tile or len(u), guidance=guidance, solver=solver)
+        return decoder.in_tiles(u, label)
+
+    def decode(
+        self,
+        u: Float[Tensor, "b k d"],
+        label: Int[Tensor, " b"] | None = None,
+        *,
+        guidance: Guidance | None = None,
+        solver: Solver | None = None,
+    ) -> Decoded:
+        """Map noise to data as :meth:`inverse` does, and certify every sample.
+
+        The certificate costs one parallel pass.
+
+        Args:
+            u: Noise, as for :meth:`inverse`.
+            label: Class of each sample, as for :meth:`inverse`.
+            guidance: Classifier-free guidance, as for :meth:`inverse`.
+            solver: How blocks are inverted, as for :meth:`inverse`.
+
+        Raises:
+            ValueError, NonFiniteError: As :meth:`inverse`.
+        """
+        u, label, guidance = self._decodable(u, label, guidance)
+        return self.decoder(len(u), guidance=guidance, solver=solver)(u, label)
+
+    def decoder(
+        self, num_samples: int, *, guidance: Guidance | None = None, solver: Solver | None = None
+    ) -> Decoder:
+        """Return the inverse, made ready to decode batches of one size many times.
+
+        Args:
+            num_samples: Samples of each batch.
+            guidance: Classifier-free guidance, as for :meth:`inverse`.
+            solver: How blocks are inverted, as for :meth:`inverse`.
+        """
+        return Decoder(self.blocks, num_samples, guidance=guidance, solver=solver)
 
     def log_prob(
         self, z: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
@@ -146,6 +189,43 @@ class TarFlow(nn.Module):
         """
         return (nll_per_dim(self(z, label)) + _GAUSSIAN_CONSTANT) / math.log(2)
 
+    def conditional(self, label: Int[Tensor, "*batch"] | None = None) -> TarFlowDistribution:
+        """Return ``p(z | label)`` as a :class:`torch.distributions.Distribution`.
+
+        Args:
+            label: Classes of any shape, which becomes ``batch_shape``; None is one null class.
+
+        Example:
+            >>> config = TarFlowConfig.preset("tiny", num_tokens=4, token_dim=3, num_classes=10)
+            >>> density = TarFlow(config).conditional(torch.tensor([3, 7]))
+            >>> density.log_prob(density.rsample((5,))).shape
+            torch.Size([5, 2])
+        """
+        if label is not None:
+            check_labels(label.flatten(), self.config, label.numel())
+        return TarFlowDistribution(self, label)
+
+    classify, score, denoise = classify, score, denoise  # likelihood.py
+    save_pretrained = save_pretrained
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "TarFlow":
+        """Read a flow from the folder that :meth:`save_pretrained` wrote, on the CPU.
+
+        Args:
+            folder: Where from.
+
+        Raises:
+            FileNotFoundError: If one of the files is missing.
+            ValueError: If a file is damaged, a field unknown, or the files do not belong together.
+        """
+        config, weights = load(Path(folder))
+        with torch.device("meta"):
+            flow = cls(config)
+        check_names(weights, flow.state_dict(), Path(folder))
+        flow.load_state_dict(weights, assign=True)
+        return flow.requires_grad_()
+
     def sample(
         self,
         label_or_count: Int[Tensor, " b"] | int,
@@ -153,6 +233,8 @@ class TarFlow(nn.Module):
         guidance: Guidance | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        solver: Solver | None = None,
+        tile: int | None = None,
     ) -> Float[Tensor, "b k d"]:
         """Draw sequences from the flow.
 
@@ -160,10 +242,14 @@ class TarFlow(nn.Module):
             label_or_count: The class of each sample, or how many samples of the null class.
             guidance: Classifier-free guidance, as for :meth:`inverse`.
             temperature: Standard deviation of the base noise, at least 0.
-            generator: Source of the noise, on any device; the noise is drawn where it lives.
+            generator: Source of the noise, on any device; the noise is drawn where it lives, one
+                sample after the other: 8 samples are those of 4 and then 4.
+            solver: How blocks are inverted, as for :meth:`inverse`.
+            tile: Samples decoded together, as for :meth:`inverse`.
 
         Raises:
             ValueError: If the temperature is negative, or a label is out of range.
+            NonFiniteError: If a sample overflowed. The error holds the others.
 
         Example:
             >>> config = TarFlowConfig.preset("tiny", num_tokens=4, token_dim=3, num_classes=10)
@@ -178,13 +264,14 @@ class TarFlow(nn.Module):
             label, count = None, label_or_count
         else:
             label, count = label_or_count, len(label_or_count)
-        u = torch.randn(
-            (count, self.config.num_tokens, self.config.token_dim),
-            generator=generator,
-            device=generator.device if generator else self.device,
-            dtype=self.dtype,
-        )
-        return self.inverse(temperature * u.to(self.device), label, guidance=guidance)
+        shape = (self.config.num_tokens, self.config.token_dim)
+        device = generator.device if generator else self.device
+        rows = [
+            torch.randn(shape, generator=generator, device=device, dtype=self.dtype)
+            for _ in range(count)  # row by row, so that it does not matter how a batch is split
+        ]
+        u = torch.stack(rows).to(self.device) if rows else torch.empty(0, *shape)
+        return self.inverse(temperature * u, label, guidance=guidance, solver=solver, tile=tile)
 
     @property
     def device(self) -> torch.device:
@@ -196,55 +283,23 @@ class TarFlow(nn.Module):
         """The dtype of the weights, and of everything that the flow returns."""
         return next(self.parameters()).dtype
 
-    def _tokens(self, tokens: Tensor) -> Tensor:
-        """Check the tokens against the config and cast them to the dtype of the weights."""
-        shape = (self.config.num_tokens, self.config.token_dim)
-        if tokens.shape[1:] != shape:
-            raise ValueError(
-                f"Expected tokens of shape (b, {shape[0]}, {shape[1]}); got {tuple(tokens.shape)}. "
-                "Build the flow with this num_tokens and token_dim."
-            )
-        if self.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"Expected float32 or float64 weights; got {self.dtype}. "
-                "Keep the weights in float32 and run the flow under torch.autocast."
-            )
-        return tokens.to(self.dtype)
-
-    def _label(self, label: Tensor | None) -> Tensor | None:
+    def _label(self, label: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Check labels that can be read for free and move them to the weights."""
         if label is None:
             return None
         if label.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._check_range(label)
+            check_labels(label, self.config, len(tokens))
         return label.to(self.device)
 
-    def _check_range(self, label: Tensor) -> None:
-        num_classes = self.config.num_classes
-        if num_classes == 0:
-            raise ValueError(
-                "Expected label None for a flow without classes; got labels. "
-                "Leave the label out, or build the flow with num_classes."
-            )
-        outside = label[(label < NULL_CLASS) | (label >= num_classes)]
-        if len(outside):
-            raise ValueError(
-                f"Expected labels in 0..{num_classes - 1}, or -1 for the null class; "
-                f"got {outside[0].item()}. Check num_classes of the config."
-            )
-
-    def _acts(self, guidance: Guidance) -> bool:
-        """Tell whether any decoding rank is guided."""
-        last = self.config.num_tokens - 1
-        return any(guidance.strength(rank / last) for rank in range(1, last + 1))
-
-    def _gemm_dtype(self) -> torch.dtype:
-        """Return the dtype that the layers compute keys and values in."""
-        kind = self.device.type
-        # Autocast leaves float64 alone.
-        if self.dtype == torch.float32 and torch.is_autocast_enabled(kind):
-            return torch.get_autocast_dtype(kind)
-        return self.dtype
+    def _decodable(
+        self, u: Tensor, label: Tensor | None, guidance: Guidance | None
+    ) -> tuple[Tensor, Tensor | None, Guidance | None]:
+        """Check what is to be decoded; without labels there is nothing to guide towards."""
+        u = accepted_tokens(u, self.config, self.dtype).detach()
+        if label is not None:
+            check_labels(label, self.config, len(u))
+            label = label.to(self.device)
+        return u, label, None if label is None else guidance
 
 
 def nll_per_dim(output: FlowOutput) -> Float[Tensor, " b"]:

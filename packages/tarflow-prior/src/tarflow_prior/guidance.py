@@ -1,57 +1,82 @@
-"""The two rules of classifier-free guidance, as functions of conditional Gaussians."""
+"""How sampling is guided: plain data, checked on creation, free of torch."""
 
-from typing import NamedTuple
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from tarflow_prior.config import one_of
 
-from tarflow_prior.config import Guidance
-
-
-class Affine(NamedTuple):
-    """Conditional mean and log standard deviation of token entries."""
-
-    shift: Float[Tensor, "b t d"]
-    log_scale: Float[Tensor, "b t d"]
+Rule = Literal["tarflow", "starflow"]
+Ramp = Literal["linear", "constant"]
+GuidedBlocks = Literal["last", "all"]
 
 
-def guide(guidance: Guidance, conditional: Affine, null: Affine, fraction: float) -> Affine:
-    """Move the conditional Gaussian away from that of the null class.
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance of the conditional Gaussians while a sequence is decoded.
 
     Args:
-        guidance: Rule, ramp, interval and scale; its strength w at ``fraction`` applies.
-        conditional: Gaussian given the class.
-        null: Gaussian given the null class.
-        fraction: Decoding rank ``t / (k - 1)`` of the token, in 0..1.
+        scale: Weight w of the guidance; 0 is unguided, bit for bit (diffusion's w minus one).
+        rule: ``tarflow`` extrapolates shift and log-scale away from the null class;
+            ``starflow`` takes the Gaussian ``p_c^(1+w) / p_u^w``, its variance ratio clipped.
+        ramp: ``linear`` weights the token of rank t = 0..k-1 by ``scale * t / (k - 1)``;
+            ``constant`` by ``scale``.
+        interval: Closed range of ``t / (k - 1)`` that is guided, t counted in decoding order.
+        blocks: ``last`` guides the deep block alone (last in ``depths``, first to be decoded);
+            ``all`` guides every block.
 
-    Returns:
-        The guided Gaussian; ``conditional`` itself where the strength is 0.
+    Raises:
+        ValueError: If a field is out of range.
 
     Example:
-        >>> one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
-        >>> guided = guide(Guidance(2.0), Affine(one, zero), Affine(zero, zero), fraction=0.5)
-        >>> guided.shift.item(), guided.log_scale.item()
-        (2.0, 0.0)
+        >>> guidance = Guidance(2.0)
+        >>> guidance.strength(0.1), guidance.strength(0.5), guidance.strength(1.0)
+        (0.0, 1.0, 2.0)
     """
-    weight = guidance.strength(fraction)
-    if weight == 0:
-        return conditional
-    rule = _tarflow if guidance.rule == "tarflow" else _starflow
-    return rule(conditional, null, weight)
 
+    scale: float
+    _: KW_ONLY
+    rule: Rule = "tarflow"
+    ramp: Ramp = "linear"
+    interval: tuple[float, float] = (0.25, 1.0)
+    blocks: GuidedBlocks = "last"
 
-def _tarflow(conditional: Affine, null: Affine, weight: float) -> Affine:
-    """Extrapolate linearly, the deviation in its logarithm: it stays positive."""
-    return Affine(*(c + weight * (c - u) for c, u in zip(conditional, null, strict=True)))
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale < math.inf:
+            raise ValueError(
+                f"Expected guidance scale of at least 0 and finite; got {self.scale}. "
+                "Use 0 to sample without guidance."
+            )
+        one_of(get_args(Rule), rule=self.rule)
+        one_of(get_args(Ramp), ramp=self.ramp)
+        one_of(get_args(GuidedBlocks), blocks=self.blocks)
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"Expected guidance interval (low, high) with 0 <= low <= high <= 1; "
+                f"got {self.interval}. Use (0.0, 1.0) to guide every token."
+            )
 
+    def strengths(self, num_tokens: int) -> list[float]:
+        """Weights of the tokens of rank 1..k-1, in decoding order.
 
-def _starflow(conditional: Affine, null: Affine, weight: float) -> Affine:
-    """Take the product ``p_c^(1+w) / p_u^w``, the variance ratio s clipped to 1."""
-    log_ratio = (2 * (conditional.log_scale - null.log_scale)).clamp(max=0)
-    precision_gain = 1 - weight * torch.expm1(log_ratio)  # 1 + w - w s, at least 1
-    pull = conditional.shift - log_ratio.exp() * null.shift
-    return Affine(
-        shift=(conditional.shift + weight * pull) / precision_gain,
-        log_scale=conditional.log_scale - 0.5 * precision_gain.log(),
-    )
+        Args:
+            num_tokens: Tokens k of a sequence.
+
+        Example:
+            >>> Guidance(2.0).strengths(5)
+            [0.5, 1.0, 1.5, 2.0]
+        """
+        last = num_tokens - 1
+        return [self.strength(rank / last) for rank in range(1, last + 1)]
+
+    def strength(self, fraction: float) -> float:
+        """Weight of the guidance at a decoding rank.
+
+        Args:
+            fraction: ``t / (k - 1)`` of the token to be decoded, in 0..1.
+        """
+        low, high = self.interval
+        if not low <= fraction <= high:
+            return 0.0
+        return self.scale * fraction if self.ramp == "linear" else self.scale

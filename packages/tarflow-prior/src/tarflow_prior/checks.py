@@ -1,0 +1,72 @@
+"""What a flow accepts: tokens, labels and weights, each refused in one sentence."""
+
+import torch
+from torch import Tensor
+
+from tarflow_prior.block import NULL_CLASS
+from tarflow_prior.config import TarFlowConfig
+
+
+def accepted_tokens(tokens: Tensor, config: TarFlowConfig, dtype: torch.dtype) -> Tensor:
+    """Check the tokens against the config and cast them to the dtype of the weights.
+
+    Raises:
+        ValueError: If they have another shape, or the weights are neither float32 nor float64.
+    """
+    shape = (config.num_tokens, config.token_dim)
+    if tokens.ndim != 3 or tokens.shape[1:] != shape:
+        raise ValueError(
+            f"Expected tokens of shape (b, {shape[0]}, {shape[1]}); got {tuple(tokens.shape)}. "
+            "Build the flow with this num_tokens and token_dim."
+        )
+    if not tokens.is_floating_point():
+        raise ValueError(
+            f"Expected tokens of a floating dtype; got {tokens.dtype}. Convert them to float32."
+        )
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"Expected float32 or float64 weights; got {dtype}. "
+            "Keep the weights in float32 and run the flow under torch.autocast."
+        )
+    return tokens.to(dtype)
+
+
+def check_labels(label: Tensor, config: TarFlowConfig, batch: int) -> None:
+    """Check labels, reading them back from their device.
+
+    Raises:
+        ValueError: If they are not integers, not one for each sample, or out of range.
+    """
+    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise ValueError(
+            f"Expected integer labels; got {label.dtype}. Convert them with label.long()."
+        )
+    if label.shape != (batch,):
+        raise ValueError(
+            f"Expected one label for each of {batch} samples; got shape {tuple(label.shape)}. "
+            "Repeat or cut the labels."
+        )
+    if config.num_classes == 0:
+        raise ValueError(
+            "Expected label None for a flow without classes; got labels. "
+            "Leave the label out, or build the flow with num_classes."
+        )
+    outside = label[(label < NULL_CLASS) | (label >= config.num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"Expected labels in 0..{config.num_classes - 1}, or -1 for the null class; "
+            f"got {outside[0].item()}. Check num_classes of the config."
+        )
+
+
+def check_tile(tile: int | None) -> None:
+    """Check the number of samples that are decoded together.
+
+    Raises:
+        ValueError: If it is not a power of two: threads that share other numbers of rows were
+            seen to round a row by its place.
+    """
+    if tile is not None and (tile < 1 or tile & (tile - 1)):
+        raise ValueError(
+            f"Expected tile to be a power of two; got {tile}. Use 16, or None for no tiles."
+        )

@@ -1,0 +1,156 @@
+"""From noise to data: a flow made ready to be inverted, for a fixed number of samples."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+import torch
+from einops import reduce
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tarflow_prior.block import Block, without_autocast
+from tarflow_prior.errors import NonFiniteError
+from tarflow_prior.guidance import Guidance
+from tarflow_prior.inversion import BlockDecoder, Desk
+from tarflow_prior.solvers import Sequential, Solver
+
+
+class Decoded(NamedTuple):
+    """Samples, with the proof of how well they meet their noise.
+
+    Args:
+        z: The samples.
+        residual: Largest difference between the noise asked for and the noise that ``z`` encodes
+            to, through the guided maps where guided, in the precision of the weights. ``z`` is
+            the exact sample of a noise that is this near.
+        sweeps: Parallel passes through each block, in forward order.
+    """
+
+    z: Float[Tensor, "b k d"]
+    residual: Float[Tensor, " b"]
+    sweeps: tuple[int, ...]
+
+
+class Decoder:
+    """The inverse of a flow for ``num_samples`` at a time, with its memory allocated once.
+
+    ``flow.inverse`` and ``flow.sample`` make one for the call. Keep one where samples are drawn in
+    many equal batches: weights are cast, steps compiled and CUDA graphs captured once. It
+    reads the weights when it is made; make a new one after a training step.
+
+    Args:
+        blocks: The blocks of the flow, in forward order.
+        num_samples: Samples of one call.
+        guidance: Classifier-free guidance, or None.
+        solver: How blocks are inverted.
+
+    Example:
+        >>> from tarflow_prior import TarFlow, TarFlowConfig
+        >>> flow = TarFlow(TarFlowConfig(num_tokens=4, token_dim=3, width=64, depths=(1, 1)))
+        >>> decoder = flow.decoder(2)
+        >>> decoder(torch.zeros(2, 4, 3)).z.shape
+        torch.Size([2, 4, 3])
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        num_samples: int,
+        *,
+        guidance: Guidance | None = None,
+        solver: Solver | None = None,
+    ) -> None:
+        blocks = cast(list[Block], list(blocks))
+        solver = solver or Sequential()
+        config, weights = blocks[0].config, blocks[0].head.weight
+        if isinstance(solver, Sequential) and solver.cuda_graph and not weights.is_cuda:
+            raise ValueError(
+                f"Expected a flow on a CUDA device for cuda_graph=True; got {weights.device}. "
+                "Move the flow there, or leave cuda_graph off."
+            )
+        guided = [_guides(guidance, block, blocks[-1]) for block in blocks]
+        self._desk = Desk(config, num_samples, 1 + any(guided), like=weights)
+        self._blocks = [
+            BlockDecoder(block, self._desk, guidance if is_guided else None, solver)
+            for block, is_guided in zip(blocks, guided, strict=True)
+        ]
+
+    @torch.no_grad()
+    def __call__(
+        self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
+    ) -> Decoded:
+        """Decode noise, and certify it.
+
+        Args:
+            u: Noise of ``num_samples`` samples, in the dtype of the weights.
+            label: Class of each sample; -1 or None is the null class.
+
+        Raises:
+            NonFiniteError: If a sample overflowed.
+        """
+        z, sweeps = self.decode(u, label)
+        with without_autocast(u):
+            state = z
+            for block in self._blocks:
+                state = block.encode(state, label)
+        return Decoded(z, reduce((state - u).abs(), "b k d -> b", "max"), sweeps)
+
+    @torch.no_grad()
+    def decode(
+        self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
+    ) -> tuple[Float[Tensor, "b k d"], tuple[int, ...]]:
+        """Decode noise without the parallel pass that certifies it.
+
+        Args:
+            u: Noise of ``num_samples`` samples, in the dtype of the weights.
+            label: Class of each sample; -1 or None is the null class.
+
+        Returns:
+            The samples, and the parallel passes through each block in forward order.
+
+        Raises:
+            NonFiniteError: If a sample overflowed.
+        """
+        states, sweeps = [u], []
+        with without_autocast(u):
+            for block in reversed(self._blocks):
+                z, count = block.invert(states[-1], label)
+                states.append(z)
+                sweeps.append(count)
+        if not states[-1].isfinite().all():
+            raise NonFiniteError.found(states, [block.block for block in self._blocks])
+        return states[-1], tuple(reversed(sweeps))
+
+    def in_tiles(
+        self, u: Float[Tensor, "n k d"], label: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n k d"]:
+        """Decode any number of samples, ``num_samples`` at a time; the last tile is filled up.
+
+        Args:
+            u: Noise, in the dtype of the weights.
+            label: Class of each sample; -1 or None is the null class.
+
+        Raises:
+            NonFiniteError: If a sample of a tile overflowed.
+        """
+        size = self._desk.num_samples
+        labels = [None] * len(u) if label is None else list(label.split(size))
+        tiles = []
+        for part, part_label in zip(u.split(size), labels, strict=False):
+            missing = size - len(part)
+            if missing:
+                part = torch.cat([part, part[:1].expand(missing, -1, -1)])
+                if part_label is not None:
+                    part_label = torch.cat([part_label, part_label[:1].expand(missing)])
+            tiles.append(self.decode(part, part_label)[0])
+        return torch.cat(tiles)[: len(u)]
+
+
+def _guides(guidance: Guidance | None, block: Block, last: Block) -> bool:
+    """Tell whether guidance moves any token of the block."""
+    if guidance is None or block.classes is None:
+        return False
+    return (block is last or guidance.blocks == "all") and any(
+        guidance.strengths(block.config.num_tokens)
+    )

@@ -1,0 +1,60 @@
+"""What the flow refuses to return in silence."""
+
+import torch
+from torch import Tensor
+
+from tarflow_prior.block import Block
+
+
+class NonFiniteError(ArithmeticError):
+    """Samples that overflowed while they were decoded; the others are kept in ``z``.
+
+    Args:
+        message: One sentence.
+        z: All samples ``(b, k, d)``; the rows outside ``samples`` are good.
+        samples: Rows that are not finite.
+    """
+
+    def __init__(self, message: str, z: Tensor, samples: list[int]) -> None:
+        super().__init__(message)
+        self.z = z
+        self.samples = samples
+
+    @classmethod
+    def found(cls, states: list[Tensor], blocks: list[Block]) -> "NonFiniteError":
+        """Name sample, block and token where the first of them went wrong.
+
+        Args:
+            states: The noise, then the tokens after each block, in decoding order.
+            blocks: The blocks in forward order.
+        """
+        finite = torch.stack([state.isfinite().all(-1) for state in states])  # (states, b, k)
+        bad = (~finite[-1].all(-1)).nonzero().flatten().tolist()
+        count = f"{len(bad)} of {len(states[-1])} samples"
+        first = bad[0]
+        stage = int((~finite[:, first].all(-1)).nonzero()[0])
+        if stage == 0:
+            where, cure = "the noise itself", "Check the noise."
+        else:
+            index = len(blocks) - stage
+            by_rank = (
+                finite[stage, first].flip(0) if blocks[index].flipped else finite[stage, first]
+            )
+            rank = int((~by_rank).nonzero()[0])
+            token = len(by_rank) - 1 - rank if blocks[index].flipped else rank
+            where = f"block {index}, token {token}, decoded as number {rank}"
+            names = [
+                f"blocks.{number}.{name}"
+                for number, block in enumerate(blocks)
+                for name, weight in block.named_parameters()
+                if not weight.isfinite().all()
+            ]
+            cure = "Lower temperature or guidance, or set log_scale_bound."
+            if names:
+                cure = f"The weight {names[0]} has non-finite entries; load a sound checkpoint."
+        return cls(
+            f"Expected finite samples; got {count} non-finite, the first of them sample {first} "
+            f"(from {where}). {cure} The rest is in the attribute z of this error.",
+            states[-1],
+            bad,
+        )

@@ -1,0 +1,282 @@
+"""One block, from noise to data: by steps, by sweeps, eagerly or as one graph."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Bool
+from torch import Tensor
+
+from tarflow_prior.affine import Affine, guide
+from tarflow_prior.attention import Attend, KeyValueCache, Layer, causal_attention
+from tarflow_prior.block import Block
+from tarflow_prior.config import TarFlowConfig
+from tarflow_prior.guidance import Guidance
+from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential, Solver, cut
+
+
+class Desk:
+    """The memory of one decoding, shared by the blocks: each needs it alone while it runs."""
+
+    def __init__(
+        self, config: TarFlowConfig, num_samples: int, branches: int, *, like: Tensor
+    ) -> None:
+        shape = (num_samples, config.num_tokens, config.token_dim)
+        num_rows = branches * num_samples
+        self.num_samples = num_samples
+        self.gemm_dtype = _gemm_dtype(like)
+        self.noise = like.new_zeros(shape)
+        self.tokens = like.new_zeros(shape)
+        self.classes = like.new_zeros(num_rows, 1, config.width)
+        self.rank = torch.zeros(1, dtype=torch.long, device=like.device)
+        self.cache = KeyValueCache(config, num_rows, dtype=self.gemm_dtype, device=like.device)
+
+
+def _gemm_dtype(weights: Tensor) -> torch.dtype:
+    """Return what an ambient autocast lets the GEMMs run in; it leaves float64 alone."""
+    kind = weights.device.type
+    if weights.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weights.dtype
+
+
+class BlockDecoder:
+    """One block at the desk. Rows are the samples, and the same once more for the null class."""
+
+    def __init__(self, block: Block, desk: Desk, guidance: Guidance | None, solver: Solver) -> None:
+        self.block, self.desk, self.guidance, self.solver = block, desk, guidance, solver
+        self.exact_layers = cast(list[Layer], list(block.layers))
+        self.layers = [layer.for_decoding(desk.gemm_dtype) for layer in self.exact_layers]
+        self.positions = block.positions_by_rank()
+        num_tokens = block.config.num_tokens
+        strengths = guidance.strengths(num_tokens) if guidance else [0.0] * (num_tokens - 1)
+        self.strengths = strengths  # of the successors of ranks 0..k-2
+        self.weights = rearrange(desk.noise.new_tensor(strengths), "t -> t 1")
+        self.jacobi_is_slow = False
+        self.steps: dict[bool, Callable[[], object]] = {}
+
+    def invert(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, int]:
+        """Return the tokens whose (guided) encoding is ``u``, and the passes it took."""
+        self._load(u, label)
+        last = self.block.config.num_tokens - 1
+        if isinstance(self.solver, Sequential):
+            sweeps = self._decode_by_step() + self._polish(self.solver.polish)
+        elif isinstance(self.solver, Auto):
+            sweeps = self._race(self.solver.tol)
+        else:
+            parts = self.solver.segments if isinstance(self.solver, GaussSeidel) else 1
+            sweeps, left = 0, 0.0
+            for start, stop in cut(last + 1, parts):
+                count, worst = self._sweep(start, stop, self.solver)
+                sweeps, left = sweeps + count, max(left, worst)
+            if left > self.solver.tol:
+                warnings.warn(
+                    f"Expected noise met within tol={self.solver.tol} after max_iterations="
+                    f"{self.solver.max_iterations} sweeps; got {left:.2g} in one block. "
+                    "Raise max_iterations, or leave it None for exact samples.",
+                    stacklevel=4,
+                )
+        return self.block.in_decoding_order(self.desk.tokens.clone()), sweeps
+
+    def encode(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """Return the noise of ``z`` under the (guided) block, in the precision of the weights."""
+        self._load(z, label)
+        self.desk.tokens.copy_(self.desk.noise)
+        shift, log_scale = self._parallel_affine()
+        rest = (self.desk.tokens[:, 1:] - shift) * torch.exp(-log_scale)
+        return self.block.in_decoding_order(torch.cat([self.desk.tokens[:, :1], rest], dim=1))
+
+    def _load(self, noise: Tensor, label: Tensor | None) -> None:
+        desk = self.desk
+        desk.noise.copy_(self.block.in_decoding_order(noise))
+        desk.tokens.copy_(desk.noise)
+        desk.classes[: desk.num_samples] = self.block.class_vector(label)
+        if self.guidance:
+            desk.classes[desk.num_samples :] = self.block.class_vector(None)
+        self.null_filled = 0
+
+    def _decode_by_step(self) -> int:
+        """Decode token by token: exact, since every token has all of its past."""
+        for rank, strength in enumerate(self.strengths):
+            self._fill_null(rank, is_guided=strength > 0)
+            self._step(rank, is_guided=strength > 0)
+        return len(self.strengths)
+
+    def _step(self, rank: int, *, is_guided: bool) -> None:
+        fixed = self._fixed_step(is_guided=is_guided)
+        if fixed is not None:
+            self.desk.rank.fill_(rank)
+            fixed()
+        else:
+            shift, log_scale = self._affine(rank, rank + 1, is_guided=is_guided)
+            noise = self.desk.noise[:, rank + 1 : rank + 2]
+            self.desk.tokens[:, rank + 1 : rank + 2] = noise * log_scale.exp() + shift
+        self.null_filled = rank + 1 if is_guided else self.null_filled
+
+    def _affine(self, start: int, stop: int, *, is_guided: bool) -> Affine:
+        """Predict the successors of ranks start..stop-1, whose past is in the cache."""
+        branches = 2 if is_guided else 1
+        rows = slice(branches * self.desk.num_samples)
+        return self._predict(
+            self.desk.tokens[:, start:stop],
+            self.positions[:, start:stop] + self.desk.classes[rows],
+            self.desk.cache.attends(start, stop, rows=rows),
+            self.weights[start:stop] if is_guided else None,
+        )
+
+    def _predict(
+        self, tokens: Tensor, context: Tensor, attends: Iterable[Attend], weight: Tensor | None
+    ) -> Affine:
+        if weight is None or self.guidance is None:
+            return self.block.affine(tokens, context, self.layers, attends)
+        tokens = repeat(tokens, "b t d -> (branch b) t d", branch=2)
+        both = self.block.affine(tokens, context, self.layers, attends)
+        return guide(self.guidance.rule, *_branches(both), weight)
+
+    def _parallel_affine(self) -> Affine:
+        """Predict all successors in one pass, in the precision of the weights."""
+        attends = [causal_attention] * len(self.exact_layers)
+        tokens = self.desk.tokens[:, :-1]
+        branches = 2 if self.guidance else 1
+        affine = self.block.affine(
+            repeat(tokens, "b t d -> (branch b) t d", branch=branches),
+            self.positions + self.desk.classes[: branches * self.desk.num_samples],
+            self.exact_layers,
+            attends,
+        )
+        if self.guidance is None:
+            return affine
+        return guide(self.guidance.rule, *_branches(affine), self.weights)
+
+    def _fill_null(self, rank: int, *, is_guided: bool) -> None:
+        """Catch up with the ranks that the null branch has skipped while nothing was guided."""
+        if not is_guided or self.null_filled >= rank:
+            return
+        rows = slice(self.desk.num_samples, 2 * self.desk.num_samples)
+        past = slice(self.null_filled, rank)
+        self.block.affine(
+            self.desk.tokens[:, past],
+            self.positions[:, past] + self.desk.classes[rows],
+            self.layers,
+            self.desk.cache.attends(past.start, past.stop, rows=rows),
+        )
+        self.null_filled = rank
+
+    def _sweep(self, start: int, stop: int, limits: Jacobi | GaussSeidel) -> tuple[int, float]:
+        """Sweep the tokens of rank start..stop-1 to their fixed point, sample by sample.
+
+        Returns the sweeps, and the largest difference in noise of a sample that is not exact.
+        """
+        tokens, noise = self.desk.tokens[:, start:stop], self.desk.noise[:, start:stop]
+        is_guided = any(self.strengths[start - 1 : stop - 1])
+        self._fill_null(start - 1, is_guided=is_guided)
+        exact_after = stop - start
+        for count in range(1, min(limits.max_iterations or exact_after, exact_after) + 1):
+            shift, log_scale = self._affine(start - 1, stop - 1, is_guided=is_guided)
+            update = noise * log_scale.exp() + shift
+            if count == exact_after:
+                tokens.copy_(torch.where(self._open(), update, tokens) if count > 1 else update)
+                return count, 0.0
+            gap = reduce((update - tokens).abs() * torch.exp(-log_scale), "b t d -> b", "max")
+            self.is_open = ~(gap <= limits.tol)  # NaN stays open
+            if not self.is_open.any():
+                return count, 0.0
+            # A guess that overflowed would poison its successors by 0 * NaN; any start will do.
+            guess = torch.where(update.isfinite(), update, 0.0)
+            tokens.copy_(torch.where(self._open(), guess, tokens))
+        return count, gap.max().item()
+
+    def _open(self) -> Bool[Tensor, "b 1 1"]:
+        return rearrange(self.is_open, "b -> b 1 1")
+
+    def _race(self, tol: float) -> int:
+        """Sweep for as long as the sequential pass would take, then take that."""
+        num_steps = len(self.strengths)
+        spent = 0
+        if not self.jacobi_is_slow:
+            step = self._seconds(0, 1)
+            budget = int(num_steps * step / self._seconds(0, num_steps))
+            if budget >= 1:
+                spent, left = self._sweep(1, num_steps + 1, Jacobi(tol, budget))
+                if not left > tol:
+                    return spent
+            self.jacobi_is_slow = True
+            self.desk.tokens.copy_(self.desk.noise)
+            self.null_filled = 0
+        return spent + self._decode_by_step()
+
+    def _seconds(self, start: int, stop: int) -> float:
+        """Time a pass over some ranks, after one that warms up."""
+        for _ in range(2):
+            _synchronize(self.desk.tokens)
+            began = time.perf_counter()
+            self._affine(start, stop, is_guided=self.guidance is not None)
+            _synchronize(self.desk.tokens)
+        return time.perf_counter() - began
+
+    def _polish(self, sweeps: int) -> int:
+        """Sweep all tokens in the precision of the weights, if the draft was rounded."""
+        if self.desk.gemm_dtype == self.desk.tokens.dtype:
+            return 0
+        for _ in range(sweeps):
+            shift, log_scale = self._parallel_affine()
+            self.desk.tokens[:, 1:] = self.desk.noise[:, 1:] * log_scale.exp() + shift
+        return sweeps
+
+    def _fixed_step(self, *, is_guided: bool) -> Callable[[], object] | None:
+        """Return the step that reads its rank from the desk, or None to run eagerly."""
+        solver = self.solver
+        if not isinstance(solver, Sequential) or not (solver.compiled or solver.cuda_graph):
+            return None
+        if is_guided not in self.steps:
+            step: Callable[[], object] = lambda: self.step_at(  # noqa: E731
+                self.desk.rank, is_guided=is_guided
+            )
+            if solver.compiled:
+                compiled = torch.compile(self.step_at, fullgraph=True, dynamic=False)
+                step = lambda: compiled(self.desk.rank, is_guided=is_guided)  # noqa: E731
+            self.steps[is_guided] = _captured(step, self.desk) if solver.cuda_graph else step
+        return self.steps[is_guided]
+
+    def step_at(self, rank: Tensor, *, is_guided: bool) -> None:
+        """Decode the successor of a rank known to the device alone: one graph for all ranks."""
+        desk, successor = self.desk, rank + 1
+        num_rows = desk.num_samples * (2 if is_guided else 1)
+        shift, log_scale = self._predict(
+            desk.tokens.index_select(1, rank),
+            self.positions.index_select(1, rank) + desk.classes[:num_rows],
+            desk.cache.attends_at(rank, num_rows=num_rows),
+            self.weights.index_select(0, rank) if is_guided else None,
+        )
+        noise = desk.noise.index_select(1, successor)
+        desk.tokens.index_copy_(1, successor, noise * log_scale.exp() + shift)
+
+
+def _captured(step: Callable[[], object], desk: Desk) -> Callable[[], object]:
+    """Return the replay of a CUDA graph of the step; the desk is left as it was found."""
+    kept = desk.tokens.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries allocate on their first calls, outside the graph
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    desk.tokens.copy_(kept)
+    return graph.replay
+
+
+def _synchronize(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def _branches(affine: Affine) -> tuple[Affine, Affine]:
+    """Split the rows of a guided pass into the class branch and the null branch."""
+    shift, log_scale = (rearrange(x, "(branch b) t d -> branch b t d", branch=2) for x in affine)
+    return Affine(shift[0], log_scale[0]), Affine(shift[1], log_scale[1])

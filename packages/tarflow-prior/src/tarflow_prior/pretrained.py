@@ -1,0 +1,84 @@
+"""A flow as a folder of two files: ``config.json`` and ``model.safetensors``."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import tarflow_prior
+from tarflow_prior.config import TarFlowConfig
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into a folder, made if absent.
+
+    Each file is written complete or not at all.
+
+    Args:
+        flow: The flow.
+        folder: Where to.
+
+    Raises:
+        ValueError: If a weight is not finite.
+    """
+    folder = Path(folder)
+    weights = {name: weight.detach().contiguous() for name, weight in flow.state_dict().items()}
+    _check_finite(weights, "save")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(weights, partial)
+    partial.replace(folder / WEIGHTS)
+    partial = folder / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(flow.config.to_dict(), indent=2) + "\n")
+    partial.replace(folder / CONFIG)
+
+
+def load(folder: Path) -> tuple[TarFlowConfig, dict[str, torch.Tensor]]:
+    """Read what :func:`save_pretrained` wrote; see :meth:`TarFlow.from_pretrained`."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"Expected {name} in {folder}; got no such file. "
+                "Give the folder that save_pretrained wrote."
+            )
+    try:
+        values = json.loads((folder / CONFIG).read_text())
+        weights = load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ValueError(
+            f"Expected a sound flow in {folder}; got a damaged file ({error}). Copy it again."
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(  # noqa: TRY004 - one error for a file that is wrong
+            f"Expected the fields of a config in {folder / CONFIG}; got {type(values).__name__}. "
+            "Copy it again."
+        )
+    _check_finite(weights, "load")
+    return TarFlowConfig.from_dict(values), weights
+
+
+def check_names(
+    weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], folder: Path
+) -> None:
+    """Refuse weights of another flow than the config describes, naming the first difference."""
+    for name in sorted(expected.keys() | weights.keys()):
+        wanted = tuple(expected[name].shape) if name in expected else "no such weight"
+        found = tuple(weights[name].shape) if name in weights else "no such weight"
+        if wanted != found:
+            raise ValueError(
+                f"Expected {name} to be {wanted} by {CONFIG}; got {found} in {WEIGHTS}. "
+                f"Folder: {folder}. Use the two files of one flow."
+            )
+
+
+def _check_finite(weights: dict[str, torch.Tensor], verb: str) -> None:
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"Expected finite weights to {verb}; got non-finite entries in {name}. "
+                "Go back to a sound checkpoint."
+            )

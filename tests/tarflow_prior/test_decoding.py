@@ -1,0 +1,205 @@
+import copy
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.tarflow_prior.strategies import configured, few, shapes
+from torch.profiler import ProfilerActivity, profile
+
+from tarflow_prior import Guidance, Jacobi, NonFiniteError, Sequential, TarFlow, TarFlowConfig
+from tarflow_prior.inversion import BlockDecoder
+
+
+def assert_near(actual, expected, atol=1e-9):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
+def test_batch_may_be_split_without_changing_a_sample(config, random_flow):
+    flow = random_flow(config)
+
+    def drawn(*counts):
+        generator = torch.Generator().manual_seed(0)
+        return torch.cat([flow.sample(count, generator=generator) for count in counts])
+
+    assert_near(drawn(6), drawn(1, 3, 2), atol=1e-12)
+
+
+@given(st.permutations(range(7)), st.sampled_from([2, 4, 8]), st.booleans())
+@few
+def test_tile_makes_a_sample_independent_of_its_batch_bit_for_bit(random_flow, order, tile, guided):
+    config = TarFlowConfig(num_tokens=6, token_dim=3, width=64, depths=(2, 2), num_classes=4)
+    flow = random_flow(config, head_std=0.03).float()
+    u = torch.randn(7, 6, 3, generator=torch.Generator().manual_seed(1))
+    label, guidance = torch.arange(7) % 4, Guidance(2.0) if guided else None
+    whole = flow.inverse(u, label, guidance=guidance, tile=tile)
+    shuffled = flow.inverse(u[order], label[order], guidance=guidance, tile=tile)
+    assert torch.equal(shuffled, whole[order])
+    one = flow.inverse(u[:1], label[:1], guidance=guidance, tile=tile)
+    assert torch.equal(one, whole[:1])
+    free = flow.inverse(u, label, guidance=guidance)
+    torch.testing.assert_close(free, whole, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("tile", [0, -4, 6])
+def test_tile_that_is_no_power_of_two_is_refused(config, random_flow, tile):
+    with pytest.raises(ValueError, match=f"Expected tile to be a power of two; got {tile}"):
+        random_flow(config).sample(2, tile=tile)
+
+
+def test_interleaved_decoders_do_not_interfere(config, random_flow, random_batch):
+    flow = random_flow(config)
+    u, label = random_batch(config)
+    first, second = flow.decoder(2), flow.decoder(2, guidance=Guidance(2.0))
+    alone = first(u, label).z, second(u, label).z
+    assert not torch.equal(*alone)
+    assert torch.equal(first(u, label).z, alone[0])
+    assert torch.equal(second(u, label).z, alone[1])
+    assert torch.equal(first(u, label).z, alone[0])
+
+
+@given(shapes(), st.sampled_from([None, Guidance(2.0), Guidance(1.0, blocks="all")]))
+@few
+def test_step_for_all_positions_agrees_with_the_eager_one(random_flow, shape, guidance):
+    config = configured(shape)
+    flow = random_flow(config)
+    u = torch.randn(3, config.num_tokens, config.token_dim, dtype=torch.float64)
+    label = torch.tensor([-1, 0, 0]) if config.num_classes else None
+    guidance = None if label is None else guidance
+    eager = flow.decoder(3, guidance=guidance)
+    fixed = flow.decoder(3, guidance=guidance)
+    for block in fixed._blocks:
+        for is_guided in (False, True):
+            block.steps[is_guided] = _fixed(block, is_guided=is_guided)
+        block.solver = Sequential(compiled=True)
+    assert_near(fixed(u, label).z, eager(u, label).z, atol=1e-12)
+
+
+def _fixed(block: BlockDecoder, *, is_guided: bool):
+    return lambda: block.step_at(block.desk.rank, is_guided=is_guided)
+
+
+COMPILED = """
+import torch
+from torch._dynamo.testing import CompileCounter
+from tarflow_prior import Guidance, Sequential, TarFlow, TarFlowConfig
+config = TarFlowConfig(num_tokens=9, token_dim=3, width=64, depths=(2,), num_classes=3)
+flow = TarFlow(config)
+torch.nn.init.normal_(flow.blocks[0].head.weight, std=0.05)
+u, label, guidance = torch.randn(2, 9, 3), torch.tensor([0, 2]), Guidance(2.0, interval=(0.0, 1.0))
+counter, plain = CompileCounter(), torch.compile
+torch.compile = lambda f, **options: plain(f, backend=counter, **options)
+decoder = flow.decoder(2, guidance=guidance, solver=Sequential(compiled=True))
+z = decoder(u, label).z
+torch.testing.assert_close(z, flow.inverse(u, label, guidance=guidance), atol=1e-5, rtol=0)
+decoder(2 * u, label)
+print("frames", counter.frame_count)
+"""
+
+
+def test_one_graph_serves_all_positions():
+    # In a process of its own, since torch.compile cannot trace the type checks of this run.
+    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert run.stdout == "frames 1\n", run.stderr
+
+
+def test_no_step_allocates_more_than_another(random_flow):
+    flow = random_flow(TarFlowConfig(num_tokens=40, token_dim=3, width=64, depths=(2,)))
+    block = flow.decoder(4)._blocks[0]
+    block._load(torch.zeros(4, 40, 3, dtype=torch.float64), None)
+
+    def allocated(rank):
+        block._step(rank, is_guided=False)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            block._step(rank, is_guided=False)
+        return sum(max(0, event.self_cpu_memory_usage) for event in profiled.events())
+
+    with torch.no_grad():
+        sizes = [allocated(rank) for rank in (1, 20, 38)]
+    past = 38 * 64 * 8 * 4  # what copying the keys of one layer would take
+    assert max(sizes) - min(sizes) < past / 4, sizes
+
+
+def test_non_finite_sample_is_named_and_the_others_kept(config, random_flow, random_batch):
+    flow = random_flow(config)
+    u, _ = random_batch(config, batch=4)
+    sound = flow.inverse(u)
+    noise = u.clone()
+    noise[2, 1, 0] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"1 of 4 samples .* sample 2 .*the noise") as caught:
+        flow.inverse(noise)
+    assert caught.value.samples == [2]
+    keep = torch.tensor([0, 1, 3])
+    assert_near(caught.value.z[keep], sound[keep])
+
+
+def test_overflow_names_block_token_and_rank(random_flow):
+    config = TarFlowConfig(
+        num_tokens=6, token_dim=2, width=16, head_dim=8, depths=(1, 1), log_scale_bound=None
+    )
+    flow = TarFlow(config)
+    with torch.no_grad():  # block 0 scales every token but the first by e^100
+        flow.blocks[0].head.bias[:2] = 100.0
+    message = "block 0, token 1, decoded as number 1.*Lower temperature or guidance"
+    with pytest.raises(NonFiniteError, match=message):
+        flow.inverse(torch.ones(1, 6, 2))
+    flipped = copy.deepcopy(flow)
+    with torch.no_grad():
+        flipped.blocks[0].head.bias.zero_()
+        flipped.blocks[1].head.bias[:2] = 100.0
+    with pytest.raises(NonFiniteError, match="block 1, token 4, decoded as number 1"):
+        flipped.inverse(torch.ones(1, 6, 2))
+
+
+def test_non_finite_weight_is_named(config, random_flow, random_batch):
+    flow = random_flow(config)
+    u, _ = random_batch(config)
+    with torch.no_grad():
+        flow.blocks[1].layers[0].mlp[2].weight[0, 0] = float("nan")
+    message = r"blocks\.1\.layers\.0\.mlp\.2\.weight has non-finite entries"
+    with pytest.raises(NonFiniteError, match=message):
+        flow.inverse(u, solver=Jacobi())
+
+
+def test_polish_brings_a_bfloat16_draft_nearer(random_flow):
+    config = TarFlowConfig(num_tokens=16, token_dim=4, width=64, depths=(2, 2), num_classes=3)
+    flow = random_flow(config, head_std=0.02).float()
+    with torch.no_grad():
+        for block in flow.blocks:
+            for layer in block.layers:
+                for linear in (layer.attention.qkv_and_gate, *layer.mlp[::2]):
+                    linear.weight.mul_(0.5)
+    u = torch.randn(8, 16, 4, generator=torch.Generator().manual_seed(0))
+    label, guidance = torch.arange(8) % 3, Guidance(1.0)
+    exact = flow.inverse(u, label, guidance=guidance)
+
+    def error(polish):
+        with torch.autocast("cpu", torch.bfloat16):
+            draft = flow.decode(u, label, guidance=guidance, solver=Sequential(polish=polish))
+        return (draft.z - exact).square().mean().sqrt().item(), draft.residual.max().item()
+
+    drafts = [error(polish) for polish in (0, 2, 6, 15)]
+    assert drafts[0][0] > 1e-4, "the draft must be rounded"
+    for worse, better in pairwise(drafts):
+        assert better[0] < worse[0]
+        assert better[1] < worse[1]
+    assert drafts[-1][0] < 1e-5, "k - 1 sweeps are exact"
+
+
+def test_cuda_graph_without_a_gpu_is_refused(config, random_flow):
+    with pytest.raises(ValueError, match="Expected a flow on a CUDA device for cuda_graph=True"):
+        random_flow(config).decoder(2, solver=Sequential(cuda_graph=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("guidance", [None, Guidance(2.0)], ids=["unguided", "guided"])
+def test_cuda_graph_replays_the_eager_step(config, random_flow, guidance):
+    flow = random_flow(config).cuda()
+    u = torch.randn(3, 5, 3, dtype=torch.float64, device="cuda")
+    label = torch.tensor([0, 3, 2], device="cuda")
+    decoder = flow.decoder(3, guidance=guidance, solver=Sequential(cuda_graph=True))
+    for noise in (u, 2 * u):
+        assert_near(decoder(noise, label).z, flow.inverse(noise, label, guidance=guidance))

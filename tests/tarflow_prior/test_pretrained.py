@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from safetensors.torch import load_file, save_file
+from tests.tarflow_prior.strategies import configured, few, shapes
+
+from tarflow_prior import TarFlow
+
+
+@given(shapes())
+@few
+def test_flow_survives_a_folder(tmp_path_factory, random_flow, random_batch, shape):
+    config = configured(shape)
+    folder = tmp_path_factory.mktemp("flow")
+    flow = random_flow(config)
+    flow.save_pretrained(folder)
+    loaded = TarFlow.from_pretrained(folder)
+    z, label = random_batch(config)
+    assert loaded.config == config
+    assert loaded.dtype == torch.float64
+    for name, weight in flow.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+    torch.testing.assert_close(loaded(z, label).u, flow(z, label).u, atol=1e-9, rtol=0)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.fixture
+def folder(config, random_flow, tmp_path):
+    random_flow(config).save_pretrained(str(tmp_path / "flow"))
+    return tmp_path / "flow"
+
+
+def test_unknown_field_is_refused_by_name(folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"gates": "none"}))
+    with pytest.raises(ValueError, match=r"unknown field 'gates'.*did you mean 'gate'"):
+        TarFlow.from_pretrained(folder)
+
+
+def test_config_of_another_flow_is_refused_by_weight(folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"num_classes": 5}))
+    with pytest.raises(ValueError, match=r"blocks\.0\.classes to be \(5, 16\).*got \(4, 16\)"):
+        TarFlow.from_pretrained(folder)
+
+
+def test_missing_and_extra_weights_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    head = weights.pop("blocks.2.head.bias")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"blocks\.2\.head\.bias to be \(6,\).*got no such weight"):
+        TarFlow.from_pretrained(folder)
+    save_file(
+        {**weights, "blocks.2.head.bias": head, "ema": head.clone()}, folder / "model.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"ema to be no such weight .*got \(6,\)"):
+        TarFlow.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"Expected {name} in"):
+        TarFlow.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_damaged_file_is_said(folder, name):
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+    with pytest.raises(ValueError, match="damaged"):
+        TarFlow.from_pretrained(folder)
+
+
+def test_non_finite_weights_are_neither_saved_nor_loaded(folder, config, random_flow, tmp_path):
+    flow = random_flow(config)
+    with torch.no_grad():
+        flow.blocks[1].positions[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"finite weights to save; .* in blocks\.1\.positions"):
+        flow.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    weights = load_file(folder / "model.safetensors")
+    weights["blocks.1.positions"][0, 0] = float("inf")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"finite weights to load; .* in blocks\.1\.positions"):
+        TarFlow.from_pretrained(folder)
