@@ -41,8 +41,7 @@ class VAE(nn.Module):
         q = self.posterior(image)
         z = q.rsample((draws,))
         kl: Tensor = q.log_prob(z) - self.prior.log_prob(z)
-        elbo: Tensor = (self.likelihood(z).log_prob(image) - kl).mean(0)
-        return elbo
+        return (self.likelihood(z).log_prob(image) - kl).mean(0)
 
 
 def shapes(count: int, generator: torch.Generator) -> Float[Tensor, "count pixels"]:
@@ -54,7 +53,8 @@ def shapes(count: int, generator: torch.Generator) -> Float[Tensor, "count pixel
     across = (down * turn.cos() - right * turn.sin()).abs() / half[:, 1]
     ellipse, bar = torch.hypot(along, across), torch.maximum(along, across)
     radius = torch.where(kind[:, 0] < 0.5, ellipse, bar)
-    return ((1 - radius) * half.amin(1) + 0.5).clamp(0, 1)
+    image: Tensor = ((1 - radius) * half.amin(1) + 0.5).clamp(0, 1)
+    return image
 
 
 def fit(prior: Distribution, parameters: list[nn.Parameter], steps: int) -> list[Tensor]:
