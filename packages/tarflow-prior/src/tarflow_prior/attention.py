@@ -11,18 +11,16 @@ from torch import Tensor, nn
 
 from tarflow_prior.config import TarFlowConfig
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Maps queries, keys and values of the present tokens ``(b, heads, t, x)`` to attended values."""
+Attend = Callable[[Tensor], Tensor]
+"""Maps queries, keys and values of the present tokens, stacked ``(3, b, heads, t, x)``, to
+attended values ``(b, heads, t, x)``."""
 
 _SLOT_MULTIPLE = 8  # fused kernels want the rows of a mask aligned
 
 
-def causal_attention(
-    queries: Float[Tensor, "b heads t x"],
-    keys: Float[Tensor, "b heads t x"],
-    values: Float[Tensor, "b heads t x"],
-) -> Float[Tensor, "b heads t x"]:
+def causal_attention(qkv: Float[Tensor, "3 b heads t x"]) -> Float[Tensor, "b heads t x"]:
     """Attend from each token to itself and the tokens before it, all tokens at once."""
+    queries, keys, values = qkv
     return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
 
 
@@ -45,8 +43,7 @@ class KeyValueCache:
         num_slots = -(-(config.num_tokens - 1) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
         shape = (max(config.depths), 2, num_rows, config.num_heads, num_slots, config.head_dim)
         # Zeros, not empty: a slot not yet written has attention weight 0, and 0 * NaN is NaN.
-        entries = torch.zeros(shape, dtype=dtype, device=device)
-        self.layers = [(keys, values) for keys, values in entries]
+        self.layers = torch.zeros(shape, dtype=dtype, device=device).unbind(0)
         self.slots = torch.arange(num_slots, device=device)
 
     def attends(self, start: int, stop: int, *, rows: slice) -> Iterator[Attend]:
@@ -61,10 +58,8 @@ class KeyValueCache:
         if stop - start > 1:  # one token sees all that is cached up to itself
             ranks = rearrange(self.slots[start:stop], "t -> t 1")
             visible = self.slots[:stop] <= ranks
-        for keys, values in self.layers:
-            yield partial(
-                _attend_to_window, keys[rows, :, :stop], values[rows, :, :stop], start, visible
-            )
+        for layer in self.layers:
+            yield partial(_attend_to_window, layer[:, rows, :, :stop], start, visible)
 
     def attends_at(self, rank: Tensor, *, num_rows: int) -> Iterator[Attend]:
         """Yield the same for the one token of a rank known to the device alone.
@@ -76,25 +71,20 @@ class KeyValueCache:
             num_rows: Rows in use, the first ones.
         """
         visible = rearrange(self.slots <= rank, "t -> 1 1 1 t")
-        for keys, values in self.layers:
-            yield partial(_attend_to_all, keys[:num_rows], values[:num_rows], rank, visible)
+        for layer in self.layers:
+            yield partial(_attend_to_all, layer[:, :num_rows], rank, visible)
 
 
-def _attend_to_window(
-    keys: Tensor, values: Tensor, start: int, visible: Tensor | None, query: Tensor, *new: Tensor
-) -> Tensor:
+def _attend_to_window(window: Tensor, start: int, visible: Tensor | None, qkv: Tensor) -> Tensor:
     """Write the new keys and values into the end of the window, then attend to the window."""
-    keys[:, :, start:], values[:, :, start:] = new
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+    window[:, :, :, start:] = qkv[1:]
+    return F.scaled_dot_product_attention(qkv[0], window[0], window[1], attn_mask=visible)
 
 
-def _attend_to_all(
-    keys: Tensor, values: Tensor, rank: Tensor, visible: Tensor, query: Tensor, *new: Tensor
-) -> Tensor:
+def _attend_to_all(cached: Tensor, rank: Tensor, visible: Tensor, qkv: Tensor) -> Tensor:
     """Write the new key and value into their slot, then attend to the visible slots of all."""
-    for cached, present in zip((keys, values), new, strict=True):
-        cached.index_copy_(2, rank, present)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+    cached.index_copy_(3, rank, qkv[1:])
+    return F.scaled_dot_product_attention(qkv[0], cached[0], cached[1], attn_mask=visible)
 
 
 class Attention(nn.Module):
@@ -111,9 +101,9 @@ class Attention(nn.Module):
         self, h: Float[Tensor, "b t width"], attend: Attend = causal_attention
     ) -> Float[Tensor, "b t width"]:
         """Mix the tokens as ``attend`` sees them."""
-        heads = self.config.num_heads
         qkv, gate = self.qkv_and_gate(h).split(self.widths, dim=-1)
-        attended = attend(*rearrange(qkv, "b t (s heads x) -> s b heads t x", s=3, heads=heads))
+        heads = self.config.num_heads
+        attended = attend(rearrange(qkv, "b t (s heads x) -> s b heads t x", s=3, heads=heads))
         if self.config.gate != "none":
             gate = rearrange(gate, "b t (heads x) -> b heads t x", heads=heads)
             attended = attended * gate.sigmoid()
@@ -149,11 +139,7 @@ class Layer(nn.Module):
         return output
 
     def for_decoding(self, dtype: torch.dtype) -> "Layer":
-        """Return the layer as decoding reads it, over and over: its GEMM weights ready to use.
-
-        They are cast once, instead of at every step as autocast would. On a CPU float weights
-        are also laid out input by input: 1.5 times as fast for the products of one or two rows
-        (benchmarks/flow_sampling.md).
+        """Return a copy whose GEMM weights are cast once, not at every step as by autocast.
 
         Args:
             dtype: What the GEMMs run in.
@@ -162,10 +148,6 @@ class Layer(nn.Module):
             copy = Layer(self.config)
         weights = self.state_dict()
         for name, weight in weights.items():
-            if "norm" not in name:
-                weight = weight.to(dtype)
-                if weight.device.type == "cpu" and weight.ndim == 2 and dtype != torch.bfloat16:
-                    weight = weight.T.contiguous().T
-                weights[name] = weight
+            weights[name] = weight if "norm" in name else weight.to(dtype)
         copy.load_state_dict(weights, assign=True)
         return copy.requires_grad_(False)  # noqa: FBT003 - torch's own signature

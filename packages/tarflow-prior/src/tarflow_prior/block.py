@@ -1,7 +1,7 @@
 """One autoregressive block: every token is standardised given the tokens before it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -125,7 +125,7 @@ class Block(nn.Module):
         self,
         tokens: Float[Tensor, "b t d"],
         context: Float[Tensor, "_ t width"],
-        layers: Iterable[nn.Module],
+        layers: Iterable[Callable[[Tensor, Attend], Tensor]],
         attends: Iterable[Attend],
     ) -> Affine:
         """Predict the Gaussian of the successor of each token.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -15,7 +15,10 @@ from tarflow_prior.attention import Attend, KeyValueCache, Layer, causal_attenti
 from tarflow_prior.block import Block
 from tarflow_prior.config import TarFlowConfig
 from tarflow_prior.guidance import Guidance
+from tarflow_prior.packed import PackedLayer, can_pack
 from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential, Solver, cut
+
+DecodingLayer = Callable[[Tensor, Attend], Tensor]
 
 
 class Desk:
@@ -49,14 +52,21 @@ class BlockDecoder:
     def __init__(self, block: Block, desk: Desk, guidance: Guidance | None, solver: Solver) -> None:
         self.block, self.desk, self.guidance, self.solver = block, desk, guidance, solver
         self.exact_layers = cast(list[Layer], list(block.layers))
-        self.layers = [layer.for_decoding(desk.gemm_dtype) for layer in self.exact_layers]
-        self.positions = block.positions_by_rank()
+        self.layers = self._decoding_layers()
+        self.positions = block.positions_by_rank().detach()
         num_tokens = block.config.num_tokens
         strengths = guidance.strengths(num_tokens) if guidance else [0.0] * (num_tokens - 1)
         self.strengths = strengths  # of the successors of ranks 0..k-2
         self.weights = rearrange(desk.noise.new_tensor(strengths), "t -> t 1")
         self.jacobi_is_slow = False
         self.steps: dict[bool, Callable[[], object]] = {}
+
+    def _decoding_layers(self) -> list[DecodingLayer]:
+        dtype, rows = self.desk.gemm_dtype, len(self.desk.classes)
+        fixed = isinstance(self.solver, Sequential) and self.solver.is_fixed
+        if fixed or not can_pack(self.desk.tokens.device, dtype):
+            return [layer.for_decoding(dtype) for layer in self.exact_layers]
+        return [PackedLayer(layer, dtype, rows) for layer in self.exact_layers]
 
     def invert(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, int]:
         """Return the tokens whose (guided) encoding is ``u``, and the passes it took."""
@@ -132,8 +142,7 @@ class BlockDecoder:
     ) -> Affine:
         if weight is None or self.guidance is None:
             return self.block.affine(tokens, context, self.layers, attends)
-        tokens = repeat(tokens, "b t d -> (branch b) t d", branch=2)
-        both = self.block.affine(tokens, context, self.layers, attends)
+        both = self.block.affine(torch.cat([tokens, tokens]), context, self.layers, attends)
         return guide(self.guidance.rule, *_branches(both), weight)
 
     def _parallel_affine(self) -> Affine:
@@ -142,7 +151,7 @@ class BlockDecoder:
         tokens = self.desk.tokens[:, :-1]
         branches = 2 if self.guidance else 1
         affine = self.block.affine(
-            repeat(tokens, "b t d -> (branch b) t d", branch=branches),
+            torch.cat([tokens] * branches),
             self.positions + self.desk.classes[: branches * self.desk.num_samples],
             self.exact_layers,
             attends,
@@ -229,7 +238,7 @@ class BlockDecoder:
     def _fixed_step(self, *, is_guided: bool) -> Callable[[], object] | None:
         """Return the step that reads its rank from the desk, or None to run eagerly."""
         solver = self.solver
-        if not isinstance(solver, Sequential) or not (solver.compiled or solver.cuda_graph):
+        if not isinstance(solver, Sequential) or not solver.is_fixed:
             return None
         if is_guided not in self.steps:
             step: Callable[[], object] = lambda: self.step_at(  # noqa: E731
@@ -278,5 +287,5 @@ def _synchronize(tensor: Tensor) -> None:
 
 def _branches(affine: Affine) -> tuple[Affine, Affine]:
     """Split the rows of a guided pass into the class branch and the null branch."""
-    shift, log_scale = (rearrange(x, "(branch b) t d -> branch b t d", branch=2) for x in affine)
-    return Affine(shift[0], log_scale[0]), Affine(shift[1], log_scale[1])
+    (shift, null_shift), (log_scale, null_log_scale) = (part.chunk(2) for part in affine)
+    return Affine(shift, log_scale), Affine(null_shift, null_log_scale)

@@ -29,6 +29,11 @@ class Sequential:
     compiled: bool = False
     cuda_graph: bool = False
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every step has the same shapes, as a graph needs it."""
+        return self.compiled or self.cuda_graph
+
     def __post_init__(self) -> None:
         if self.polish < 0:
             raise ValueError(f"Expected polish of at least 0; got {self.polish}. Use 0 for none.")
