@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import cast
 
 import torch
@@ -116,10 +117,12 @@ class BlockDecoder:
         return len(self.strengths)
 
     def _step(self, rank: int, *, is_guided: bool) -> None:
-        fixed = self._fixed_step(is_guided=is_guided)
-        if fixed is not None:
+        solver = self.solver
+        if isinstance(solver, Sequential) and solver.is_fixed:
             self.desk.rank.fill_(rank)
-            fixed()
+            if is_guided not in self.steps:
+                self.steps[is_guided] = self._graph(solver, is_guided=is_guided)
+            self.steps[is_guided]()
         else:
             shift, log_scale = self._affine(rank, rank + 1, is_guided=is_guided)
             noise = self.desk.noise[:, rank + 1 : rank + 2]
@@ -235,20 +238,16 @@ class BlockDecoder:
             self.desk.tokens[:, 1:] = self.desk.noise[:, 1:] * log_scale.exp() + shift
         return sweeps
 
-    def _fixed_step(self, *, is_guided: bool) -> Callable[[], object] | None:
-        """Return the step that reads its rank from the desk, or None to run eagerly."""
-        solver = self.solver
-        if not isinstance(solver, Sequential) or not solver.is_fixed:
-            return None
-        if is_guided not in self.steps:
-            step: Callable[[], object] = lambda: self.step_at(  # noqa: E731
-                self.desk.rank, is_guided=is_guided
-            )
-            if solver.compiled:
-                compiled = torch.compile(self.step_at, fullgraph=True, dynamic=False)
-                step = lambda: compiled(self.desk.rank, is_guided=is_guided)  # noqa: E731
-            self.steps[is_guided] = _captured(step, self.desk) if solver.cuda_graph else step
-        return self.steps[is_guided]
+    def _graph(self, solver: Sequential, *, is_guided: bool) -> Callable[[], object]:
+        """Return the step that reads its rank from the desk, compiled, captured, or both."""
+        step = partial(self.step_at, self.desk.rank, is_guided=is_guided)
+        if solver.compiled:
+            compiled = torch.compile(self.step_at, fullgraph=True, dynamic=False)
+            step = partial(compiled, self.desk.rank, is_guided=is_guided)
+            # Depths, batches and rules have a graph each, of which torch would refuse the ninth.
+            with torch._dynamo.config.patch(recompile_limit=1024):
+                step()  # a step may run twice: it writes the same
+        return _captured(step) if solver.cuda_graph else step
 
     def step_at(self, rank: Tensor, *, is_guided: bool) -> None:
         """Decode the successor of a rank known to the device alone: one graph for all ranks."""
@@ -264,9 +263,8 @@ class BlockDecoder:
         desk.tokens.index_copy_(1, successor, noise * log_scale.exp() + shift)
 
 
-def _captured(step: Callable[[], object], desk: Desk) -> Callable[[], object]:
-    """Return the replay of a CUDA graph of the step; the desk is left as it was found."""
-    kept = desk.tokens.clone()
+def _captured(step: Callable[[], object]) -> Callable[[], object]:
+    """Return the replay of a CUDA graph of the step."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # libraries allocate on their first calls, outside the graph
@@ -276,7 +274,6 @@ def _captured(step: Callable[[], object], desk: Desk) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    desk.tokens.copy_(kept)
     return graph.replay
 
 
