@@ -27,16 +27,15 @@ def attend(attention: nn.Module, h: Tensor, visible: Tensor | None, past: Past |
         values.append(v)
         k, v = torch.cat(keys, dim=2), torch.cat(values, dim=2)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-    mixed = mixed.transpose(1, 2)
-    if config.gate != "none":
-        mixed = mixed * gate.reshape(b, t, config.num_heads, -1).sigmoid()
-    return attention.project_out(mixed.reshape(b, t, config.width))
+    mixed = mixed.transpose(1, 2).reshape(b, t, config.width) * gate.sigmoid()  # elementwise
+    return F.linear(mixed, attention.project_out.weight, attention.project_out.bias)
 
 
 def run_layers(block: Block, h: Tensor, visible: Tensor | None, past: Past | None = None) -> Tensor:
     for layer in block.layers:
         h = h + attend(layer.attention, layer.attention_norm(h), visible, past)
-        h = h + layer.mlp(layer.mlp_norm(h))
+        hidden = F.gelu(layer.mlp_in(layer.mlp_norm(h)))
+        h = h + F.linear(hidden, layer.mlp_out.weight, layer.mlp_out.bias)
     return block.head(h)
 
 

@@ -161,8 +161,8 @@ def test_non_finite_weight_is_named(config, random_flow, random_batch):
     flow = random_flow(config)
     u, _ = random_batch(config)
     with torch.no_grad():
-        flow.blocks[1].layers[0].mlp[2].weight[0, 0] = float("nan")
-    message = r"blocks\.1\.layers\.0\.mlp\.2\.weight has non-finite entries"
+        flow.blocks[1].layers[0].mlp_out.weight[0, 0] = float("nan")
+    message = r"blocks\.1\.layers\.0\.mlp_out\.weight has non-finite entries"
     with pytest.raises(NonFiniteError, match=message):
         flow.inverse(u, solver=Jacobi())
 
@@ -173,7 +173,7 @@ def test_polish_brings_a_bfloat16_draft_nearer(random_flow):
     with torch.no_grad():
         for block in flow.blocks:
             for layer in block.layers:
-                for linear in (layer.attention.qkv_and_gate, *layer.mlp[::2]):
+                for linear in (layer.attention.qkv_and_gate, layer.mlp_in, layer.mlp_out):
                     linear.weight.mul_(0.5)
     u = torch.randn(8, 16, 4, generator=torch.Generator().manual_seed(0))
     label, guidance = torch.arange(8) % 3, Guidance(1.0)

@@ -313,7 +313,7 @@ def test_affine_stays_float32_under_bfloat16_autocast(config, random_flow, rando
     z, label = random_batch(config)
     seen = {
         "qkv_and_gate": set(),
-        "mlp.2": set(),
+        "mlp_out": set(),
         "head": set(),
         "project_in": set(),
         "norm": set(),
@@ -332,7 +332,7 @@ def test_affine_stays_float32_under_bfloat16_autocast(config, random_flow, rando
     exact, rounded = torch.float32, torch.bfloat16
     assert (output.u.dtype, output.log_det.dtype, back.dtype) == (exact, exact, exact)
     assert seen["head"] == seen["project_in"] == seen["norm"] == {(exact, exact)}
-    assert {dtype for _, dtype in seen["qkv_and_gate"] | seen["mlp.2"]} == {rounded}
+    assert {dtype for _, dtype in seen["qkv_and_gate"] | seen["mlp_out"]} == {rounded}
     assert not torch.equal(output.log_det, output.log_det.bfloat16().float())
     assert output.u.ne(output.u.bfloat16()).float().mean() > 0.5, "u must not be rounded"
 

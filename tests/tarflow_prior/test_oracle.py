@@ -52,9 +52,9 @@ class Oracle:
         for layer in range(self.config.depths[block]):
             at = f"{name}.layers.{layer}"
             h = h + self.attention(f"{at}.attention", self.norm(f"{at}.attention_norm", h))
-            hidden = self.linear(f"{at}.mlp.0", self.norm(f"{at}.mlp_norm", h))
+            hidden = self.linear(f"{at}.mlp_in", self.norm(f"{at}.mlp_norm", h))
             hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
-            h = h + self.linear(f"{at}.mlp.2", hidden)
+            h = h + self.linear(f"{at}.mlp_out", hidden)
         a, shift = np.split(self.linear(f"{name}.head", h[-1]), 2)
         if self.config.log_scale_bound is not None:
             a = self.config.log_scale_bound * np.tanh(a / self.config.log_scale_bound)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tarflow_prior.config import TarFlowConfig
+from tarflow_prior.recompute import GatedLinear, GeluLinear
 
 Attend = Callable[[Tensor], Tensor]
 """Maps queries, keys and values of the present tokens, stacked ``(3, b, heads, t, x)``, to
@@ -95,7 +96,8 @@ class Attention(nn.Module):
         self.config = config
         self.widths = [3 * config.width, config.gate_width]
         self.qkv_and_gate = nn.Linear(config.width, sum(self.widths))
-        self.project_out = nn.Linear(config.width, config.width)
+        kind = GatedLinear if config.gate == "elementwise" else nn.Linear
+        self.project_out = kind(config.width, config.width)
 
     def forward(
         self, h: Float[Tensor, "b t width"], attend: Attend = causal_attention
@@ -104,10 +106,11 @@ class Attention(nn.Module):
         qkv, gate = self.qkv_and_gate(h).split(self.widths, dim=-1)
         heads = self.config.num_heads
         attended = attend(rearrange(qkv, "b t (s heads x) -> s b heads t x", s=3, heads=heads))
-        if self.config.gate != "none":
-            gate = rearrange(gate, "b t (heads x) -> b heads t x", heads=heads)
-            attended = attended * gate.sigmoid()
-        mixed: Tensor = self.project_out(rearrange(attended, "b heads t x -> b t (heads x)"))
+        if self.config.gate == "headwise":
+            attended = attended * rearrange(gate.sigmoid(), "b t heads -> b heads t 1")
+        merged = rearrange(attended, "b heads t x -> b t (heads x)")
+        gates = [gate] if self.config.gate == "elementwise" else []
+        mixed: Tensor = self.project_out(merged, *gates)
         return mixed
 
 
@@ -125,17 +128,16 @@ class Layer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width)
         self.attention = Attention(config)
         self.mlp_norm = nn.LayerNorm(config.width)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
-        )
+        self.mlp_in = nn.Linear(config.width, hidden)
+        self.mlp_out = GeluLinear(hidden, config.width)
 
     def forward(
         self, h: Float[Tensor, "b t width"], attend: Attend = causal_attention
     ) -> Float[Tensor, "b t width"]:
         """Add what the layer computes to the residual stream ``h``."""
-        dtype = self.mlp[0].weight.dtype
+        dtype = self.mlp_in.weight.dtype
         h = h + self.attention(self.attention_norm(h).to(dtype), attend)
-        output: Tensor = h + self.mlp(self.mlp_norm(h).to(dtype))
+        output: Tensor = h + self.mlp_out(self.mlp_in(self.mlp_norm(h).to(dtype)))
         return output
 
     def for_decoding(self, dtype: torch.dtype) -> "Layer":

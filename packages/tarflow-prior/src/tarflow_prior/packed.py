@@ -54,7 +54,7 @@ class PackedLayer:
         self.config, self.dtype = layer.config, dtype
         self.qkv_and_gate = packed(layer.attention.qkv_and_gate)
         self.project_out = packed(layer.attention.project_out)
-        self.mlp_in, self.mlp_out = packed(layer.mlp[0]), packed(layer.mlp[2])
+        self.mlp_in, self.mlp_out = packed(layer.mlp_in), packed(layer.mlp_out)
         norms = layer.attention_norm, layer.mlp_norm
         self.attention_norm, self.mlp_norm = (
             (norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
