@@ -5,15 +5,16 @@ Run with `uv run python benchmarks/flow_sampling.py`; prints the tables of flow_
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import published_algorithm as published
 import torch
 
 from tarflow_prior import Auto, GaussSeidel, Guidance, Jacobi, Sequential, TarFlow, TarFlowConfig
+from tarflow_prior.packed import pack
 
-ROUNDS = 5
+ROUNDS = 7
 GUIDANCES = {
     "all blocks, all tokens (TARFlow)": Guidance(2.0, interval=(0.0, 1.0), blocks="all"),
     "last block, interval 0.25-1 (MIMFlow)": Guidance(2.0),
@@ -70,20 +71,20 @@ def compare_solvers(flow: TarFlow) -> None:
         print(f"| {type(solver).__name__} | {spent:.3f} s | {decoded.sweeps} | {worst:.0e} |")
 
 
-def compare_layouts() -> None:
-    print("\n| rows | product as stored | transposed copy | ratio |\n|--:|--:|--:|--:|")
-    stored = [torch.randn(1024, 256) for _ in range(16)]
-    copies = [weight.T.contiguous().T for weight in stored]
+def compare_products() -> None:
+    print("\n| rows | torch | packed | ratio |\n|--:|--:|--:|--:|")
+    plain = [torch.nn.Linear(256, 1024) for _ in range(16)]
     for rows in (1, 2, 16, 32):
-        x = torch.randn(rows, 256)
-        times = interleaved(partial(run_all, x, stored), partial(run_all, x, copies))
+        packed = [pack(linear, torch.float32, rows) for linear in plain]
+        x = torch.randn(rows, 1, 256)
+        times = interleaved(partial(run_all, x, plain), partial(run_all, x, packed))
         slow, fast = (1e6 * each / 16 for each in times)
         print(f"| {rows} | {slow:.0f} us | {fast:.0f} us | {slow / fast:.2f} |")
 
 
-def run_all(x: torch.Tensor, weights: list[torch.Tensor]) -> None:
-    for weight in weights:
-        torch.nn.functional.linear(x, weight)
+def run_all(x: torch.Tensor, linears: Iterable[Callable[[torch.Tensor], object]]) -> None:
+    for linear in linears:
+        linear(x)
 
 
 if __name__ == "__main__":
@@ -92,4 +93,4 @@ if __name__ == "__main__":
     with torch.no_grad():
         compare_guided(flow)
         compare_solvers(flow)
-        compare_layouts()
+        compare_products()

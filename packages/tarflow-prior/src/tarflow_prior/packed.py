@@ -28,13 +28,28 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16)
 
 
-class _Packed(NamedTuple):
+class PackedLinear(NamedTuple):
+    """A linear map without gradients; see :func:`pack`."""
+
     weight: Tensor
     bias: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "b t inputs"]) -> Float[Tensor, "b t outputs"]:
+        """Multiply."""
         product: Tensor = _linear(x, self.weight, self.bias, "none", [], "")
         return product
+
+
+def pack(linear: nn.Module, dtype: torch.dtype, num_rows: int) -> PackedLinear:
+    """Lay the weight of a linear map out for oneDNN.
+
+    Args:
+        linear: The map, with weight and bias.
+        dtype: What the product runs in.
+        num_rows: Rows of the products to come, for which the layout is chosen; others work.
+    """
+    weight, bias = (parameter.detach().to(dtype) for parameter in linear.parameters())
+    return PackedLinear(_reorder(weight.contiguous(), num_rows), bias)
 
 
 class PackedLayer:
@@ -43,18 +58,16 @@ class PackedLayer:
     Args:
         layer: The layer.
         dtype: What its GEMMs run in.
-        num_rows: Rows of the products to come, for which the weights are laid out; others work.
+        num_rows: As for :func:`pack`.
     """
 
     def __init__(self, layer: Layer, dtype: torch.dtype, num_rows: int) -> None:
-        def packed(linear: nn.Module) -> _Packed:
-            weight, bias = (parameter.detach().to(dtype) for parameter in linear.parameters())
-            return _Packed(_reorder(weight.contiguous(), num_rows), bias)
-
         self.config, self.dtype = layer.config, dtype
-        self.qkv_and_gate = packed(layer.attention.qkv_and_gate)
-        self.project_out = packed(layer.attention.project_out)
-        self.mlp_in, self.mlp_out = packed(layer.mlp_in), packed(layer.mlp_out)
+        linears = [layer.attention.qkv_and_gate, layer.attention.project_out]
+        linears += [layer.mlp_in, layer.mlp_out]
+        self.qkv_and_gate, self.project_out, self.mlp_in, self.mlp_out = (
+            pack(linear, dtype, num_rows) for linear in linears
+        )
         norms = layer.attention_norm, layer.mlp_norm
         self.attention_norm, self.mlp_norm = (
             (norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
