@@ -157,6 +157,24 @@ def test_run_sample_and_run_again(folder, tmp_path, capsys):
     assert reported_steps(out) == [6]
 
 
+def test_phases_may_be_run_one_after_the_other(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["--data", folder, "--out", out, *QUICK, "--set", "decoder_phase.steps=4"]
+    arguments += ["--set", "loss.perceptual=0.0", "--set", "loss.feature=0.0"]
+    assert run(train_command, *arguments, "--phase", "decoder") == 2
+    assert "a joint phase of 6 steps in" in capsys.readouterr().err
+    assert run(train_command, *arguments, "--phase", "joint") == 0
+    assert "before the decoder phase" not in capsys.readouterr().out
+    assert reported_steps(out) == [6]
+    assert run(train_command, *arguments, "--phase", "decoder") == 0
+    assert capsys.readouterr().out.count("before the decoder phase") == 2
+    assert reported_steps(out) == [6, 10]
+    scores = json.loads((out / "summary.json").read_text())
+    assert scores["before_decoder_phase"]["fd_posterior"] > 0
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == ["step_00000006", "step_00000010"]
+
+
 def reported_steps(out):
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["step"] for line in lines]

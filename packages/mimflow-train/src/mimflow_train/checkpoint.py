@@ -16,16 +16,18 @@ from torch import Tensor
 
 from mimflow_train.config import TrainConfig, to_dict
 from mimflow_train.errors import StorageError
-from mimflow_train.state import TrainState
+from mimflow_train.state import DecoderState, State, TrainState
 
-__all__ = ["latest_checkpoint", "load_state", "save_checkpoint"]
+__all__ = ["joint_checkpoint", "latest_checkpoint", "load_state", "save_checkpoint"]
 
 FORMAT = 1
 _KEEP = 2
 
 
-def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Path:
+def save_checkpoint(state: State, config: TrainConfig, run_dir: Path) -> Path:
     """Write ``checkpoints/step_*`` of a run, then drop all but the newest two.
+
+    The last one of the joint phase stays: the decoder phase is judged against it.
 
     The folder appears under its name only when every file and the manifest are on disk.
 
@@ -40,7 +42,7 @@ def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Pa
         for name, tensors in state.tensors().items():
             contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
             save_file(contiguous, draft / f"{name}.safetensors")
-        (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state.step, config)))
+        (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state, config)))
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     except (OSError, SafetensorError) as error:
@@ -50,7 +52,8 @@ def save_checkpoint(state: TrainState, config: TrainConfig, run_dir: Path) -> Pa
             "Free some space and run the same command again: it continues from the one before."
         ) from error
     for old in _checkpoints(run_dir)[:-_KEEP]:
-        shutil.rmtree(old)
+        if old != joint_checkpoint(config, run_dir):
+            shutil.rmtree(old)
     return folder
 
 
@@ -83,13 +86,18 @@ def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None
     return None
 
 
-def load_state(folder: Path, config: TrainConfig, device: torch.device) -> TrainState:
+def joint_checkpoint(config: TrainConfig, run_dir: Path) -> Path:
+    """Return where the last checkpoint of the joint phase is, or will be."""
+    return run_dir / "checkpoints" / f"step_{config.steps:08d}"
+
+
+def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State:
     """Return the training state that a checkpoint holds."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    state = TrainState(config, device)
+    kind = DecoderState if manifest.get("phase") == DecoderState.phase else TrainState
+    state = kind(config, device)
     tensors: dict[str, dict[str, Tensor]] = {
-        name: load_file(folder / f"{name}.safetensors", device=str(device))
-        for name in ("model", "ema", "optimizer")
+        path.stem: load_file(path, device=str(device)) for path in folder.glob("*.safetensors")
     }
     state.load(tensors, int(manifest["step"]))
     return state
@@ -99,7 +107,7 @@ def _checkpoints(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "checkpoints").glob("step_*"))
 
 
-def _manifest(folder: Path, step: int, config: TrainConfig) -> dict[str, Any]:
+def _manifest(folder: Path, state: State, config: TrainConfig) -> dict[str, Any]:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.glob("*.safetensors"))
@@ -107,7 +115,8 @@ def _manifest(folder: Path, step: int, config: TrainConfig) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("mimflow-train", "torch")}
     return {
         "format": FORMAT,
-        "step": step,
+        "phase": state.phase,
+        "step": state.step,
         "versions": versions,
         "files": files,
         "config": to_dict(config),

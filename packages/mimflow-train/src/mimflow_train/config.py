@@ -14,11 +14,13 @@ from mimflow_train.errors import ConfigError
 from tarflow_prior import TarFlowConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig
 
-TEACHERS = {"efflite0": 112}  # numbers per patch
+TEACHERS = {"efflite0": 112, "hog": 108, "dinov2": 768, "clip": 768}  # numbers per patch
 
 __all__ = [
     "TEACHERS",
     "DataConfig",
+    "DecoderPhaseConfig",
+    "DiscriminatorConfig",
     "LossConfig",
     "ModelConfig",
     "OptimConfig",
@@ -169,6 +171,53 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorConfig:
+    """Shape of the patch discriminator; the defaults see 70 x 70 pixels at once.
+
+    Attributes:
+        width: Channels of the first convolution, a multiple of 16.
+        depth: Convolutions of stride 2; 2 sees 34 x 34 pixels, 1 sees 16 x 16.
+    """
+
+    width: int = 64
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.width % 16:
+            raise ConfigError(
+                f"Expected discriminator.width in multiples of 16; got {self.width}. Use 64."
+            )
+        if self.depth < 1:
+            raise ConfigError(f"Expected discriminator.depth >= 1; got {self.depth}. Use 3.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderPhaseConfig:
+    """The second phase (Eq. 8): the decoder alone, against a discriminator.
+
+    Attributes:
+        steps: Optimiser steps, after those of the joint phase; 0 leaves the phase out.
+        gan_weight: Weight of the adversarial term; those of pixels and perception stay.
+        discriminator: Shape of the discriminator.
+        optim: Of decoder and discriminator alike, each with a clipped gradient of its own. With few
+            steps a slow average keeps the first phase's decoder: ``ema_decay ** steps`` of it.
+    """
+
+    steps: int = 10_010
+    gan_weight: float = 0.05
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(ema_decay=0.999))
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "gan_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"Expected decoder_phase.{name} >= 0; got {getattr(self, name)}. "
+                    "Use steps=0 to leave the phase out."
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which images, and in which order.
 
@@ -203,6 +252,7 @@ class TrainConfig:
         steps: Optimiser steps.
         seed: Seed of everything random.
         precision: Type of the matrix products; ``auto`` is bf16 where the device is fast at it.
+        decoder_phase: What follows the joint phase.
     """
 
     scale: str
@@ -218,6 +268,7 @@ class TrainConfig:
     steps: int = 450_450
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    decoder_phase: DecoderPhaseConfig = field(default_factory=DecoderPhaseConfig)
 
     def __post_init__(self) -> None:
         for name, low in (("global_batch", 1), ("steps", 1), ("micro_batch", 0), ("guidance", 0)):
@@ -229,10 +280,21 @@ class TrainConfig:
                 f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "
                 "The paper uses 0.1."
             )
+        size, depth = self.model.decoder.image_size, self.decoder_phase.discriminator.depth
+        if self.decoder_phase.steps and size < 3 * 2**depth:
+            raise ConfigError(
+                f"Expected decoder_phase.discriminator.depth for images of {size} px, at least "
+                f"3 * 2^depth; got {depth}. Lower it."
+            )
         classes = len(self.data.class_names)
         require_equal(
             "flow.num_classes", self.model.flow.num_classes, "the data's classes", classes
         )
+
+    @property
+    def all_steps(self) -> int:
+        """Optimiser steps of both phases."""
+        return self.steps + self.decoder_phase.steps
 
     @property
     def trained_model(self) -> ModelConfig:

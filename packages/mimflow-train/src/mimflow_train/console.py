@@ -9,7 +9,7 @@ from tqdm import tqdm
 __all__ = ["Progress", "say"]
 
 _LINE_EVERY_SECONDS = 30.0
-_SHOWN = ("loss", "nll", "rate", "pixel", "perceptual")
+_SHOWN = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
 
 
 def say(message: str) -> None:

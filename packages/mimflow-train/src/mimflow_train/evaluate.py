@@ -28,7 +28,16 @@ from mimflow_train.objective import nll_floor
 from mimflow_train.pictures import to_bytes
 from tarflow_prior import Guidance, nll_per_dim
 
-__all__ = ["Evaluation", "class_rows", "decode", "encode", "evaluate", "generate"]
+__all__ = [
+    "Evaluation",
+    "Reconstruction",
+    "class_rows",
+    "decode",
+    "encode",
+    "evaluate",
+    "evaluate_reconstruction",
+    "generate",
+]
 
 _CHUNK = 64
 _LATENT_IMAGES = 2048
@@ -72,6 +81,19 @@ class Evaluation:
     class_accuracy_posterior: float
     class_accuracy_real: float
     class_chance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """How well images come back, before or after the decoder phase.
+
+    Attributes:
+        psnr: As of :class:`Evaluation`.
+        fd_posterior: As of :class:`Evaluation`.
+    """
+
+    psnr: float
+    fd_posterior: float
 
 
 class Encoding(NamedTuple):
@@ -131,6 +153,28 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         class_accuracy_real=probe.balanced_accuracy(features["held_out"], label),
         class_chance=1 / len(data.class_names),
     )
+
+
+@torch.no_grad()
+def evaluate_reconstruction(
+    model: MIMFlow, config: TrainConfig, data: LabelledImages
+) -> Reconstruction:
+    """Judge encoder and decoder alone, on the images and draws of :func:`evaluate`.
+
+    Args:
+        model: Usually the averaged weights.
+        config: The run; its seed decides every draw.
+        data: Training and held-out images.
+    """
+    label = data.held_out.labels
+    unseen = data.held_out.stack(range(len(label)))
+    real = data.train.stack(_same_classes(data.train, label, config.seed))
+    decoded = decode(model, encode(model, config, real, "evaluate train").z)
+    decoded_unseen = decode(model, encode(model, config, unseen, "evaluate held out").z)
+    extractor = get_extractor("efflite0", device=str(next(model.parameters()).device))
+    features = [extract_features(images, extractor) for images in (decoded, unseen)]
+    distance = frechet_distance_from_features(*features).value
+    return Reconstruction(psnr=_psnr(decoded_unseen, unseen), fd_posterior=distance)
 
 
 @torch.no_grad()

@@ -26,10 +26,9 @@ from mimflow_train.config import TrainConfig, from_dict, to_dict
 from mimflow_train.console import Progress
 from mimflow_train.context import StopRequest
 from mimflow_train.events import Recorder, follow
-from mimflow_train.loop import train
 from mimflow_train.machine import count_cores
-from mimflow_train.run import Saver, load_data, restore
-from mimflow_train.state import TrainState
+from mimflow_train.run import Saver, load_data, restore, train_phases
+from mimflow_train.state import State
 
 __all__ = ["RayContext", "run_ray"]
 
@@ -78,7 +77,13 @@ class RayContext:
 
 
 def run_ray(
-    config: TrainConfig, run_dir: Path, device: str, workers: int, checkpoint_every: int
+    config: TrainConfig,
+    run_dir: Path,
+    device: str,
+    *,
+    workers: int,
+    checkpoint_every: int,
+    until: int,
 ) -> int | None:
     """Train on several devices until done or asked to stop.
 
@@ -88,6 +93,7 @@ def run_ray(
         device: ``cpu`` or ``cuda``.
         workers: Devices.
         checkpoint_every: Steps between checkpoints.
+        until: Step to end at.
 
     Returns:
         The signal that ended the run early, or None.
@@ -112,6 +118,7 @@ def run_ray(
             "config": to_dict(config),
             "run_dir": str(run_dir),
             "save_every": checkpoint_every,
+            "until": until,
             "threads": max(1, cores // workers),
         },
         scaling_config=ScalingConfig(
@@ -129,7 +136,7 @@ def run_ray(
     stop = StopRequest()
     try:
         with stop.listening():
-            outcome = _fit(trainer, config, run_dir, stop)
+            outcome = _fit(trainer, run_dir, stop, until)
     finally:
         ray.shutdown()
     if outcome["status"] == "failed":
@@ -137,9 +144,7 @@ def run_ray(
     return stop.received if outcome["status"] == "stopped" else None
 
 
-def _fit(
-    trainer: TorchTrainer, config: TrainConfig, run_dir: Path, stop: StopRequest
-) -> dict[str, str]:
+def _fit(trainer: TorchTrainer, run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
     """Run the job in a second thread; this one has the signals and the progress."""
     box: dict[str, Any] = {}
 
@@ -158,7 +163,7 @@ def _fit(
             began = True
             (run_dir / _RAY_FOLDER / _STOP_FILE).touch()
         for step, values in next(reports):
-            progress = progress or Progress(step, config.steps)
+            progress = progress or Progress(step, until)
             progress.show(step, values)
     if progress is not None:
         progress.close()
@@ -184,26 +189,25 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
         failure: dict[str, str] = json.loads(note.read_text())
         return failure
     try:
-        return _train_here(
-            from_dict(TrainConfig, options["config"]), run_dir, options["save_every"]
-        )
+        config = from_dict(TrainConfig, options["config"])
+        return _train_here(config, run_dir, options["save_every"], options["until"])
     except (errors.MimflowError, GenmetricsError) as error:
         failure = {"status": "failed", "code": str(error.exit_code), "message": str(error)}
         note.write_text(json.dumps(failure))
         raise
 
 
-def _train_here(config: TrainConfig, run_dir: Path, save_every: int) -> dict[str, str]:
+def _train_here(config: TrainConfig, run_dir: Path, save_every: int, until: int) -> dict[str, str]:
     context = RayContext(run_dir)
     data = load_data(config, run_dir if context.rank == 0 else None)
     state = restore(config, run_dir, context.device)
     saver = Saver(config, data, run_dir)
 
-    def save(state: TrainState) -> None:
+    def save(state: State) -> None:
         if context.rank == 0:
             saver(state)
         ray.train.report({"step": state.step})  # waits for all ranks
 
     with context.recording(run_dir, state.step):
-        train(context, config, data, state=state, save_every=save_every, save=save)
-    return {"status": "done" if state.step == config.steps else "stopped"}
+        state = train_phases(context, state, data, until=until, save_every=save_every, save=save)
+    return {"status": "done" if state.step >= until else "stopped"}

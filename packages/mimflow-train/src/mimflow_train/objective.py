@@ -10,10 +10,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mimflow_train.config import LossConfig
+from mimflow_train.discriminator import hinge_generator
 from mimflow_train.model import MIMFlowOutput
 from tarflow_prior import nll_per_dim
 
-__all__ = ["Objective", "feature_loss", "joint_objective", "nll_floor", "pixel_loss"]
+__all__ = [
+    "Objective",
+    "decoder_objective",
+    "feature_loss",
+    "joint_objective",
+    "nll_floor",
+    "pixel_loss",
+]
 
 
 class Objective(NamedTuple):
@@ -53,6 +61,33 @@ def joint_objective(
     for name, target in targets.items():
         terms[name] = feature_loss(output.features[name], target, masked)
         total = total + weights.feature * terms[name]
+    return Objective(total, terms)
+
+
+def decoder_objective(
+    image: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    logits: Float[Tensor, "b 1 rows columns"],
+    *,
+    weights: LossConfig,
+    gan_weight: float,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Objective:
+    """Weigh pixels, perception and the discriminator's verdict (Eq. 8).
+
+    Args:
+        image: What was decoded.
+        target: The images in [-1, 1], before masking.
+        logits: The discriminator's of the decoded images.
+        weights: Weight of pixels and perception.
+        gan_weight: Weight of the verdict.
+        perceptual: Distance of two image batches; None leaves the term out.
+    """
+    terms = {"pixel": pixel_loss(image, target), "gan": hinge_generator(logits)}
+    total = weights.pixel * terms["pixel"] + gan_weight * terms["gan"]
+    if perceptual is not None:
+        terms["perceptual"] = perceptual(image, target)
+        total = total + weights.perceptual * terms["perceptual"]
     return Objective(total, terms)
 
 

@@ -7,6 +7,8 @@ from mim_encoder import EncoderConfig, MaskRatio
 from mimflow_train.config import (
     TEACHERS,
     DataConfig,
+    DecoderPhaseConfig,
+    DiscriminatorConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
@@ -66,6 +68,14 @@ def tiny(class_names: tuple[str, ...] = CLASS_NAMES, source: str = "emoji") -> T
         guidance=3.0,
         global_batch=64,
         steps=1100,
+        decoder_phase=DecoderPhaseConfig(
+            steps=0,
+            gan_weight=1.0,
+            discriminator=DiscriminatorConfig(width=32, depth=2),
+            optim=OptimConfig(
+                lr=5e-4, clip_norm=120.0, warmup_steps=20, schedule="cosine", ema_decay=0.99
+            ),
+        ),
     )
 
 

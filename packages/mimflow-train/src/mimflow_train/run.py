@@ -9,24 +9,46 @@ from pathlib import Path
 import torch
 
 from mim_encoder import mask_image
-from mimflow_train.checkpoint import latest_checkpoint, load_state, save_checkpoint
+from mimflow_train.checkpoint import (
+    joint_checkpoint,
+    latest_checkpoint,
+    load_state,
+    save_checkpoint,
+)
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import Progress, say
-from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.context import Context, LocalContext, StopRequest
 from mimflow_train.data.emoji import emoji_images
 from mimflow_train.data.folder import folder_images
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.layout import read_layout
 from mimflow_train.draws import generator
 from mimflow_train.errors import StorageError
-from mimflow_train.evaluate import Evaluation, class_rows, decode, encode, evaluate, generate
+from mimflow_train.evaluate import (
+    Evaluation,
+    Reconstruction,
+    class_rows,
+    decode,
+    encode,
+    evaluate,
+    evaluate_reconstruction,
+    generate,
+)
 from mimflow_train.events import Recorder
 from mimflow_train.loop import train
 from mimflow_train.model import MIMFlow
 from mimflow_train.pictures import save_grid, to_bytes
-from mimflow_train.state import TrainState
+from mimflow_train.state import DecoderState, State, TrainState
 
-__all__ = ["Saver", "finish", "load_data", "restore", "run_local", "trained_model"]
+__all__ = [
+    "Saver",
+    "finish",
+    "load_data",
+    "restore",
+    "run_local",
+    "train_phases",
+    "trained_model",
+]
 
 _COLUMNS = 12
 _ALLOWED_FAILURES = 3
@@ -50,7 +72,7 @@ def load_data(
     return folder_images(layout, size, bad_list=bad_list, warn=warn)
 
 
-def restore(config: TrainConfig, run_dir: Path, device: torch.device) -> TrainState:
+def restore(config: TrainConfig, run_dir: Path, device: torch.device) -> State:
     """Return the state of the newest good checkpoint, or a new one if the run has none.
 
     Raises:
@@ -60,8 +82,38 @@ def restore(config: TrainConfig, run_dir: Path, device: torch.device) -> TrainSt
     return TrainState(config, device) if folder is None else load_state(folder, config, device)
 
 
+def train_phases(
+    context: Context,
+    state: State,
+    data: LabelledImages,
+    *,
+    until: int,
+    save_every: int,
+    save: Callable[[State], object],
+) -> State:
+    """Train what is left of the joint phase, then of the decoder phase.
+
+    Args:
+        context: This worker among its peers.
+        state: Where to start.
+        data: Images; only ``data.train`` is looked at.
+        until: ``config.steps`` to end with the joint phase, ``config.all_steps`` to go on.
+        save_every: Steps between calls of ``save``.
+        save: Called on every rank, also at the end of a phase, with the state.
+
+    Returns:
+        The state at ``until``, or where the context asked to stop.
+    """
+    config = state.config
+    train(context, config, data, state=state, save_every=save_every, save=save)
+    if isinstance(state, TrainState) and config.steps == state.step < until:
+        state = DecoderState.after(state)
+        train(context, config, data, state=state, save_every=save_every, save=save)
+    return state
+
+
 def run_local(
-    config: TrainConfig, run_dir: Path, device: torch.device, checkpoint_every: int
+    config: TrainConfig, run_dir: Path, device: torch.device, checkpoint_every: int, until: int
 ) -> int | None:
     """Train in this process until done or asked to stop.
 
@@ -70,6 +122,7 @@ def run_local(
         run_dir: The run folder.
         device: Where to train.
         checkpoint_every: Steps between checkpoints.
+        until: Step to end at, as for :func:`train_phases`.
 
     Returns:
         The signal that ended the run early, or None.
@@ -78,16 +131,16 @@ def run_local(
     with stop.listening():
         data = load_data(config, run_dir)
         state = restore(config, run_dir, device)
-        with _reporting(run_dir, state.step, config.steps) as report:
-            train(
+        with _reporting(run_dir, state.step, until) as report:
+            state = train_phases(
                 LocalContext(device, report, stop),
-                config,
+                state,
                 data,
-                state=state,
+                until=until,
                 save_every=checkpoint_every,
                 save=Saver(config, data, run_dir),
             )
-    return stop.received if state.step < config.steps else None
+    return stop.received if state.step < until else None
 
 
 @contextmanager
@@ -121,11 +174,11 @@ class Saver:
         self.config, self.data, self.run_dir = config, data, run_dir
         self.failures = 0
 
-    def __call__(self, state: TrainState) -> None:
+    def __call__(self, state: State) -> None:
         """Save a state, with a grid of samples of the averaged weights.
 
         Raises:
-            StorageError: At the third failure in a row, and at the last step.
+            StorageError: At the third failure in a row, and at the last step of a phase.
         """
         try:
             save_checkpoint(state, self.config, self.run_dir)
@@ -134,13 +187,19 @@ class Saver:
             self.failures = 0
         except (StorageError, OSError) as error:
             self.failures += 1
-            if self.failures == _ALLOWED_FAILURES or state.step == self.config.steps:
+            if self.failures == _ALLOWED_FAILURES or state.step == state.end:
                 raise StorageError(str(error)) from error
             say(f"Warning: {error} Training goes on; earlier checkpoints are as they were.")
 
 
-def finish(config: TrainConfig, run_dir: Path, device: torch.device) -> Evaluation:
-    """Write the pictures and the scores of a trained run."""
+def finish(
+    config: TrainConfig, run_dir: Path, device: torch.device
+) -> tuple[Evaluation, Reconstruction | None]:
+    """Write the pictures and the scores of a trained run.
+
+    Returns:
+        The scores, and reconstruction as it was before the decoder phase, if there was one.
+    """
     model = trained_model(config, run_dir, device)
     data = load_data(config, run_dir, lambda _: None)
     if data.attribution:
@@ -148,8 +207,22 @@ def finish(config: TrainConfig, run_dir: Path, device: torch.device) -> Evaluati
     _sample_grid(model, config, data, run_dir / "samples.png")
     _reconstruction_grid(model, config, data, run_dir / "reconstructions.png")
     scores = evaluate(model, config, data)
-    (run_dir / "summary.json").write_text(json.dumps(dataclasses.asdict(scores), indent=2) + "\n")
-    return scores
+    before = _before_decoder_phase(config, run_dir, data, device)
+    summary = dataclasses.asdict(scores)
+    if before is not None:
+        summary["before_decoder_phase"] = dataclasses.asdict(before)
+    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return scores, before
+
+
+def _before_decoder_phase(
+    config: TrainConfig, run_dir: Path, data: LabelledImages, device: torch.device
+) -> Reconstruction | None:
+    folder = joint_checkpoint(config, run_dir)
+    newest = latest_checkpoint(run_dir, lambda _: None)
+    if newest is None or newest == folder or not folder.exists():
+        return None
+    return evaluate_reconstruction(load_state(folder, config, device).ema, config, data)
 
 
 def trained_model(config: TrainConfig, run_dir: Path, device: torch.device) -> MIMFlow:

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from mimflow_train.config import OptimConfig, TrainConfig
+from mimflow_train.discriminator import PatchDiscriminator
 from mimflow_train.draws import generator
 from mimflow_train.model import MIMFlow
 
-__all__ = ["TrainState", "learning_rate"]
+__all__ = ["DecoderState", "State", "TrainState", "learning_rate"]
 
 
 class TrainState:
-    """Model, average and optimiser at one step.
+    """Model, average and optimiser in the joint phase.
 
     Args:
         config: The run.
@@ -27,7 +28,10 @@ class TrainState:
         step: Optimiser steps done.
     """
 
+    phase = "joint"
+
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
         with torch.random.fork_rng(devices=[]):
             seed = int(torch.randint(2**62, (), generator=generator(config.seed, "weights")))
             torch.manual_seed(seed)
@@ -36,42 +40,141 @@ class TrainState:
         self.optimizer = _adamw(self.model, config.optim)
         self.step = 0
 
-    @torch.no_grad()
+    @property
+    def end(self) -> int:
+        """Step at which the phase is over."""
+        return self.config.steps
+
     def average(self, decay: float) -> None:
         """Move the average towards the weights: ``ema <- d ema + (1 - d) weights``.
 
         Args:
             decay: Decay of a long run; at step ``t`` it is at most ``(1 + t) / (10 + t)``.
         """
-        decay = min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        _average(self.ema, self.model, decay, self.step)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return everything a checkpoint holds, as files of named tensors."""
-        moments = {
-            f"{key}.{name}": value
-            for name, parameter in self.model.named_parameters()
-            for key, value in self.optimizer.state[parameter].items()
-        }
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": moments,
+            "optimizer": _moments(self.model, self.optimizer),
         }
 
     def load(self, tensors: dict[str, dict[str, Tensor]], step: int) -> None:
         """Take over a checkpoint's tensors; every name and shape must match."""
         self.model.load_state_dict(tensors["model"])
         self.ema.load_state_dict(tensors["ema"])
-        parameters = dict(self.model.named_parameters())
-        self.optimizer.state.clear()
-        for full_name, value in tensors["optimizer"].items():
-            key, name = full_name.split(".", 1)
-            parameter = parameters[name]
-            # AdamW keeps its step counter on the CPU unless it is fused on a GPU.
-            target = value.to(parameter.device) if key != "step" or parameter.is_cuda else value
-            self.optimizer.state[parameter][key] = target
+        _load_moments(self.model, self.optimizer, tensors["optimizer"])
         self.step = step
+
+
+class DecoderState:
+    """Model, average, discriminator and both optimisers in the decoder phase.
+
+    Args:
+        config: The run.
+        device: Where the tensors live.
+
+    Attributes:
+        model: The networks; of these the decoder alone is trained.
+        ema: The same with the decoder's moving average.
+        discriminator: The decoder's adversary.
+        step: Optimiser steps done, those of the joint phase included.
+    """
+
+    phase = "decoder"
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        joint = TrainState(config, device)
+        self.model, self.ema = joint.model, joint.ema
+        with torch.random.fork_rng(devices=[]):
+            draw = generator(config.seed, "discriminator weights")
+            torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))
+            self.discriminator = PatchDiscriminator(config.decoder_phase.discriminator).to(device)
+        for part in (self.model.encoder, self.model.flow, self.model.feature_decoders):
+            part.requires_grad_(requires_grad=False)
+        optim = config.decoder_phase.optim
+        self.optimizers = (_adamw(self.model.decoder, optim), _adamw(self.discriminator, optim))
+        self.step = config.steps
+
+    @classmethod
+    def after(cls, joint: TrainState) -> "DecoderState":
+        """Return the start of the decoder phase: the averaged weights of the joint phase.
+
+        Args:
+            joint: The joint phase at its end.
+        """
+        device = next(joint.ema.parameters()).device
+        state = cls(joint.config, device)
+        for model in (state.model, state.ema):
+            model.load_state_dict(joint.ema.state_dict())
+        return state
+
+    @property
+    def end(self) -> int:
+        """Step at which the phase is over."""
+        return self.config.steps + self.config.decoder_phase.steps
+
+    def average(self, decay: float) -> None:
+        """Move the decoder's average towards its weights.
+
+        Args:
+            decay: As for :meth:`TrainState.average`, steps counted from the start of the phase.
+        """
+        _average(self.ema.decoder, self.model.decoder, decay, self.step - self.config.steps)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return everything a checkpoint holds, as files of named tensors."""
+        decoder, discriminator = self.optimizers
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": _moments(self.model.decoder, decoder),
+            "discriminator_optimizer": _moments(self.discriminator, discriminator),
+        }
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], step: int) -> None:
+        """Take over a checkpoint's tensors; every name and shape must match."""
+        self.model.load_state_dict(tensors["model"])
+        self.ema.load_state_dict(tensors["ema"])
+        self.discriminator.load_state_dict(tensors["discriminator"])
+        decoder, discriminator = self.optimizers
+        _load_moments(self.model.decoder, decoder, tensors["optimizer"])
+        _load_moments(self.discriminator, discriminator, tensors["discriminator_optimizer"])
+        self.step = step
+
+
+State = TrainState | DecoderState
+
+
+@torch.no_grad()
+def _average(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+
+
+def _moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{key}.{name}": value
+        for name, parameter in module.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def _load_moments(
+    module: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]
+) -> None:
+    parameters = dict(module.named_parameters())
+    optimizer.state.clear()
+    for full_name, value in moments.items():
+        key, name = full_name.split(".", 1)
+        parameter = parameters[name]
+        # AdamW keeps its step counter on the CPU unless it is fused on a GPU.
+        target = value.to(parameter.device) if key != "step" or parameter.is_cuda else value
+        optimizer.state[parameter][key] = target
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -23,7 +23,7 @@ from mimflow_train.overrides import override
 from mimflow_train.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from mimflow_train.evaluate import Evaluation
+    from mimflow_train.evaluate import Evaluation, Reconstruction
 
 PROGRAM = "mimflow-train"
 _FILES_OF_A_RUN = (
@@ -59,6 +59,8 @@ class TrainOptions:
     """Optimiser steps, instead of the recipe's."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
+    phase: Literal["all", "joint", "decoder"] = "all"
+    """Train everything jointly, then the decoder alone; or one of the two."""
     seed: int = 0
     """Seed of everything random."""
     workers: int = 1
@@ -88,6 +90,7 @@ def _main(options: TrainOptions) -> int:
     name = "emoji" if options.data == "emoji" else Path(options.data).resolve().name
     run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
     prepare_run(config, run_dir, options.resume)
+    until = last_step(config, run_dir, options.phase)
 
     import torch  # after everything that a user can get wrong without it
 
@@ -95,19 +98,26 @@ def _main(options: TrainOptions) -> int:
     from mimflow_train.run import finish, run_local
 
     device = torch.device(choose_device(options.device))
-    say(f"{config.scale}: {config.steps} steps of {config.global_batch} images, in {run_dir}")
+    say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
     if engine == "ray":
         from mimflow_train.launch_ray import run_ray
 
-        stopped = run_ray(config, run_dir, device.type, options.workers, options.checkpoint_every)
+        stopped = run_ray(
+            config,
+            run_dir,
+            device.type,
+            workers=options.workers,
+            checkpoint_every=options.checkpoint_every,
+            until=until,
+        )
     else:
-        stopped = run_local(config, run_dir, device, options.checkpoint_every)
+        stopped = run_local(config, run_dir, device, options.checkpoint_every, until)
     if stopped is not None:
         say(f"Saved in {run_dir}. Run the same command again to go on.")
         return 128 + stopped
     say("Trained. Judging the result ...")
-    scores = finish(config, run_dir, device)
-    sys.stdout.write(summary(scores, config, run_dir, time.monotonic() - began))
+    scores, before = finish(config, run_dir, device)
+    sys.stdout.write(summary(scores, before, config, run_dir, time.monotonic() - began))
     return 0
 
 
@@ -162,6 +172,28 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
             )
         return
     write_config(config, run_dir)
+
+
+def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
+    """Return the step to train to.
+
+    Raises:
+        ConfigError: If the decoder phase has no steps, or no joint phase to follow.
+    """
+    if phase == "joint":
+        return config.steps
+    if phase == "decoder" and not config.decoder_phase.steps:
+        raise ConfigError(
+            "Expected decoder_phase.steps above 0 for --phase decoder; got 0. "
+            "Set it with --set decoder_phase.steps=N."
+        )
+    done = [int(path.name[5:]) for path in (run_dir / "checkpoints").glob("step_*")]
+    if phase == "decoder" and max(done, default=0) < config.steps:
+        raise ConfigError(
+            f"Expected a joint phase of {config.steps} steps in {run_dir} for --phase decoder; "
+            f"got {max(done, default=0)} steps. Train it first with --phase joint."
+        )
+    return config.all_steps
 
 
 def require_divisor(global_batch: int, workers: int) -> None:
@@ -219,7 +251,13 @@ def choose_engine(options: TrainOptions) -> str:
     return "ray" if options.engine == "ray" or options.workers > 1 else "local"
 
 
-def summary(scores: "Evaluation", config: TrainConfig, run_dir: Path, seconds: float) -> str:
+def summary(
+    scores: "Evaluation",
+    before: "Reconstruction | None",
+    config: TrainConfig,
+    run_dir: Path,
+    seconds: float,
+) -> str:
     """Return the table that ends a run."""
     n = scores.num_images
     share = f"{scores.gap_closed:.2f}"
@@ -229,10 +267,18 @@ def summary(scores: "Evaluation", config: TrainConfig, run_dir: Path, seconds: f
             f"train {scores.nll_train:.4f}   held out {scores.nll_held_out:.4f}"
             f"   floor {scores.nll_floor:.4f} (the latent noise alone)",
         ),
-        ("masked reconstruction", f"{scores.psnr:.2f} dB PSNR on held-out images"),
+        (
+            "masked reconstruction",
+            f"{scores.psnr:.2f} dB PSNR on held-out images"
+            + (f" ({before.psnr:.2f} before the decoder phase)" if before else ""),
+        ),
         (f"fd_efflite0 at N = {n}", "against held-out real images; smaller is better"),
         ("  real images", f"{scores.fd_floor:8.1f}   the floor at this N"),
-        ("  decoded posterior", f"{scores.fd_posterior:8.1f}   what a perfect prior would reach"),
+        (
+            "  decoded posterior",
+            f"{scores.fd_posterior:8.1f}   what a perfect prior would reach"
+            + (f" ({before.fd_posterior:.1f} before the decoder phase)" if before else ""),
+        ),
         ("  decoded flow", f"{scores.fd_flow:8.1f}   the samples"),
         ("  decoded Gaussian", f"{scores.fd_gaussian:8.1f}   no prior"),
         ("gap closed by the flow", f"{share:>8}   (Gaussian - flow) / (Gaussian - posterior)"),
