@@ -95,3 +95,34 @@ def test_unknown_preset_names_the_known_and_the_nearest(name, near):
 def test_impossible_mask_ratios_are_refused(low, high):
     with pytest.raises(ValueError, match="Expected 0 <= low <= high <= 1; got"):
         MaskRatio(low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            "mim_encoder.EncoderConfig(bottleneck='cls')",
+            "Expected bottleneck 'learnable-tokens', 'mae' or 'simmim'; got 'cls'. Choose one",
+        ),
+        (
+            "mim_encoder.EncoderConfig(hidden_patches='drop')",
+            "Expected hidden_patches 'mask-token' or 'dropped'; got 'drop'. Choose one",
+        ),
+        (
+            "mim_encoder.MaskRatio(law='beta')",
+            "Expected law 'truncnorm' or 'uniform'; got 'beta'. Choose one",
+        ),
+        (
+            "vit_decoder.DecoderConfig(head='siren')",
+            "Expected head 'linear' or 'refined'; got 'siren'. Choose one",
+        ),
+        (
+            "vit_decoder.FeatureDecoderConfig(kind='vit')",
+            "Expected kind 'transformer' or 'mlp'; got 'vit'. Choose one",
+        ),
+    ],
+)
+def test_unknown_choices_are_refused_where_nothing_checks_types(call, message):
+    code = f"import mim_encoder, vit_decoder; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"ValueError: {message}" in done.stderr

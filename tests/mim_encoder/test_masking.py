@@ -1,10 +1,10 @@
 import math
-from statistics import NormalDist
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from mim_encoder import MaskRatio, random_mask
 
@@ -56,33 +56,60 @@ def test_places_are_independent_of_each_other():
     assert (together - expected).abs().max() < 4 * math.sqrt(expected / 20_000)
 
 
-def truncnorm_cdf(share, low, high):
-    normal = NormalDist(high, 0.25)
-    return (normal.cdf(share) - normal.cdf(low)) / (0.5 - normal.cdf(low))
+def hidden_shares(ratio, *, draws, num_patches):
+    """Shares drawn one per call, or all in one call if each image has its own."""
+    generator = seeded()
+    batch = draws if ratio.per_sample else 1
+    calls = [
+        random_mask(batch, num_patches, ratio, generator=generator) for _ in range(draws // batch)
+    ]
+    counts = torch.cat(calls).sum(1).double()
+    return (counts - 0.5) / num_patches  # a count is the share rounded up
 
 
-def uniform_cdf(share, low, high):
-    return (share - low) / (high - low)
+def truncnorm(low, high):
+    return stats.truncnorm((low - high) / 0.25, 0, loc=high, scale=0.25)
 
 
+def uniform(low, high):
+    return stats.uniform(low, high - low)
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["per-call", "per-sample"])
 @pytest.mark.parametrize(("low", "high"), [(0.4, 0.6), (0.0, 1.0)])
-@pytest.mark.parametrize(("law", "cdf"), [("truncnorm", truncnorm_cdf), ("uniform", uniform_cdf)])
-def test_hidden_share_follows_its_law(law, cdf, low, high):
-    generator, num_patches, draws = seeded(), 1000, 2000
-    ratio = MaskRatio(low=low, high=high, law=law)
-    shares = sorted(
-        random_mask(1, num_patches, ratio, generator=generator).sum().item() / num_patches
-        for _ in range(draws)
-    )
-    gap = max(abs(cdf(share, low, high) - (i + 0.5) / draws) for i, share in enumerate(shares))
-    # Kolmogorov's 1 % point, plus the rounding up to whole patches.
-    assert gap < 1.63 / math.sqrt(draws) + 1 / (num_patches * (high - low)) + 0.5 / draws
+@pytest.mark.parametrize("law", [truncnorm, uniform], ids=["truncnorm", "uniform"])
+def test_hidden_share_follows_its_law(law, low, high, per_sample):
+    ratio = MaskRatio(low=low, high=high, law=law.__name__, per_sample=per_sample)
+    shares = hidden_shares(ratio, draws=2000, num_patches=2003)
+    assert stats.kstest(shares.numpy(), law(low, high).cdf).pvalue > 0.01
 
 
-def test_the_two_laws_can_be_told_apart_by_that_bound():
-    middle = 0.3
-    gap = abs(truncnorm_cdf(middle, 0.0, 1.0) - uniform_cdf(middle, 0.0, 1.0))
-    assert gap > 0.2
+@pytest.mark.parametrize(("law", "other"), [("uniform", truncnorm), ("truncnorm", uniform)])
+def test_that_test_tells_the_two_laws_apart(law, other):
+    ratio = MaskRatio(low=0.0, high=1.0, law=law, per_sample=True)
+    shares = hidden_shares(ratio, draws=2000, num_patches=2003)
+    assert stats.kstest(shares.numpy(), other(0.0, 1.0).cdf).pvalue < 1e-9
+
+
+def test_truncnorm_has_the_published_mean_and_deviation():
+    shares = hidden_shares(MaskRatio(per_sample=True), draws=8000, num_patches=499)
+    assert abs(shares.mean() - 0.505) < 0.0005 + 4 * 0.057 / math.sqrt(8000)
+    assert abs(shares.std() - 0.057) < 0.0005 + 0.002
+
+
+def test_shares_per_sample_differ_within_a_batch_and_stay_within_the_bounds():
+    counts = random_mask(64, 256, MaskRatio(per_sample=True), generator=seeded()).sum(1)
+    assert counts.unique().numel() > 20
+    assert counts.min() >= 103
+    assert counts.max() <= 154
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(batch=st.integers(1, 5), num_patches=st.integers(1, 60), percent=st.integers(0, 100))
+def test_a_fixed_ratio_per_sample_hides_exactly_its_ceiling_too(batch, num_patches, percent):
+    ratio = MaskRatio(low=percent / 100, high=percent / 100, per_sample=True)
+    masked = random_mask(batch, num_patches, ratio, generator=seeded())
+    assert masked.sum(1).tolist() == [-(-num_patches * percent // 100)] * batch
 
 
 def test_same_generator_state_gives_the_same_mask():
@@ -97,11 +124,14 @@ def test_global_random_state_is_left_alone_when_a_generator_is_given():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize(
     ("generator", "device", "source", "target"),
     [(seeded(), "meta", "cpu", "meta"), (None, "meta", "meta", "meta"), (None, None, None, "cpu")],
 )
-def test_mask_is_drawn_where_the_generator_lives(monkeypatch, generator, device, source, target):
+def test_mask_is_drawn_where_the_generator_lives(
+    monkeypatch, generator, device, source, target, per_sample
+):
     drawn_on, rand = [], torch.rand
 
     def spy(*args, device, **kwargs):
@@ -109,6 +139,7 @@ def test_mask_is_drawn_where_the_generator_lives(monkeypatch, generator, device,
         return rand(*args, device=device, **kwargs)
 
     monkeypatch.setattr(torch, "rand", spy)
-    masked = random_mask(2, 9, MaskRatio(), generator=generator, device=device)
+    ratio = MaskRatio(per_sample=per_sample)
+    masked = random_mask(2, 9, ratio, generator=generator, device=device)
     assert set(drawn_on) == {source}
     assert masked.device.type == target

@@ -4,10 +4,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_first_example_of_the_readme_runs():
+def test_examples_of_the_readme_run():
     text = (ROOT / "packages/mim-encoder/README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     names = {}
-    exec(code, names)
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
     assert names["posterior"].mean.shape == names["z"].shape == (8, 16, 16)
     assert names["posterior"].features.shape == (8, 16, 192)
+    assert names["visible"].shape == (8, 32, 16)

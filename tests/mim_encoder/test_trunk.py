@@ -77,6 +77,17 @@ def test_trunk_equals_the_written_out_reference(rows, columns, num_heads, num_pr
         torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
 
 
+def test_image_tokens_can_come_in_any_order_if_their_places_are_told():
+    trunk = build(TrunkConfig(width=16, depth=2, num_heads=2, num_prefix=1))
+    prefix, image = torch.randn(2, 1, 16).double(), torch.randn(2, 6, 16).double()
+    places = torch.stack([torch.tensor([3, 0, 5, 1, 4, 2]), torch.arange(6)])
+    shuffled = image.take_along_dim(places[..., None], dim=1)
+    first, second = trunk(prefix, image, (2, 3)), trunk(prefix, shuffled, (2, 3), places)
+    torch.testing.assert_close(second[0], first[0], rtol=0, atol=1e-9)
+    expected = first[1].take_along_dim(places[..., None], dim=1)
+    torch.testing.assert_close(second[1], expected, rtol=0, atol=1e-9)
+
+
 def test_rotary_frequencies_start_at_the_paper_of_mixed_rope():
     trunk = ViTTrunk(TrunkConfig(width=32, depth=3, num_heads=2, num_prefix=0, rope_theta=10.0))
     fx, fy = trunk.rope.freqs

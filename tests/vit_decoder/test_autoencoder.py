@@ -36,6 +36,49 @@ def test_paper_scale_has_the_papers_parameters_and_macs():
     assert round((matmuls + norms) / 1e9, 2) == 71.25
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("tiny", 1.8), ("S", 21.3), ("B", 85.1), ("L", 302.3), ("XL", 446.4)],
+)
+def test_presets_have_their_published_block_parameters_and_fit_together(name, millions):
+    with torch.device("meta"):
+        encoder = MaskedEncoder(EncoderConfig.preset(name))
+        decoder = PixelDecoder(DecoderConfig.preset(name))
+        size = encoder.config.image_size
+        image = torch.zeros(2, 3, size, size)
+        masked = torch.zeros(2, encoder.config.num_patches, dtype=torch.bool)
+    assert decoder(encoder(image, masked).mean).shape == image.shape
+    for trunk in (encoder.trunk, decoder.to_tokens.trunk):
+        assert round(sum(p.numel() for p in trunk.blocks.parameters()) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"hidden_patches": "dropped"},
+        {"bottleneck": "simmim", "num_latents": 64},
+        {"bottleneck": "mae", "hidden_patches": "dropped", "num_latents": 32},
+    ],
+    ids=["dropped", "simmim", "mae"],
+)
+def test_decoders_paint_from_the_latents_of_every_bottleneck(variant):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    encoder = MaskedEncoder(EncoderConfig.preset("tiny", depth=2, **variant))
+    latents = {"num_latents": encoder.config.num_latents, "latent_dim": 16}
+    decoder = PixelDecoder(DecoderConfig.preset("tiny", depth=2, **latents))
+    teacher = FeatureDecoder(FeatureDecoderConfig(grid=(8, 8), feature_dim=5, depth=1, **latents))
+    image = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    masked = random_mask(2, 64, MaskRatio(low=0.5, high=0.5), generator=generator)
+    z = encoder(image, masked).sample(generator=generator)
+    (functional.mse_loss(decoder(z), image) + teacher(z).square().mean()).backward()
+    for model in (encoder, decoder, teacher):
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
 @pytest.mark.parametrize("kind", ["transformer", "mlp"])
 def test_pixel_and_feature_losses_reach_every_parameter(kind):
     torch.manual_seed(0)

@@ -20,7 +20,10 @@ def test_every_exported_name_exists():
 def test_presets_mirror_the_encoders(name):
     decoder, encoder = asdict(DecoderConfig.preset(name)), asdict(EncoderConfig.preset(name))
     assert decoder.pop("drop_path") == (0.0 if name == "tiny" else 0.05)
+    assert decoder.pop("head") == "linear"
     assert encoder.pop("sigma") == 0.3
+    assert encoder.pop("bottleneck") == "learnable-tokens"
+    assert encoder.pop("hidden_patches") == "mask-token"
     assert decoder == encoder
 
 

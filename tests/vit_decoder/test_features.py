@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from vit_decoder import FeatureDecoder, FeatureDecoderConfig
 
@@ -79,6 +80,25 @@ def test_transformer_has_the_released_size_at_paper_scale():
     trunk = sum(p.numel() for p in decoder.decoder.to_tokens.trunk.blocks.parameters())
     # qkv without key bias, projection, two MLP layers, two LayerNorms.
     assert trunk == 3 * (12 * 192**2 + (2 + 1 + 4 + 1 + 4) * 192)
+
+
+def test_released_transformer_is_three_blocks_of_width_192_with_three_heads():
+    config = FeatureDecoderConfig()
+    assert (config.width, config.depth, config.num_heads) == (192, 3, 3)
+    with torch.device("meta"):
+        decoder, z = FeatureDecoder(config), torch.zeros(1, 128, 64)
+    with FlopCounterMode(display=False) as counter:
+        assert decoder(z).shape == (1, 256, 768)
+    blocks = 3 * (12 * 384 * 192**2 + 2 * 384**2 * 192)  # no class token
+    assert counter.get_total_flops() == 2 * (blocks + 128 * 64 * 192 + 256 * 192 * 768)
+
+
+def test_mlp_has_the_alignment_heads_layers_at_paper_scale():
+    with torch.device("meta"):
+        decoder = FeatureDecoder(FeatureDecoderConfig(kind="mlp"))
+        assert decoder(torch.zeros(1, 128, 64)).shape == (1, 256, 768)
+    parameters = sum(p.numel() for p in decoder.parameters())
+    assert parameters == 1_903_360
 
 
 @pytest.mark.parametrize("kind", KINDS)

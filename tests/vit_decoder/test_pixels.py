@@ -1,5 +1,6 @@
 import pytest
 import torch
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,9 +92,50 @@ def test_head_writes_row_column_channel():
     assert image[0, :, 5, 8].tolist() == [12.0, 13.0, 14.0]
 
 
+def test_the_native_grid_is_no_special_case():
+    square, tall = build(), build(image_size=24)
+    z = latents(2)
+    assert torch.equal(square(z), tall(z, size=(12, 12)))
+    assert torch.equal(square(z, size=(24, 24)), tall(z))
+
+
+def test_rows_and_columns_of_any_grid_are_told_apart_by_their_frequencies():
+    decoder, z = build().double(), latents(1).double()
+    wide = patchify(decoder(z, size=(8, 20)), 4)
+    with torch.no_grad():
+        decoder.to_tokens.trunk.rope.freqs.copy_(decoder.to_tokens.trunk.rope.freqs.flip(0))
+    tall = patchify(decoder(z, size=(20, 8)), 4)
+    expected = rearrange(wide, "b (y x) p -> b (x y) p", y=2)
+    torch.testing.assert_close(tall, expected, rtol=0, atol=1e-9)
+    assert (tall - wide).abs().max() > 1e-4
+
+
+def test_refined_head_starts_as_the_linear_one():
+    linear, refined, z = build(), build(head="refined"), latents(2)
+    extra = refined.load_state_dict(linear.state_dict(), strict=False).missing_keys
+    assert extra == ["refine.weight", "refine.bias"]
+    assert torch.equal(linear(z), refined(z))
+    assert torch.equal(linear(z, size=(8, 20)), refined(z, size=(8, 20)))
+
+
+def test_refined_head_looks_across_the_seams_of_patches():
+    decoder = build(head="refined").double()
+    with torch.no_grad():
+        decoder.head.weight.zero_()
+        decoder.refine.weight.fill_(1)
+    decoder.head.bias.data = torch.zeros(48, dtype=torch.float64)
+    decoder.head.bias.data[0] = 1  # red of the top left pixel of every patch
+    red, green, _ = decoder(latents(1).double())[0]
+    assert green[3, 3] == 1
+    assert green[4:6, 4:6].tolist() == [[1, 1], [1, 1]]
+    assert green[6, 6] == 0
+    assert red[4, 4] == 2
+
+
+@pytest.mark.parametrize("head", ["linear", "refined"])
 @pytest.mark.parametrize("layer_scale", [None, 1e-5])
-def test_every_parameter_gets_a_finite_gradient(layer_scale):
-    decoder = build(layer_scale=layer_scale)
+def test_every_parameter_gets_a_finite_gradient(layer_scale, head):
+    decoder = build(layer_scale=layer_scale, head=head)
     decoder(latents(3)).square().sum().backward()
     for name, parameter in decoder.named_parameters():
         assert parameter.grad is not None, name

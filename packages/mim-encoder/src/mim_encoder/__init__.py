@@ -12,33 +12,40 @@ if TYPE_CHECKING:
     from mim_encoder.masking import random_mask
     from mim_encoder.patches import mask_image, mask_to_pixels, patchify, unpatchify
     from mim_encoder.posterior import LatentPosterior
+    from mim_encoder.readouts import LatentStatistics, latent_statistics, rate_bits
     from mim_encoder.trunk import ViTTrunk
 
 __all__ = [
     "EncoderConfig",
     "LatentPosterior",
+    "LatentStatistics",
     "MaskRatio",
     "MaskedEncoder",
     "TrunkConfig",
     "ViTTrunk",
+    "latent_statistics",
     "mask_image",
     "mask_to_pixels",
     "patchify",
     "random_mask",
+    "rate_bits",
     "unpatchify",
 ]
 
 _MODULE_OF = {
     "EncoderConfig": "config",
     "LatentPosterior": "posterior",
+    "LatentStatistics": "readouts",
     "MaskRatio": "config",
     "MaskedEncoder": "encoder",
     "TrunkConfig": "config",
     "ViTTrunk": "trunk",
+    "latent_statistics": "readouts",
     "mask_image": "patches",
     "mask_to_pixels": "patches",
     "patchify": "patches",
     "random_mask": "masking",
+    "rate_bits": "readouts",
     "unpatchify": "patches",
 }
 

@@ -1,10 +1,10 @@
-"""The masked encoder with learnable latent tokens (paper, section 3.1)."""
+"""The masked encoder and what its latents are made of (paper, section 3.1)."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
@@ -17,8 +17,12 @@ class MaskedEncoder(nn.Module):
     """ViT that compresses a partly hidden image into a fixed number of latent tokens.
 
     Hidden patches are replaced by one learnable token before positions are added, so the sequence
-    keeps its length and no hidden pixel can reach the latents. The mask comes in as an argument
-    and nothing else decides what is hidden: ``train()`` and ``eval()`` encode the same.
+    keeps its length; or they are dropped. Either way no hidden pixel can reach the latents. The
+    mask comes in as an argument and nothing else decides what is hidden: ``train()`` and ``eval()``
+    encode the same.
+
+    Which patches are visible must be known before they can be gathered: with dropped patches the
+    call waits for the GPU, unless the mask is on the CPU.
 
     Args:
         config: Sizes; see `EncoderConfig`.
@@ -35,11 +39,14 @@ class MaskedEncoder(nn.Module):
         self.config = config
         width = config.width
         self.embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=width)
-        self.mask_token = learned_tokens(1, width)
+        self.mask_token = (
+            learned_tokens(1, width) if config.hidden_patches == "mask-token" else None
+        )
         self.positions = learned_tokens(config.num_patches, width)
         self.class_token = learned_tokens(1, width, std=1e-6)
-        self.latents = learned_tokens(config.num_latents, width)
-        self.latent_positions = learned_tokens(config.num_latents, width)
+        if config.bottleneck == "learnable-tokens":
+            self.latents = learned_tokens(config.num_latents, width)
+            self.latent_positions = learned_tokens(config.num_latents, width)
         self.trunk = ViTTrunk(config.trunk)
         self.to_latent = nn.Linear(width, config.latent_dim)
 
@@ -57,20 +64,44 @@ class MaskedEncoder(nn.Module):
             since a density is taken of it.
 
         Raises:
-            ValueError: If image or mask does not fit the configured size.
+            ValueError: If image or mask does not fit the configured size, or the mask hides another
+                number of patches than it may.
         """
         self._require_fit(image, masked)
-        patches = self.embed(image)
-        if masked is not None:
+        patches, places = self.embed(image), None
+        if masked is not None and self.mask_token is not None:
             hidden = rearrange(masked, "b n -> b n 1")
             patches = torch.where(hidden, self.mask_token, patches)
-        prefix = torch.cat([self.class_token, self.latents + self.latent_positions])
-        prefix = repeat(prefix, "t width -> b t width", b=len(image))
-        prefix, _ = self.trunk(prefix, patches + self.positions, self.config.grid)
-        features = prefix[:, 1:]
+        patches = patches + self.positions
+        if masked is not None and self.mask_token is None:
+            places = _visible_places(masked).to(image.device)
+            patches = patches.take_along_dim(rearrange(places, "b n -> b n 1"), dim=1)
+        prefix = repeat(self._prefix(), "t width -> b t width", b=len(image))
+        prefix, patches = self.trunk(prefix, patches, self.config.grid, places)
+        features = self._features(prefix, patches)
         with _full_precision(image.device.type):
             mean = self.to_latent(features)
         return LatentPosterior(mean, self.config.sigma, features)
+
+    def _prefix(self) -> Float[Tensor, "prefix width"]:
+        if self.config.bottleneck != "learnable-tokens":
+            return self.class_token
+        return torch.cat([self.class_token, self.latents + self.latent_positions])
+
+    def _features(
+        self, prefix: Float[Tensor, "b prefix width"], patches: Float[Tensor, "b n width"]
+    ) -> Float[Tensor, "b k width"]:
+        """Choose the tokens that become latents."""
+        if self.config.bottleneck == "learnable-tokens":
+            return prefix[:, 1:]
+        num_latents, num_patches = self.config.num_latents, self.config.num_patches
+        if patches.shape[1] != num_latents:
+            raise ValueError(
+                f"Expected {num_latents} visible patches, as many as latents, with bottleneck "
+                f"'mae'; got {patches.shape[1]}. Hide the fixed share low = high = "
+                f"{1 - num_latents / num_patches:g} (MaskRatio), or set num_latents."
+            )
+        return patches
 
     def _require_fit(
         self, image: Float[Tensor, "b 3 h w"], masked: Bool[Tensor, "b n"] | None
@@ -87,6 +118,18 @@ class MaskedEncoder(nn.Module):
                 f"Expected a mask of {len(image)}x{num_patches} (images x patches); "
                 f"got {'x'.join(map(str, masked.shape))}. Draw it with random_mask."
             )
+
+
+def _visible_places(masked: Bool[Tensor, "b n"]) -> Int[Tensor, "b visible"]:
+    """Return the places of the visible patches in raster order, as many in every image."""
+    counts = sorted(set((~masked).sum(1).tolist()))
+    if len(counts) != 1:
+        raise ValueError(
+            "Expected the same number of hidden patches in every image, since hidden_patches is "
+            f"'dropped'; got {counts} visible ones. Draw the mask with "
+            "MaskRatio(per_sample=False), or choose hidden_patches='mask-token'."
+        )
+    return masked.int().argsort(dim=1, stable=True)[:, : counts[0]]
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[None]:

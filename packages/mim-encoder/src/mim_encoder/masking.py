@@ -19,10 +19,11 @@ def random_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Bool[Tensor, "b n"]:
-    """Hide the same random number of patches in every image, at places independent between images.
+    """Hide a random number of patches in every image, at places independent between images.
 
-    One share r is drawn per call; each image hides exactly ``ceil(r * num_patches)`` patches. All
-    draws happen on the generator's device and nothing waits for the GPU.
+    One share r is drawn per call, or per image if ``ratio.per_sample``; an image hides exactly
+    ``ceil(r * num_patches)`` patches. All draws happen on the generator's device and nothing waits
+    for the GPU.
 
     Args:
         batch: Images.
@@ -41,7 +42,8 @@ def random_mask(
         [8, 8]
     """
     source = device if generator is None else generator.device
-    share = _draw_share(ratio, torch.rand((), generator=generator, device=source))
+    shares = (batch, 1) if ratio.per_sample else (1, 1)
+    share = _draw_share(ratio, torch.rand(shares, generator=generator, device=source))
     noise = torch.rand(batch, num_patches, generator=generator, device=source)
     shuffled = noise.argsort(dim=1)
     # In float32 0.6 * 25 is a little above 15, which must not hide a sixteenth patch.
@@ -49,8 +51,8 @@ def random_mask(
     return masked if device is None else masked.to(device)
 
 
-def _draw_share(ratio: MaskRatio, uniform: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Map a uniform number to the hidden share through the inverse distribution function."""
+def _draw_share(ratio: MaskRatio, uniform: Float[Tensor, "b 1"]) -> Float[Tensor, "b 1"]:
+    """Map uniform numbers to hidden shares through the inverse distribution function."""
     if ratio.law == "uniform":
         return ratio.low + (ratio.high - ratio.low) * uniform
     lowest = NormalDist(ratio.high, _SCALE).cdf(ratio.low)

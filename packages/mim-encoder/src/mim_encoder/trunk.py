@@ -4,8 +4,8 @@ from functools import partial
 from typing import cast
 
 import torch
-from einops import pack, unpack
-from jaxtyping import Float
+from einops import pack, rearrange, unpack
+from jaxtyping import Float, Int
 from timm.layers import LayerNorm, RotaryEmbeddingMixed, trunc_normal_
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class ViTTrunk(nn.Module):
         prefix: Float[Tensor, "b prefix width"],
         image: Float[Tensor, "b n width"],
         grid: tuple[int, int],
+        places: Int[Tensor, "b n"] | None = None,
     ) -> tuple[Float[Tensor, "b prefix width"], Float[Tensor, "b n width"]]:
         """Mix all tokens with all others.
 
@@ -64,12 +65,16 @@ class ViTTrunk(nn.Module):
             prefix: Tokens without a place in the image.
             image: One token per patch, in raster order.
             grid: Rows and columns of patches.
+            places: Which patch of the grid each image token is, counted in raster order; None for
+                all of them.
 
         Returns:
             Both kinds of token after the final LayerNorm.
         """
         tokens, sizes = pack([prefix, image], "b * width")
         for block, rope in zip(self.blocks, self.rope.get_embed(list(grid)), strict=True):
+            if places is not None:
+                rope = rearrange(rope[:, places], "heads b n angles -> b heads n angles")
             tokens = block(tokens, rope=rope)
         prefix, image = unpack(self.norm(tokens), sizes, "b * width")
         return prefix, image

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mim_encoder.config import TrunkConfig, preset_fields, require_grid, require_positive
+from mim_encoder.config import (
+    TrunkConfig,
+    preset_fields,
+    require_choice,
+    require_grid,
+    require_positive,
+)
+
+FeatureKind = Literal["transformer", "mlp"]
+PixelHead = Literal["linear", "refined"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +32,8 @@ class DecoderConfig:
         drop_path: Probability of skipping the last block in training, in [0, 1); earlier blocks
             less. It draws from torch's global generator.
         rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
+        head: "linear", each patch from its own token (the released code's), or "refined", a 3x3
+            convolution more, which can smooth the seams between patches.
 
     Example:
         >>> DecoderConfig.preset("B").grid
@@ -40,10 +51,12 @@ class DecoderConfig:
     layer_scale: float | None = 1e-5
     drop_path: float = 0.05
     rope_theta: float = 10.0
+    head: PixelHead = "linear"
 
     def __post_init__(self) -> None:
         require_grid(self.image_size, self.patch_size)
         require_positive(num_latents=self.num_latents, latent_dim=self.latent_dim)
+        require_choice(PixelHead, head=self.head)
         _ = self.trunk
 
     @classmethod
@@ -116,7 +129,7 @@ class FeatureDecoderConfig:
     feature_dim: int = 768
     num_latents: int = 128
     latent_dim: int = 64
-    kind: Literal["transformer", "mlp"] = "transformer"
+    kind: FeatureKind = "transformer"
     width: int = 192
     depth: int = 3
     num_heads: int = 3
@@ -132,10 +145,7 @@ class FeatureDecoderConfig:
             latent_dim=self.latent_dim,
             hidden_width=self.hidden_width,
         )
-        if self.kind not in ("transformer", "mlp"):
-            raise ValueError(
-                f"Expected kind 'transformer' or 'mlp'; got {self.kind!r}. Choose one of the two."
-            )
+        require_choice(FeatureKind, kind=self.kind)
         if self.kind == "mlp" and rows * columns % self.num_latents:
             raise ValueError(
                 f"Expected num_latents to divide the {rows}x{columns} places, since kind='mlp' "

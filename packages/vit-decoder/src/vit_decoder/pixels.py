@@ -1,5 +1,7 @@
 """The decoder that paints the image (paper, section 3.1)."""
 
+from typing import cast
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ class PixelDecoder(nn.Module):
             config.trunk, num_latents=config.num_latents, latent_dim=config.latent_dim
         )
         self.head = nn.Linear(config.width, 3 * config.patch_size**2)
+        self.refine = _added_convolution() if config.head == "refined" else None
 
     def forward(
         self, z: Float[Tensor, "b k d"], size: tuple[int, int] | None = None
@@ -47,7 +50,8 @@ class PixelDecoder(nn.Module):
         """
         grid = self.config.grid if size is None else self._grid(size)
         patches = self.head(self.to_tokens(z, grid))
-        return unpatchify(patches, grid, self.config.patch_size)
+        image = unpatchify(patches, grid, self.config.patch_size)
+        return image if self.refine is None else image + self.refine(image)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         patch_size = self.config.patch_size
@@ -58,3 +62,11 @@ class PixelDecoder(nn.Module):
                 "Decode a larger size and crop."
             )
         return height // patch_size, width // patch_size
+
+
+def _added_convolution() -> nn.Conv2d:
+    """Return a 3x3 convolution from image to image that starts as zero."""
+    convolution = nn.Conv2d(3, 3, kernel_size=3, padding=1)
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(cast(Tensor, convolution.bias))
+    return convolution
