@@ -15,7 +15,7 @@ from tests.mimflow_train.conftest import SMALL
 from mimflow_train.cli import data as data_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
-from mimflow_train.config import read_config
+from mimflow_train.config_file import read_config
 
 QUICK = [argument for value in SMALL for argument in ("--set", value)]
 

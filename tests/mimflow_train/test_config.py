@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from mimflow_train.config import TrainConfig, from_dict, read_config, to_dict, write_config
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import from_dict, read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.overrides import override
 from mimflow_train.recipes import RECIPES, tiny

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mimflow_train.config import TrainConfig, to_dict
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import to_dict
 from mimflow_train.errors import StorageError
 from mimflow_train.state import DecoderState, State, TrainState
 

@@ -1,13 +1,8 @@
 """The complete configuration of a run, as nested frozen dataclasses; imports no torch."""
 
 import dataclasses
-import json
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mim_encoder import EncoderConfig, MaskRatio
 from mimflow_train.errors import ConfigError
@@ -25,10 +20,6 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "TrainConfig",
-    "from_dict",
-    "read_config",
-    "to_dict",
-    "write_config",
 ]
 
 
@@ -302,70 +293,3 @@ class TrainConfig:
         if self.loss.feature > 0:
             return self.model
         return dataclasses.replace(self.model, features={})
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a config as plain dictionaries, lists and numbers, ready for JSON."""
-    plain: dict[str, Any] = dataclasses.asdict(config)
-    return plain
-
-
-def from_dict(kind: Any, value: Any) -> Any:
-    """Rebuild a config of type ``kind`` from ``to_dict``'s result.
-
-    Raises:
-        ConfigError: If a field is unknown or missing; the message names it.
-    """
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return _dataclass_from_dict(typing.cast("type[Any]", kind), value)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return tuple(value)
-    if origin is dict:
-        return {key: from_dict(arguments[1], item) for key, item in value.items()}
-    if origin in (typing.Union, types.UnionType) and value is not None:
-        return from_dict(next(a for a in arguments if a is not type(None)), value)
-    return value
-
-
-def _dataclass_from_dict(kind: type[Any], value: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(value) - set(hints))
-    if unknown:
-        raise ConfigError(
-            f"Expected only fields of {kind.__name__}; got {', '.join(unknown)}. "
-            "The file was written by another version of mimflow-train."
-        )
-    try:
-        return kind(**{name: from_dict(hints[name], item) for name, item in value.items()})
-    except TypeError as error:
-        raise ConfigError(f"Expected every field of {kind.__name__}; {error}.") from error
-
-
-def read_config(run_dir: Path) -> TrainConfig:
-    """Return the configuration that a run folder was made with.
-
-    Raises:
-        ConfigError: If there is no run, or it was made by another version.
-    """
-    path = run_dir / "config.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"Expected a run folder with a config.json; {run_dir} has none. "
-            "Train one with `mimflow-train --out RUN`."
-        )
-    try:
-        config: TrainConfig = from_dict(TrainConfig, json.loads(path.read_text()))
-    except ValueError as error:
-        raise ConfigError(
-            f"Expected the configuration of a run in {path}; {error}. Give another run folder."
-        ) from error
-    return config
-
-
-def write_config(config: TrainConfig, run_dir: Path) -> None:
-    """Write a run's configuration where ``read_config`` finds it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    draft = run_dir / ".config.json.draft"
-    draft.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    draft.replace(run_dir / "config.json")

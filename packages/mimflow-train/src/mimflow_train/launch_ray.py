@@ -22,7 +22,8 @@ from ray.train.torch import TorchTrainer, get_device
 
 from genmetrics import GenmetricsError
 from mimflow_train import errors
-from mimflow_train.config import TrainConfig, from_dict, to_dict
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import from_dict, to_dict
 from mimflow_train.console import Progress
 from mimflow_train.context import StopRequest
 from mimflow_train.events import Recorder, follow

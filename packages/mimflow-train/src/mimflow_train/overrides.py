@@ -8,7 +8,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from mimflow_train.config import TrainConfig, from_dict, to_dict
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import from_dict, to_dict
 from mimflow_train.errors import ConfigError
 
 __all__ = ["override"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mimflow_train.cli.command import parse, run
-from mimflow_train.config import read_config
+from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from mimflow_train.cli.command import parse, run
-from mimflow_train.config import TrainConfig, read_config, to_dict, write_config
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import read_config, to_dict, write_config
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError, DataError, WeightsError
