@@ -1,4 +1,5 @@
 import copy
+import pickle
 import subprocess
 import sys
 from itertools import pairwise
@@ -48,6 +49,54 @@ def test_tile_makes_a_sample_independent_of_its_batch_bit_for_bit(random_flow, o
 def test_tile_that_is_no_power_of_two_is_refused(config, random_flow, tile):
     with pytest.raises(ValueError, match=f"Expected tile to be a power of two; got {tile}"):
         random_flow(config).sample(2, tile=tile)
+
+
+def test_non_finite_sample_of_a_tile_keeps_its_number_and_all_others(config, random_flow):
+    flow = random_flow(config)
+    u = torch.randn(9, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    sound = flow.inverse(u, tile=4)
+    noise = u.clone()
+    noise[[4, 6]] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"2 of 9 samples .* sample 4 ") as caught:
+        flow.inverse(noise, tile=4)
+    assert caught.value.samples == [4, 6]
+    keep = torch.tensor([0, 1, 2, 3, 5, 7, 8])
+    assert torch.equal(caught.value.z[keep], sound[keep])
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copied), copied.samples) == (str(caught.value), [4, 6])
+
+
+def test_decoder_refuses_what_it_was_not_made_for(config, random_flow, random_batch):
+    decoder = random_flow(config).decoder(4)
+    u, _ = random_batch(config, batch=4)
+    with pytest.raises(ValueError, match=r"Expected noise of 4 samples.*got 1"):
+        decoder.decode(u[:1])
+    with pytest.raises(ValueError, match=r"shape \(b, 5, 3\); got \(4, 1, 3\)"):
+        decoder.decode(u[:, :1])
+    with pytest.raises(ValueError, match="num_samples of at least 1; got 0"):
+        random_flow(config).decoder(0)
+    with pytest.raises(ValueError, match="float32 or float64 weights"):
+        random_flow(config).bfloat16().decoder(2)
+
+
+def test_decoder_refuses_to_go_on_with_changed_weights(config, random_flow, random_batch):
+    flow = random_flow(config)
+    u, label = random_batch(config)
+    decoder = flow.decoder(2)
+    decoder(u, label)
+    with torch.no_grad():
+        flow.blocks[0].layers[0].mlp_in.weight.mul_(1.5)
+    with pytest.raises(RuntimeError, match="Make a new decoder after a training step"):
+        decoder(u, label)
+
+
+def test_decoder_works_in_and_out_of_inference_mode(config, random_flow, random_batch):
+    flow = random_flow(config)
+    u, label = random_batch(config)
+    with torch.inference_mode():
+        decoder = flow.decoder(2)
+        inside = decoder(u, label).z
+    assert torch.equal(decoder(u, label).z, inside)
 
 
 def test_interleaved_decoders_do_not_interfere(config, random_flow, random_batch):

@@ -91,6 +91,23 @@ def test_samples_have_the_density_that_log_prob_claims(random_flow):
     assert ratio.std() > 0.05
 
 
+def test_frozen_flow_has_samples_without_gradients(config, random_flow):
+    flow = random_flow(config).requires_grad_(False)
+    assert not flow.conditional().rsample((2,)).requires_grad
+
+
+def test_second_derivative_of_a_sample_is_refused(config, random_flow):
+    flow = random_flow(config)
+    z = flow.conditional().rsample((2,))
+    with pytest.raises(RuntimeError, match="Expected a first derivative of rsample"):
+        torch.autograd.grad(z.sum(), list(flow.parameters()), create_graph=True)
+
+
+def test_half_precision_flow_has_no_samples(config, random_flow):
+    with pytest.raises(ValueError, match=r"float32 or float64 weights; got torch\.float16"):
+        random_flow(config).half().conditional().rsample()
+
+
 def test_values_outside_the_support_are_refused(config, random_flow):
     density = random_flow(config).conditional(torch.tensor([0, 2]))
     z = torch.zeros(2, 5, 3, dtype=torch.float64)

@@ -163,6 +163,9 @@ def test_empty_batch_passes(config, random_flow):
     z, label = torch.zeros(0, 5, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
     assert flow(z, label).log_det.shape == (0,)
     assert flow.inverse(z, label, guidance=Guidance(2.0)).shape == (0, 5, 3)
+    assert flow.log_prob(z, label).shape == flow.bits_per_dim(z, label).shape == (0,)
+    assert flow.sample(0).shape == flow.score(z, label).shape == (0, 5, 3)
+    assert flow.sample(0).dtype == torch.float64
 
 
 @pytest.mark.parametrize("label", [[0, 4], [-2, 0]], ids=["too-large", "too-small"])
@@ -184,6 +187,20 @@ def test_flow_without_classes_refuses_labels(config, random_flow, random_batch):
     for call in (flow, flow.inverse):
         with pytest.raises(ValueError, match="Expected label None for a flow without classes"):
             call(z, torch.tensor([0, -1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32])
+def test_labels_of_every_integer_dtype_are_classes(config, random_flow, random_batch, dtype):
+    flow = random_flow(config)
+    z, _ = random_batch(config)
+    wide = torch.tensor([0, 3])
+    assert torch.equal(flow(z, wide.to(dtype)).u, flow(z, wide).u)
+    assert torch.equal(flow.inverse(z, wide.to(dtype)), flow.inverse(z, wide))
+
+
+def test_negative_count_is_refused(config):
+    with pytest.raises(ValueError, match="Expected a count of at least 0; got -3"):
+        TarFlow(config).sample(-3)
 
 
 def test_tokens_of_another_shape_are_refused(config, random_flow, random_batch):
@@ -261,9 +278,9 @@ def test_temperature_0_is_the_image_of_the_origin(config, random_flow):
     assert torch.equal(flow.sample(2, temperature=0.0), flow.inverse(origin))
 
 
-@pytest.mark.parametrize("temperature", [-1.0, float("nan")])
+@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
 def test_negative_temperature_is_refused(config, temperature):
-    with pytest.raises(ValueError, match="Expected temperature of at least 0; got"):
+    with pytest.raises(ValueError, match="Expected temperature of at least 0 and finite; got"):
         TarFlow(config).sample(1, temperature=temperature)
 
 

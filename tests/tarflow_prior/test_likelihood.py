@@ -73,6 +73,18 @@ def test_contrast_is_tweedie_given_the_class_minus_the_null_class(
     assert difference.abs().max() > 1e-3
 
 
+def test_contrast_without_labels_is_refused(config, random_flow, random_batch):
+    z, _ = random_batch(config)
+    with pytest.raises(ValueError, match="Expected labels with rule='contrast'"):
+        random_flow(config).denoise(z, sigma=0.3, rule="contrast")
+
+
+def test_prior_must_have_an_entry_for_each_class(config, random_flow, random_batch):
+    z, _ = random_batch(config)
+    with pytest.raises(ValueError, match=r"one log_prior for each of 4 classes; got shape \(1,\)"):
+        random_flow(config).classify(z, log_prior=torch.zeros(1))
+
+
 @pytest.mark.parametrize("sigma", [-0.1, float("nan")])
 def test_negative_sigma_is_refused(config, random_flow, random_batch, sigma):
     z, label = random_batch(config)

@@ -60,6 +60,15 @@ def test_missing_and_extra_weights_are_refused(folder):
         TarFlow.from_pretrained(folder)
 
 
+def test_weights_of_mixed_precision_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["blocks.1.head.bias"] = weights["blocks.1.head.bias"].half()
+    save_file(weights, folder / "model.safetensors")
+    message = r"blocks\.1\.head\.bias in torch.float64; got torch.float16"
+    with pytest.raises(ValueError, match=message):
+        TarFlow.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()

@@ -1,3 +1,4 @@
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tarflow_prior.strategies import configured, few, shapes
 
-from tarflow_prior import Auto, GaussSeidel, Guidance, Jacobi, Sequential, TarFlowConfig
+from tarflow_prior import (
+    Auto,
+    GaussSeidel,
+    Guidance,
+    Jacobi,
+    NonFiniteError,
+    Sequential,
+    TarFlowConfig,
+)
 from tarflow_prior.solvers import cut
 
 GUIDANCES = [
@@ -122,6 +131,20 @@ def test_guesses_that_overflow_do_not_poison_the_answer(random_flow):
     swept = flow.decode(u, solver=Jacobi(0.0))
     assert swept.z.isfinite().all()
     assert_near(swept.z, exact.z, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", [Jacobi(1e-4, 2), GaussSeidel(2, 1e-4, 1), Auto(1e-4)])
+def test_no_solver_turns_nan_into_a_sample(random_flow, noise, solver, monkeypatch):
+    config = TarFlowConfig(num_tokens=12, token_dim=2, width=16, head_dim=8, depths=(2,))
+    flow = random_flow(config, head_std=0.05)
+    # A sweep that seems to cost what a step costs, so that Auto has a budget to sweep with.
+    monkeypatch.setattr("tarflow_prior.inversion.BlockDecoder._seconds", lambda *_: 1.0)
+    with torch.no_grad():
+        flow.blocks[0].layers[0].mlp_out.weight[0, 0] = float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(NonFiniteError, match="3 of 3 samples"):
+            flow.inverse(noise, solver=solver)
 
 
 def test_last_conditioning_guides_only_what_sees_the_class(config, random_flow, random_batch):

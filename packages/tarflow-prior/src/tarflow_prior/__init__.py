@@ -52,7 +52,10 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except AttributeError as error:  # Python would hide it behind "cannot import name"
+        raise ImportError(f"tarflow_prior.{_HOME[name]} failed to load: {error}") from error
     globals()[name] = value
     return value
 

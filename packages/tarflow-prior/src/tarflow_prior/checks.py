@@ -23,19 +23,28 @@ def accepted_tokens(tokens: Tensor, config: TarFlowConfig, dtype: torch.dtype) -
         raise ValueError(
             f"Expected tokens of a floating dtype; got {tokens.dtype}. Convert them to float32."
         )
+    check_precision(dtype)
+    return tokens.to(dtype)
+
+
+def check_precision(dtype: torch.dtype) -> None:
+    """Check the dtype of the weights.
+
+    Raises:
+        ValueError: If it is neither float32 nor float64.
+    """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"Expected float32 or float64 weights; got {dtype}. "
             "Keep the weights in float32 and run the flow under torch.autocast."
         )
-    return tokens.to(dtype)
 
 
-def check_labels(label: Tensor, config: TarFlowConfig, batch: int) -> None:
-    """Check labels, reading them back from their device.
+def accepted_labels(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:
+    """Check all of labels but their range, which would have to be read, and cast them to int64.
 
     Raises:
-        ValueError: If they are not integers, not one for each sample, or out of range.
+        ValueError: If they are not integers, not one for each sample, or the flow has no classes.
     """
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(
@@ -51,6 +60,15 @@ def check_labels(label: Tensor, config: TarFlowConfig, batch: int) -> None:
             "Expected label None for a flow without classes; got labels. "
             "Leave the label out, or build the flow with num_classes."
         )
+    return label.long()
+
+
+def check_range(label: Tensor, config: TarFlowConfig) -> None:
+    """Check the range of accepted labels, reading them back from their device.
+
+    Raises:
+        ValueError: If a label is out of range.
+    """
     outside = label[(label < NULL_CLASS) | (label >= config.num_classes)]
     if len(outside):
         raise ValueError(

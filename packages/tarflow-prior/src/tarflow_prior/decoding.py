@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tarflow_prior.block import Block, without_autocast
+from tarflow_prior.checks import accepted_labels, accepted_tokens, check_precision
 from tarflow_prior.errors import NonFiniteError
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.inversion import BlockDecoder, Desk
@@ -36,7 +37,8 @@ class Decoder:
 
     ``flow.inverse`` and ``flow.sample`` make one for the call. Keep one where samples are drawn in
     many equal batches: weights are cast, steps compiled and CUDA graphs captured once. It
-    reads the weights when it is made; make a new one after a training step.
+    reads the weights when it is made; make a new one after a training step. It works at one
+    desk: threads need a decoder each.
 
     Args:
         blocks: The blocks of the flow, in forward order.
@@ -52,6 +54,7 @@ class Decoder:
         torch.Size([2, 4, 3])
     """
 
+    @torch.inference_mode(mode=False)
     @torch.no_grad()
     def __init__(
         self,
@@ -64,18 +67,27 @@ class Decoder:
         blocks = cast(list[Block], list(blocks))
         solver = solver or Sequential()
         config, weights = blocks[0].config, blocks[0].head.weight
+        check_precision(weights.dtype)
+        if num_samples < 1:
+            raise ValueError(
+                f"Expected num_samples of at least 1; got {num_samples}. "
+                "Give the size of the batches to come."
+            )
         if isinstance(solver, Sequential) and solver.cuda_graph and not weights.is_cuda:
             raise ValueError(
                 f"Expected a flow on a CUDA device for cuda_graph=True; got {weights.device}. "
                 "Move the flow there, or leave cuda_graph off."
             )
         guided = [_guides(guidance, block, blocks[-1]) for block in blocks]
+        self._parameters = [weight for block in blocks for weight in block.parameters()]
+        self._versions = self._present_versions()
         self._desk = Desk(config, num_samples, 1 + any(guided), like=weights)
         self._blocks = [
             BlockDecoder(block, self._desk, guidance if is_guided else None, solver)
             for block, is_guided in zip(blocks, guided, strict=True)
         ]
 
+    @torch.inference_mode(mode=False)
     @torch.no_grad()
     def __call__(
         self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
@@ -96,6 +108,7 @@ class Decoder:
                 state = block.encode(state, label)
         return Decoded(z, reduce((state - u).abs(), "b k d -> b", "max"), sweeps)
 
+    @torch.inference_mode(mode=False)
     @torch.no_grad()
     def decode(
         self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
@@ -110,18 +123,49 @@ class Decoder:
             The samples, and the parallel passes through each block in forward order.
 
         Raises:
+            ValueError: If noise or labels do not fit the flow or ``num_samples``.
+            RuntimeError: If the weights have changed since the decoder was made.
             NonFiniteError: If a sample overflowed.
         """
-        states, sweeps = [u], []
+        if len(u) != self._desk.num_samples:
+            raise ValueError(
+                f"Expected noise of {self._desk.num_samples} samples, for which this decoder was "
+                f"made; got {len(u)}. Use in_tiles, or make another decoder."
+            )
+        states, sweeps = self._states(u, label)
+        return self._finite(states), sweeps
+
+    def _states(self, u: Tensor, label: Tensor | None) -> tuple[list[Tensor], tuple[int, ...]]:
+        """Return the noise and the tokens after each block, in decoding order."""
+        if self._present_versions() != self._versions:
+            raise RuntimeError(
+                "Expected the weights that this decoder was made of; they have changed. "
+                "Make a new decoder after a training step."
+            )
+        config = self._blocks[0].block.config
+        states, sweeps = [accepted_tokens(u, config, self._desk.noise.dtype)], []
+        if label is not None:
+            label = accepted_labels(label, config, len(u)).to(u.device)
         with without_autocast(u):
             for block in reversed(self._blocks):
                 z, count = block.invert(states[-1], label)
                 states.append(z)
                 sweeps.append(count)
+        return states, tuple(reversed(sweeps))
+
+    def _finite(self, states: list[Tensor]) -> Tensor:
         if not states[-1].isfinite().all():
             raise NonFiniteError.found(states, [block.block for block in self._blocks])
-        return states[-1], tuple(reversed(sweeps))
+        return states[-1]
 
+    def _present_versions(self) -> list[tuple[int, int]]:
+        return [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in self._parameters
+        ]
+
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
     def in_tiles(
         self, u: Float[Tensor, "n k d"], label: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n k d"]:
@@ -135,16 +179,17 @@ class Decoder:
             NonFiniteError: If a sample of a tile overflowed.
         """
         size = self._desk.num_samples
-        labels = [None] * len(u) if label is None else list(label.split(size))
+        parts = u.split(size)
+        labels = [None] * len(parts) if label is None else list(label.split(size))
         tiles = []
-        for part, part_label in zip(u.split(size), labels, strict=False):
+        for part, part_label in zip(parts, labels, strict=True):
             missing = size - len(part)
             if missing:
                 part = torch.cat([part, part[:1].expand(missing, -1, -1)])
                 if part_label is not None:
                     part_label = torch.cat([part_label, part_label[:1].expand(missing)])
-            tiles.append(self.decode(part, part_label)[0])
-        return torch.cat(tiles)[: len(u)]
+            tiles.append(self._states(part, part_label)[0])
+        return self._finite([torch.cat(states)[: len(u)] for states in zip(*tiles, strict=True)])
 
 
 def _guides(guidance: Guidance | None, block: Block, last: Block) -> bool:

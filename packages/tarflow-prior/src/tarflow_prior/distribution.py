@@ -73,12 +73,13 @@ class TarFlowDistribution(Distribution):
         return self.flow.inverse(u, self._rows(shape)).reshape(*shape, *self.event_shape)
 
     def rsample(self, sample_shape: _Shape = Size()) -> Float[Tensor, "*shape k d"]:  # noqa: B008
-        """Draw sequences that are differentiable in the weights of the flow.
+        """Draw sequences that are differentiable in the weights of the flow, once.
 
         Args:
             sample_shape: Shape of the draws, in front of the batch.
         """
         shape = Size(sample_shape) + self.batch_shape
+        self.flow.require_runnable()
         z = reparameterized_inverse(self.flow.blocks, self._noise(shape), self._rows(shape))
         return z.reshape(*shape, *self.event_shape)
 

@@ -20,6 +20,10 @@ class NonFiniteError(ArithmeticError):
         self.z = z
         self.samples = samples
 
+    def __reduce__(self) -> tuple[type, tuple[str, Tensor, list[int]]]:
+        """Pickle with samples and tensor, so that it crosses processes."""
+        return type(self), (str(self), self.z, self.samples)
+
     @classmethod
     def found(cls, states: list[Tensor], blocks: list[Block]) -> "NonFiniteError":
         """Name sample, block and token where the first of them went wrong.

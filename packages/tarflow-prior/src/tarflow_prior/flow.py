@@ -17,13 +17,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tarflow_prior.block import Block, FlowOutput
-from tarflow_prior.checks import accepted_tokens, check_labels, check_tile
+from tarflow_prior.checks import (
+    accepted_labels,
+    accepted_tokens,
+    check_precision,
+    check_range,
+    check_tile,
+)
 from tarflow_prior.config import TarFlowConfig
 from tarflow_prior.decoding import Decoded, Decoder
 from tarflow_prior.distribution import TarFlowDistribution
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.likelihood import classify, denoise, score
-from tarflow_prior.pretrained import check_names, load, save_pretrained
+from tarflow_prior.pretrained import check_dtype, check_names, load, save_pretrained
 from tarflow_prior.solvers import Solver
 
 _GAUSSIAN_CONSTANT = 0.5 * math.log(2 * math.pi)  # nats per dimension
@@ -202,7 +208,9 @@ class TarFlow(nn.Module):
             torch.Size([5, 2])
         """
         if label is not None:
-            check_labels(label.flatten(), self.config, label.numel())
+            rows = accepted_labels(label.flatten(), self.config, label.numel())
+            check_range(rows, self.config)
+            label = label.long()
         return TarFlowDistribution(self, label)
 
     classify, score, denoise = classify, score, denoise  # likelihood.py
@@ -223,6 +231,7 @@ class TarFlow(nn.Module):
         with torch.device("meta"):
             flow = cls(config)
         check_names(weights, flow.state_dict(), Path(folder))
+        check_dtype(weights, Path(folder))
         flow.load_state_dict(weights, assign=True)
         return flow.requires_grad_()
 
@@ -256,21 +265,23 @@ class TarFlow(nn.Module):
             >>> TarFlow(config).sample(torch.tensor([3, 7]), guidance=Guidance(2.0)).shape
             torch.Size([2, 4, 3])
         """
-        if not temperature >= 0:
+        if not 0 <= temperature < math.inf:
             raise ValueError(
-                f"Expected temperature of at least 0; got {temperature}. Use 1 for the model's own."
+                f"Expected temperature of at least 0 and finite; got {temperature}. "
+                "Use 1 for the model's own."
             )
-        if isinstance(label_or_count, int):
-            label, count = None, label_or_count
-        else:
-            label, count = label_or_count, len(label_or_count)
+        label = label_or_count if isinstance(label_or_count, Tensor) else None
+        count = len(label_or_count) if isinstance(label_or_count, Tensor) else label_or_count
+        if count < 0:
+            raise ValueError(f"Expected a count of at least 0; got {count}. Ask for 1 or more.")
         shape = (self.config.num_tokens, self.config.token_dim)
         device = generator.device if generator else self.device
         rows = [
             torch.randn(shape, generator=generator, device=device, dtype=self.dtype)
             for _ in range(count)  # row by row, so that it does not matter how a batch is split
         ]
-        u = torch.stack(rows).to(self.device) if rows else torch.empty(0, *shape)
+        u = torch.stack(rows) if rows else torch.empty(0, *shape, dtype=self.dtype)
+        u = u.to(self.device)
         return self.inverse(temperature * u, label, guidance=guidance, solver=solver, tile=tile)
 
     @property
@@ -280,15 +291,20 @@ class TarFlow(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights, and of everything that the flow returns."""
+        """The dtype of the weights."""
         return next(self.parameters()).dtype
+
+    def require_runnable(self) -> None:
+        """Raise ValueError if the weights are neither float32 nor float64."""
+        check_precision(self.dtype)
 
     def _label(self, label: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Check labels that can be read for free and move them to the weights."""
         if label is None:
             return None
+        label = accepted_labels(label, self.config, len(tokens))
         if label.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_labels(label, self.config, len(tokens))
+            check_range(label, self.config)
         return label.to(self.device)
 
     def _decodable(
@@ -297,7 +313,8 @@ class TarFlow(nn.Module):
         """Check what is to be decoded; without labels there is nothing to guide towards."""
         u = accepted_tokens(u, self.config, self.dtype).detach()
         if label is not None:
-            check_labels(label, self.config, len(u))
+            label = accepted_labels(label, self.config, len(u))
+            check_range(label, self.config)
             label = label.to(self.device)
         return u, label, None if label is None else guidance
 
@@ -316,5 +333,5 @@ def nll_per_dim(output: FlowOutput) -> Float[Tensor, " b"]:
         >>> nll_per_dim(FlowOutput(torch.ones(1, 4, 3), torch.tensor([6.0])))
         tensor([0.])
     """
-    num_dims = output.u[0].numel()
+    num_dims = output.u.shape[1:].numel()
     return 0.5 * reduce(output.u.square(), "b k d -> b", "mean") - output.log_det / num_dims

@@ -35,15 +35,21 @@ def reparameterized_inverse(
 
 def _invert(block: Block, u: Tensor, label: Tensor | None) -> Tensor:
     solution = Decoder([block], len(u)).decode(u.detach(), label)[0]
+    learns = u.requires_grad or any(weight.requires_grad for weight in block.parameters())
+    if not (learns and torch.is_grad_enabled()):
+        return solution
     point = solution.requires_grad_()
     encoded, log_scale = block.standardize(point, label)
     implicit = u - encoded  # rounding in value; its gradient is du - (df/dtheta) dtheta
     z = point.detach() + (implicit - implicit.detach())
-    if not z.requires_grad:
-        return z
     scale = log_scale.detach().exp()
 
     def solve(gradient: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "Expected a first derivative of rsample; got create_graph=True. "
+                "Differentiate log_prob for higher orders."
+            )
         w = scale * gradient
         eps = 4 * torch.finfo(w.dtype).eps
         for _ in range(block.config.num_tokens - 1):

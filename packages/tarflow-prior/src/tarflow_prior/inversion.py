@@ -199,7 +199,10 @@ class BlockDecoder:
             # A guess that overflowed would poison its successors by 0 * NaN; any start will do.
             guess = torch.where(update.isfinite(), update, 0.0)
             tokens.copy_(torch.where(self._open(), guess, tokens))
-        return count, gap.max().item()
+        # What the last sweep could not make finite is no sample, whatever the guess was.
+        sound = rearrange(update.isfinite().all(2).all(1), "b -> b 1 1")
+        tokens.copy_(torch.where(sound, tokens, torch.nan))
+        return count, gap.nan_to_num(nan=torch.inf).max().item()
 
     def _open(self) -> Bool[Tensor, "b 1 1"]:
         return rearrange(self.is_open, "b -> b 1 1")
@@ -213,7 +216,7 @@ class BlockDecoder:
             budget = int(num_steps * step / self._seconds(0, num_steps))
             if budget >= 1:
                 spent, left = self._sweep(1, num_steps + 1, Jacobi(tol, budget))
-                if not left > tol:
+                if left <= tol:
                     return spent
             self.jacobi_is_slow = True
             self.desk.tokens.copy_(self.desk.noise)

@@ -32,7 +32,8 @@ def classify(
         rows: Sequences of one pass, at most (but at least those of ``z``).
 
     Raises:
-        ValueError: If the flow has no classes, or as :meth:`TarFlow.forward`.
+        ValueError: If the flow has no classes, ``log_prior`` another shape, or as
+            :meth:`TarFlow.forward`.
     """
     num_classes = flow.config.num_classes
     if not num_classes:
@@ -45,6 +46,11 @@ def classify(
         return z.new_zeros(0, num_classes)
     if log_prior is None:
         log_prior = z.new_zeros(num_classes)
+    if log_prior.shape != (num_classes,):
+        raise ValueError(
+            f"Expected one log_prior for each of {num_classes} classes; "
+            f"got shape {tuple(log_prior.shape)}. Give a vector."
+        )
     return _class_log_probs(flow, z, log_prior.to(z), rows)
 
 
@@ -82,16 +88,23 @@ def denoise(
         label: Class of each sample, as for :meth:`TarFlow.forward`.
         sigma: Deviation of the noise, at least 0. To step further or less far, scale it.
         rule: ``tweedie`` is ``z + sigma^2 grad log p(z | label)``; ``contrast`` takes the
-            gradient of ``log p(z | label) - log p(z)``, guidance after the fact.
+            gradient of ``log p(z | label) - log p(z)``: guidance after the fact, no denoising.
 
     Raises:
-        ValueError: If ``sigma`` is negative, or as :meth:`TarFlow.forward`.
+        ValueError: If ``sigma`` is negative, ``contrast`` has no labels, or as
+            :meth:`TarFlow.forward`.
     """
     one_of(get_args(Denoising), rule=rule)
     if not sigma >= 0:
         raise ValueError(
             f"Expected sigma of at least 0; got {sigma}. Give the deviation of the noise."
         )
+    if rule == "contrast" and label is None:
+        raise ValueError(
+            "Expected labels with rule='contrast', which is about them; got None. "
+            "Give the labels, or use rule='tweedie'."
+        )
+    z = accepted_tokens(z, flow.config, flow.dtype)
     direction = score(flow, z, label)
     if rule == "contrast":
         direction = direction - score(flow, z, None)

@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from tarflow_prior.attention import Attend, Layer
 
-_reorder = torch.ops.mkldnn._reorder_linear_weight.default
-_linear = torch.ops.mkldnn._linear_pointwise.default  # what torch.compile takes for nn.Linear
-
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether this build of torch has packed products for the device and dtype."""
@@ -36,11 +33,13 @@ class PackedLinear(NamedTuple):
 
     def __call__(self, x: Float[Tensor, "b t inputs"]) -> Float[Tensor, "b t outputs"]:
         """Multiply."""
-        product: Tensor = _linear(x, self.weight, self.bias, "none", [], "")
+        # What torch.compile takes for nn.Linear; looked up here, since some builds lack it.
+        linear = torch.ops.mkldnn._linear_pointwise.default
+        product: Tensor = linear(x, self.weight, self.bias, "none", [], "")
         return product
 
 
-def pack(linear: nn.Module, dtype: torch.dtype, num_rows: int) -> PackedLinear:
+def pack(linear: nn.Linear, dtype: torch.dtype, num_rows: int) -> PackedLinear:
     """Lay the weight of a linear map out for oneDNN.
 
     Args:
@@ -48,8 +47,9 @@ def pack(linear: nn.Module, dtype: torch.dtype, num_rows: int) -> PackedLinear:
         dtype: What the product runs in.
         num_rows: Rows of the products to come, for which the layout is chosen; others work.
     """
-    weight, bias = (parameter.detach().to(dtype) for parameter in linear.parameters())
-    return PackedLinear(_reorder(weight.contiguous(), num_rows), bias)
+    weight, bias = (parameter.detach().to(dtype) for parameter in (linear.weight, linear.bias))
+    packed = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), num_rows)
+    return PackedLinear(packed, bias)
 
 
 class PackedLayer:
@@ -63,7 +63,7 @@ class PackedLayer:
 
     def __init__(self, layer: Layer, dtype: torch.dtype, num_rows: int) -> None:
         self.config, self.dtype = layer.config, dtype
-        linears = [layer.attention.qkv_and_gate, layer.attention.project_out]
+        linears: list[nn.Linear] = [layer.attention.qkv_and_gate, layer.attention.project_out]
         linears += [layer.mlp_in, layer.mlp_out]
         self.qkv_and_gate, self.project_out, self.mlp_in, self.mlp_out = (
             pack(linear, dtype, num_rows) for linear in linears

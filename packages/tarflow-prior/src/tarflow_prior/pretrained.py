@@ -75,6 +75,19 @@ def check_names(
             )
 
 
+def check_dtype(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Refuse weights in which a flow cannot run, naming the first that is different."""
+    dtypes = {name: weight.dtype for name, weight in sorted(weights.items())}
+    first = next(iter(dtypes.values()))
+    wanted = first if first in (torch.float32, torch.float64) else torch.float32
+    for name, dtype in dtypes.items():
+        if dtype != wanted:
+            raise ValueError(
+                f"Expected {name} in {wanted}; got {dtype} in {WEIGHTS}. "
+                f"Folder: {folder}. Save all weights in float32, or all in float64."
+            )
+
+
 def _check_finite(weights: dict[str, torch.Tensor], verb: str) -> None:
     for name, weight in weights.items():
         if not weight.isfinite().all():

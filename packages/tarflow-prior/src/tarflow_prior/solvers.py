@@ -48,7 +48,8 @@ class Jacobi:
             given and the noise that its result encodes to (whose standard deviation is 1). Each
             sample stops by itself, so its result does not depend on the others.
         max_iterations: Sweeps of one block; None means as many as make it exact. With fewer, a
-            warning names the difference that is left.
+            warning names the difference before the last sweep; ``flow.decode`` measures what is
+            left.
     """
 
     tol: float = 1e-4
