@@ -80,10 +80,10 @@ def main() -> None:
     print("| GEMMs | round trip | noise | samples | log-det per dim | its worst |\n" + "|---" * 6)
     row("float32", flow, exact, z, u)
     with mock.patch.object(Block, "affine", rounding(Block.affine)):
-        row("bfloat16, head rounded too (published)", flow, exact, z, u)
+        row("bfloat16, head's output rounded too", flow, exact, z, u)
     row("bfloat16 (ours)", flow, exact, z, u)
     for polish in (1, 3, 8):
-        row(f"bfloat16, {polish} sweeps of polish", flow, exact, z, u, polish)
+        row(f"ours, {polish} sweep{'s' * (polish > 1)} of polish", flow, exact, z, u, polish)
 
 
 if __name__ == "__main__":

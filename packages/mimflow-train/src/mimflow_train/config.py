@@ -95,6 +95,8 @@ class LossConfig:
         nll: Weight of the flow's NLL, a mean over latent dimensions in nats.
         pixel: Weight of the mean squared error on [0, 1] pixels, over the whole image.
         perceptual: Weight of the perceptual distance.
+        perceptual_network: What it is measured with: ``efflite0``, whose weights come as a package,
+            or ``lpips``, the paper's, LPIPS-VGG and a tenth of ConvNeXt-S's logits, over 1.1.
         feature: Weight of ``1 - cos`` to each teacher's features, over hidden patches.
     """
 
@@ -102,12 +104,18 @@ class LossConfig:
     pixel: float = 1.0
     perceptual: float = 1.1
     feature: float = 1.0
+    perceptual_network: Literal["efflite0", "lpips"] = "efflite0"
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
+        for name in ("nll", "pixel", "perceptual", "feature"):
+            value = getattr(self, name)
             if value < 0:
-                raise ConfigError(f"Expected loss.{item.name} >= 0; got {value}. Use 0 to drop it.")
+                raise ConfigError(f"Expected loss.{name} >= 0; got {value}. Use 0 to drop it.")
+        if self.perceptual_network not in ("efflite0", "lpips"):
+            raise ConfigError(
+                "Expected loss.perceptual_network efflite0 or lpips; "
+                f"got {self.perceptual_network}. Choose one of the two."
+            )
 
 
 _PAPER_OPTIM = {

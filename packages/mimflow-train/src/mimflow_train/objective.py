@@ -1,7 +1,7 @@
 """The joint objective (Eq. 5-7): what the flow, the decoder and the feature decoders must do."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mimflow_train.config import LossConfig
 from mimflow_train.discriminator import hinge_generator
+from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
 from mimflow_train.model import MIMFlowOutput
 from tarflow_prior import nll_per_dim
 
@@ -37,7 +38,7 @@ def joint_objective(
     masked: Bool[Tensor, "b n"],
     *,
     weights: LossConfig,
-    targets: dict[str, Float[Tensor, "b n f"]],
+    targets: Mapping[str, FeatureTarget],
     perceptual: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Objective:
     """Weigh NLL (Eq. 4), pixels and perception (Eq. 5) and features (Eq. 7).
@@ -47,7 +48,7 @@ def joint_objective(
         image: The images in [-1, 1], before masking.
         masked: True where a patch was hidden.
         weights: Weight of each term.
-        targets: Each teacher's features of the images.
+        targets: Each teacher's features of the images, and how they are compared.
         perceptual: Distance of two image batches; None leaves the term out.
     """
     terms = {
@@ -59,7 +60,7 @@ def joint_objective(
         terms["perceptual"] = perceptual(output.image, image)
         total = total + weights.perceptual * terms["perceptual"]
     for name, target in targets.items():
-        terms[name] = feature_loss(output.features[name], target, masked)
+        terms[name] = feature_loss(output.features[name], target.features, masked, target.distance)
         total = total + weights.feature * terms[name]
     return Objective(total, terms)
 
@@ -108,11 +109,19 @@ def feature_loss(
     features: Float[Tensor, "b n f"],
     target: Float[Tensor, "b n f"],
     masked: Bool[Tensor, "b n"],
+    distance: Callable[[Tensor, Tensor], Tensor] = cosine_distance,
 ) -> Float[Tensor, ""]:
-    """Mean of ``1 - cos`` over the hidden patches of the batch (Eq. 7); 0 if none is hidden."""
-    distance = 1 - F.cosine_similarity(features.float(), target.float(), dim=-1)
+    """Mean distance over the hidden patches of the batch (Eq. 7); 0 if none is hidden.
+
+    Args:
+        features: What a feature decoder predicts.
+        target: The teacher's features.
+        masked: True where a patch was hidden.
+        distance: How far the two are apart in each patch, ``(b, n)``.
+    """
+    distances = distance(features, target)
     hidden = reduce(masked.float(), "b n ->", "sum").clamp(min=1)
-    return (distance * masked).sum() / hidden
+    return (distances * masked).sum() / hidden
 
 
 def nll_floor(sigma: float) -> float:

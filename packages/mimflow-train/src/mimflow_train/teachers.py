@@ -1,85 +1,36 @@
-"""Frozen networks that the training looks at: feature targets (Eq. 7) and perceptual distance.
+"""What the frozen networks of a run say about its images: feature targets and perception.
 
-Both see images in [-1, 1]. They are never part of the model, so no state dict holds them.
+All see images in [-1, 1]. They are never part of the model, so no state dict holds them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, reduce
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from genmetrics import efflite0_network, efflite0_normalize
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import ImageSource, LabelledImages, MemoryImages, to_unit
+from mimflow_train.frozen.clip import CLIP_FILE, ClipTeacher
+from mimflow_train.frozen.dinov2 import DINOV2_FILE, DinoV2Teacher
+from mimflow_train.frozen.efflite0 import EffLite0Distance, EffLite0Teacher
+from mimflow_train.frozen.hog import HogTeacher
+from mimflow_train.frozen.perceptual import (
+    CONVNEXT_FILE,
+    VGG16_FILE,
+    ConvNextDistance,
+    LpipsDistance,
+    PerceptualDistance,
+    PerceptualLoss,
+)
+from mimflow_train.frozen.teacher import FeatureTarget, Teacher
+from mimflow_train.frozen.weights import find_weights
 
-__all__ = ["EffLite0Teacher", "PerceptualDistance", "Targets", "feature_bank"]
+__all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank"]
 
 _CHUNK = 64
-
-
-class EffLite0Teacher:
-    """ImageNet features of EfficientNet-Lite0 at stride 16, one vector for each patch.
-
-    The image is enlarged so that the stride-16 map has the patch grid.
-
-    Args:
-        grid: Patches per column and row.
-        device: Where the network runs.
-
-    Raises:
-        genmetrics.WeightsUnavailable: If the package with the weights is not installed.
-    """
-
-    dim = 112
-
-    def __init__(self, grid: tuple[int, int], device: torch.device) -> None:
-        self.size = (16 * grid[0], 16 * grid[1])
-        self.device = device
-        self.network = _frozen_network(device)
-
-    @torch.no_grad()
-    def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
-        """Return the features of each patch, in raster order, on the network's device."""
-        enlarged = F.interpolate(image.to(self.device), self.size, mode="bilinear", antialias=True)
-        (features,) = _stages(self.network, enlarged, [3])
-        return rearrange(features, "b f h w -> b (h w) f")
-
-
-class PerceptualDistance:
-    """Distance of two images in the first stages of EfficientNet-Lite0.
-
-    LPIPS without its learned weights (arXiv 1801.03924, Eq. 1): at each stage the channels are
-    scaled to unit length, squared differences are summed over channels and averaged over space.
-    Images below 64 px are enlarged, since the network halves them at once.
-
-    Args:
-        device: Where the network runs.
-    """
-
-    stages = (0, 1, 2, 3)
-    least_size = 64
-
-    def __init__(self, device: torch.device) -> None:
-        self.network = _frozen_network(device)
-
-    def __call__(
-        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean distance over the batch; gradients reach ``image`` only."""
-        with torch.no_grad():
-            wanted = self._features(target)
-        pairs = zip(self._features(image), wanted, strict=True)
-        return torch.stack([_unit_distance(a, b) for a, b in pairs]).sum()
-
-    def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        if image.shape[-1] < self.least_size:
-            size = (self.least_size, self.least_size)
-            image = F.interpolate(image.float(), size, mode="bilinear")
-        return _stages(self.network, image, list(self.stages))
 
 
 @dataclass(frozen=True)
@@ -93,29 +44,65 @@ class Targets:
     """
 
     perceptual: PerceptualDistance | None
-    teachers: dict[str, EffLite0Teacher]
+    teachers: dict[str, Teacher]
     banks: dict[str, Tensor]
 
     @classmethod
     def load(cls, config: TrainConfig, data: LabelledImages, device: torch.device) -> "Targets":
-        """Build the frozen networks that a run asks for."""
-        encoder = config.model.encoder
+        """Build the frozen networks that a run asks for.
+
+        Raises:
+            WeightsError: If the weights of one are not on this machine.
+        """
+        grid = config.model.encoder.grid
         names = config.trained_model.features
-        teachers = {name: EffLite0Teacher(encoder.grid, device) for name in names}
+        teachers = {name: build_teacher(name, grid, device) for name in names}
         perceptual = None
         if config.loss.perceptual > 0:
-            perceptual = PerceptualDistance(device)
+            perceptual = build_perceptual(config.loss.perceptual_network, device)
         images = data.train.images
         keep = isinstance(images, MemoryImages) and not config.data.flip
         banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
         return cls(perceptual, teachers, banks)
 
-    def features(self, image: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        """Return each teacher's features of a batch."""
+    def features(self, image: Tensor, indices: Tensor) -> dict[str, FeatureTarget]:
+        """Return each teacher's features of a batch, with its distance."""
         return {
-            name: self.banks[name][indices].to(image) if name in self.banks else teacher(image)
+            name: FeatureTarget(
+                self.banks[name][indices].to(image) if name in self.banks else teacher(image),
+                teacher.distance,
+            )
             for name, teacher in self.teachers.items()
         }
+
+
+def build_teacher(name: str, grid: tuple[int, int], device: torch.device) -> Teacher:
+    """Return the teacher of this name in ``config.TEACHERS``.
+
+    Raises:
+        WeightsError: If its weights are not on this machine.
+    """
+    if name == "dinov2":
+        return DinoV2Teacher(find_weights(DINOV2_FILE), grid, device)
+    if name == "clip":
+        return ClipTeacher(find_weights(CLIP_FILE), grid, device)
+    return HogTeacher(grid, device) if name == "hog" else EffLite0Teacher(grid, device)
+
+
+def build_perceptual(
+    name: Literal["efflite0", "lpips"], device: torch.device
+) -> PerceptualDistance:
+    """Return the perceptual distance: ``efflite0``, or ``lpips`` with its ConvNeXt term.
+
+    Raises:
+        WeightsError: If its weights are not on this machine.
+    """
+    if name == "efflite0":
+        return EffLite0Distance(device)
+    return PerceptualLoss(
+        LpipsDistance(find_weights(VGG16_FILE), device),
+        ConvNextDistance(find_weights(CONVNEXT_FILE), device),
+    )
 
 
 def feature_bank(
@@ -130,24 +117,3 @@ def feature_bank(
     chunks = torch.arange(len(images)).split(_CHUNK)
     stacks = (torch.stack([images[int(index)] for index in chunk]) for chunk in chunks)
     return torch.cat([teacher(to_unit(stack)).half().cpu() for stack in stacks])
-
-
-def _frozen_network(device: torch.device) -> nn.Module:
-    """Return EfficientNet-Lite0 in the memory layout in which its convolutions are fast."""
-    return efflite0_network().to(device).to(memory_format=torch.channels_last)
-
-
-def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int]) -> list[Tensor]:
-    with torch.autocast(image.device.type, enabled=False):
-        normalized = efflite0_normalize((image.float() + 1) / 2)
-        normalized = normalized.contiguous(memory_format=torch.channels_last)
-        maps: list[Tensor] = network.forward_intermediates(  # type: ignore[operator]
-            normalized, indices=which, intermediates_only=True, stop_early=True
-        )
-    return maps
-
-
-def _unit_distance(a: Float[Tensor, "b f h w"], b: Float[Tensor, "b f h w"]) -> Float[Tensor, ""]:
-    a = F.normalize(a.float(), dim=1, eps=1e-6)
-    b = F.normalize(b.float(), dim=1, eps=1e-6)
-    return reduce((a - b).square(), "b f h w -> b h w", "sum").mean()

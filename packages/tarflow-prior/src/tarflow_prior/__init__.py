@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tarflow_prior.block import Block, FlowOutput
+    from tarflow_prior.block import Block, FlowOutput, nll_per_dim
     from tarflow_prior.config import TarFlowConfig
     from tarflow_prior.decoding import Decoded, Decoder
     from tarflow_prior.errors import NonFiniteError
-    from tarflow_prior.flow import TarFlow, nll_per_dim
+    from tarflow_prior.flow import TarFlow
     from tarflow_prior.guidance import Guidance
     from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential
 
@@ -45,7 +45,7 @@ _HOME = {
     "Sequential": "solvers",
     "TarFlow": "flow",
     "TarFlowConfig": "config",
-    "nll_per_dim": "flow",
+    "nll_per_dim": "block",
 }
 
 

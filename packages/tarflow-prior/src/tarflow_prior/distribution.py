@@ -9,6 +9,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 import tarflow_prior
+from tarflow_prior.checks import check_precision
 from tarflow_prior.implicit import reparameterized_inverse
 
 _Shape = Size | list[int] | tuple[int, ...]
@@ -79,7 +80,7 @@ class TarFlowDistribution(Distribution):
             sample_shape: Shape of the draws, in front of the batch.
         """
         shape = Size(sample_shape) + self.batch_shape
-        self.flow.require_runnable()
+        check_precision(self.flow.dtype)
         z = reparameterized_inverse(self.flow.blocks, self._noise(shape), self._rows(shape))
         return z.reshape(*shape, *self.event_shape)
 

@@ -16,11 +16,10 @@ from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tarflow_prior.block import Block, FlowOutput
+from tarflow_prior.block import Block, FlowOutput, nll_per_dim
 from tarflow_prior.checks import (
     accepted_labels,
     accepted_tokens,
-    check_precision,
     check_range,
     check_tile,
 )
@@ -294,10 +293,6 @@ class TarFlow(nn.Module):
         """The dtype of the weights."""
         return next(self.parameters()).dtype
 
-    def require_runnable(self) -> None:
-        """Raise ValueError if the weights are neither float32 nor float64."""
-        check_precision(self.dtype)
-
     def _label(self, label: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Check labels that can be read for free and move them to the weights."""
         if label is None:
@@ -317,21 +312,3 @@ class TarFlow(nn.Module):
             check_range(label, self.config)
             label = label.to(self.device)
         return u, label, None if label is None else guidance
-
-
-def nll_per_dim(output: FlowOutput) -> Float[Tensor, " b"]:
-    """Return ``mean(u^2) / 2 - log_det / (k d)``: nats per dimension, without the constant.
-
-    This is the number that TarFlow and its descendants train on and print. The negative
-    log-likelihood per dimension is this plus ``log(2 pi) / 2 = 0.9189``. A sample of pure
-    standard noise scores 1/2 on average under the identity.
-
-    Args:
-        output: What the flow made of the data.
-
-    Example:
-        >>> nll_per_dim(FlowOutput(torch.ones(1, 4, 3), torch.tensor([6.0])))
-        tensor([0.])
-    """
-    num_dims = output.u.shape[1:].numel()
-    return 0.5 * reduce(output.u.square(), "b k d -> b", "mean") - output.log_det / num_dims

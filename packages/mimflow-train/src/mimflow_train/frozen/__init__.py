@@ -1,0 +1,1 @@
+"""Frozen networks that the training looks at: feature teachers and perceptual distances."""

@@ -1,0 +1,144 @@
+"""The released perceptual term: LPIPS on VGG16 and the logits of ConvNeXt-S (Eq. 5)."""
+
+import warnings
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import lpips  # type: ignore[import-untyped]
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torchvision.models import convnext_small  # type: ignore[import-untyped]
+
+from mimflow_train.frozen.teacher import standardized
+from mimflow_train.frozen.weights import PretrainedFile, hub_file, loading, read_tensors
+
+__all__ = [
+    "CONVNEXT_FILE",
+    "VGG16_FILE",
+    "ConvNextDistance",
+    "LpipsDistance",
+    "PerceptualDistance",
+    "PerceptualLoss",
+]
+
+_HUB = "https://download.pytorch.org/models/"
+
+
+def _torchvision_file(network: str, stem: str, sha256: str) -> PretrainedFile:
+    """Describe a file of torchvision, whose name ends in the start of its digest."""
+    name = f"{stem}-{sha256}.pth"
+    return PretrainedFile(
+        network=network,
+        name=name,
+        url=_HUB + name,
+        sha256=sha256,
+        term="loss.perceptual",
+        download=lambda: hub_file(_HUB + name, sha256),
+    )
+
+
+VGG16_FILE = _torchvision_file("VGG16", "vgg16", "397923af")
+CONVNEXT_FILE = _torchvision_file("ConvNeXt-S", "convnext_small", "0c510722")
+
+
+@runtime_checkable
+class PerceptualDistance(Protocol):
+    """A frozen distance of two image batches in [-1, 1]; gradients reach the first alone."""
+
+    def __call__(
+        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch."""
+
+
+class LpipsDistance:
+    """LPIPS 0.1 on VGG16, with the linear weights of the lpips package.
+
+    Args:
+        file: VGG16 in torchvision's layout; its classifier may be missing.
+        device: Where the network runs, in float32 whatever autocast says.
+
+    Raises:
+        WeightsError: If the file does not hold this network.
+    """
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips calls torchvision with an argument of old
+            network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        with loading(VGG16_FILE.network, file):
+            vgg16, trunk = read_tensors(file), network.net
+            # lpips cuts torchvision's `features` into slices and keeps the number of each layer.
+            keys = {key: f"features.{key.partition('.')[2]}" for key in trunk.state_dict()}
+            trunk.load_state_dict({ours: vgg16[theirs] for ours, theirs in keys.items()})
+        self.network = _frozen(network, device)
+
+    def __call__(
+        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch; gradients reach ``image`` only."""
+        with torch.autocast(image.device.type, enabled=False):
+            distance: Tensor = self.network(image.float(), target.detach().float())
+        return distance.mean()
+
+
+class ConvNextDistance:
+    """Mean square difference of the 1000 ImageNet logits of ConvNeXt-S, at 224 px.
+
+    Args:
+        file: ConvNeXt-S in torchvision's layout.
+        device: Where the network runs, in float32 whatever autocast says.
+
+    Raises:
+        WeightsError: If the file does not hold this network.
+    """
+
+    size = (224, 224)
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        with torch.device("meta"):
+            network: nn.Module = convnext_small()
+        with loading(CONVNEXT_FILE.network, file):
+            network.load_state_dict(read_tensors(file), assign=True)
+        self.network = _frozen(network, device)
+
+    def __call__(
+        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch; gradients reach ``image`` only."""
+        with torch.no_grad():
+            wanted = self._logits(target)
+        return F.mse_loss(self._logits(image), wanted)
+
+    def _logits(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1000"]:
+        with torch.autocast(image.device.type, enabled=False):
+            resized = F.interpolate(image.float(), self.size, mode="bilinear", antialias=True)
+            pixels = standardized(resized, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+            logits: Tensor = self.network(pixels)
+        return logits
+
+
+class PerceptualLoss:
+    """``(LPIPS + 0.1 ConvNeXt) / 1.1``; the paper's weight of 1.1 cancels the denominator.
+
+    Args:
+        lpips: The first term, such as ``LpipsDistance``.
+        logits: The second, such as ``ConvNextDistance``.
+    """
+
+    def __init__(self, lpips: PerceptualDistance, logits: PerceptualDistance) -> None:
+        self.lpips = lpips
+        self.logits = logits
+
+    def __call__(
+        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch; gradients reach ``image`` only."""
+        return (self.lpips(image, target) + 0.1 * self.logits(image, target)) / 1.1
+
+
+def _frozen(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device).eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature

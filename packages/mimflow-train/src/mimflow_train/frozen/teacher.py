@@ -1,0 +1,86 @@
+"""What a feature teacher is (Eq. 7), and the two ways to compare features with its own."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = [
+    "PATCH",
+    "FeatureTarget",
+    "Teacher",
+    "at_grid",
+    "cosine_distance",
+    "square_distance",
+    "standardized",
+]
+
+PATCH = 16  # pixels per side of a patch that the teachers see
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A frozen function of an image that feature decoders imitate; it is part of no model."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers per patch."""
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
+        """Return the features of each patch of images in [-1, 1], in raster order."""
+
+    def distance(
+        self, features: Float[Tensor, "b n f"], target: Float[Tensor, "b n f"]
+    ) -> Float[Tensor, "b n"]:
+        """Return how far decoded features are from this teacher's, in each patch."""
+
+
+class FeatureTarget(NamedTuple):
+    """A teacher's features of a batch, and how a prediction is compared with them."""
+
+    features: Float[Tensor, "b n f"]
+    distance: Callable[[Tensor, Tensor], Tensor]
+
+
+def cosine_distance(
+    features: Float[Tensor, "b n f"], target: Float[Tensor, "b n f"]
+) -> Float[Tensor, "b n"]:
+    """Return ``1 - cos``, for features whose length means nothing.
+
+    Example:
+        >>> cosine_distance(torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]])).item()
+        1.0
+    """
+    return 1 - F.cosine_similarity(features.float(), target.float(), dim=-1)
+
+
+def square_distance(
+    features: Float[Tensor, "b n f"], target: Float[Tensor, "b n f"]
+) -> Float[Tensor, "b n"]:
+    """Return the mean square of the differences, for histograms.
+
+    Example:
+        >>> square_distance(torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 4.0]]])).item()
+        10.0
+    """
+    return reduce((features.float() - target.float()).square(), "b n f -> b n", "mean")
+
+
+def at_grid(
+    image: Float[Tensor, "b 3 h w"], grid: tuple[int, int], device: torch.device
+) -> Float[Tensor, "b 3 height width"]:
+    """Return the image on the device, resized to patches of 16 px in this many rows and columns."""
+    size = (PATCH * grid[0], PATCH * grid[1])
+    return F.interpolate(image.to(device), size, mode="bilinear", antialias=True)
+
+
+def standardized(
+    image: Float[Tensor, "b 3 h w"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Tensor, "b 3 h w"]:
+    """Map images in [-1, 1] to the range of a network trained on ``(image01 - mean) / std``."""
+    shift, scale = (image.new_tensor(each).reshape(3, 1, 1) for each in (mean, std))
+    return ((image + 1) / 2 - shift) / scale
