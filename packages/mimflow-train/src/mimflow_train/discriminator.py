@@ -23,6 +23,7 @@ class PatchDiscriminator(nn.Module):
         config: Width and depth.
 
     Example:
+        >>> import torch
         >>> discriminator = PatchDiscriminator(DiscriminatorConfig())
         >>> discriminator(torch.zeros(1, 3, 256, 256)).shape
         torch.Size([1, 1, 30, 30])
@@ -66,6 +67,7 @@ def hinge_discriminator(
         fake: Logits of decoded ones.
 
     Example:
+        >>> import torch
         >>> two = torch.full((1, 1, 1, 1), 2.0)
         >>> hinge_discriminator(two, -two).item(), hinge_discriminator(0 * two, 0 * two).item()
         (0.0, 1.0)
