@@ -34,6 +34,7 @@ SMALL = [
     "model.features.efflite0.kind=mlp",
     "model.features.efflite0.hidden_width=8",
     "optim.warmup_steps=0",
+    "decoder_phase.steps=0",
     "global_batch=8",
     "steps=6",
     "precision=fp32",

@@ -30,7 +30,10 @@ def run(command, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--scale", "tinny"], 2, "Expected --scale tiny; got tinny. Did you mean tiny?"),
+        (["--scale", "tinny"], 2, "--scale tiny|S|B|L|XL|XXL; got tinny. Did you mean tiny?"),
+        (["--scale", "L"], 2, "Expected --data with --scale L; got none. Give a folder of images"),
+        (["--dry-run", "--workers", "0"], 2, "Expected --workers >= 1; got 0"),
+        (["--set", "decoder_phase=gan"], 2, "decoder phase of released or rae; got gan"),
         (["--data", "/nowhere"], 3, "there is no folder /nowhere"),
         (["--set", "optim.lrr=1"], 2, "there is no optim.lrr. Did you mean lr?"),
         (["--set", "optim.lr=-1"], 2, "Expected optim.lr > 0; got -1"),
@@ -119,6 +122,42 @@ def test_missing_package_is_found_before_anything_starts(
     assert run(train_command, "--out", tmp_path / "run") == code
     assert "mimflow-train[demo]" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("phase", "value", "network"),
+    [
+        ("joint", "loss.perceptual_network=lpips", "VGG16"),
+        ("all", "decoder_phase=rae", "DINO ViT-S/8"),
+    ],
+)
+def test_missing_weights_are_found_before_anything_starts(
+    phase, value, network, folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
+    monkeypatch.delenv("MIMFLOW_WEIGHTS", raising=False)
+    arguments = ["--data", folder, "--out", tmp_path / "run", *QUICK, "--phase", phase]
+    arguments += ["--set", "decoder_phase.steps=2", "--set", value]
+    assert run(train_command, *arguments) == 4
+    assert f"Expected the weights of {network}" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
+    assert run(train_command, "--scale", "L", "--dry-run", "--workers", "8") == 0
+    text = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    rows = {line[2:38].strip(): line[38:].split() for line in text.splitlines() if " M" in line}
+    assert rows["encoder"] == ["86.11", "M", "35.59"]
+    assert rows["flow"] == ["474.78", "M", "60.18"]
+    assert rows["pixel decoder"] == ["85.81", "M", "35.59"]
+    assert rows["DINOv2-B/16@256"] == ["85.86", "M", "23.20", "x", "1"]
+    assert rows["VGG16 to relu5_3@256"] == ["14.71", "M", "20.04", "x", "3"]
+    assert "1.06 TFLOP" in text
+    assert "37.2 GiB at micro_batch 32" in text
+    assert text.count("missing: save https://") == 4
 
 
 def test_run_folder_that_cannot_be_made(tmp_path, capsys):

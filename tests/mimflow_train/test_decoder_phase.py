@@ -8,10 +8,9 @@ from mimflow_train.checkpoint import joint_checkpoint, load_state, save_checkpoi
 from mimflow_train.cli.train import last_step
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.context import LocalContext, StopRequest
-from mimflow_train.discriminator import PatchDiscriminator, hinge_generator
 from mimflow_train.errors import ConfigError
 from mimflow_train.loop import train
-from mimflow_train.objective import decoder_objective
+from mimflow_train.overrides import override
 from mimflow_train.run import train_phases, trained_model
 from mimflow_train.state import DecoderState, TrainState
 
@@ -144,20 +143,104 @@ def test_micro_batches_add_up_to_the_batch(config, data):
         assert parts[name] == pytest.approx(value, rel=1e-3), name
 
 
-def test_discriminator_is_the_published_one():
-    with torch.device("meta"):
-        discriminator = PatchDiscriminator(DiscriminatorConfig())
-        logits = discriminator(torch.empty(2, 3, 256, 256))
-    assert sum(parameter.numel() for parameter in discriminator.parameters()) == 2_765_633
-    assert logits.shape == (2, 1, 30, 30)
+def changed(config, **fields):
+    return dataclasses.replace(
+        config, decoder_phase=dataclasses.replace(config.decoder_phase, **fields)
+    )
 
 
-def test_logits_do_not_depend_on_the_batch():
-    torch.manual_seed(0)
-    discriminator = PatchDiscriminator(DiscriminatorConfig(width=16, depth=2))
-    images = torch.randn(5, 3, 32, 32)
-    together = discriminator(images)
-    torch.testing.assert_close(together[1:2], discriminator(images[1:2]), atol=1e-5, rtol=1e-5)
+OPTIONS = {
+    "plain": {},
+    "adaptive": {"adaptive": True},
+    "augment": {"augment": True},
+    "fresh": {"fresh_fakes": True},
+    "lecam": {"lecam_weight": 0.1},
+    "all": {"adaptive": True, "augment": True, "fresh_fakes": True, "lecam_weight": 0.1},
+}
+
+
+@pytest.mark.parametrize("fields", OPTIONS.values(), ids=OPTIONS)
+def test_every_option_resumes_exactly_and_counts_micro_batches_for_one(
+    fields, config, data, tmp_path
+):
+    config = changed(config, **fields)
+    kept = {}
+    whole, _ = run(
+        config, data, save=lambda s: kept.update({s.step: save_checkpoint(s, config, tmp_path)})
+    )
+    resumed, _ = run(config, data, load_state(kept[5], config, CPU))
+    assert same(resumed.tensors(), whole.tensors())
+    parts, _ = run(dataclasses.replace(config, micro_batch=2), data)
+    for name, value in whole.model.decoder.state_dict().items():
+        other = parts.model.decoder.state_dict()[name]
+        torch.testing.assert_close(other, value, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "plain"])
+def test_every_option_changes_what_is_learned(name, config, data):
+    plain, _ = run(changed(config, steps=2), data, until=5)
+    other, _ = run(changed(config, steps=2, **OPTIONS[name]), data, until=5)
+    assert not same({"": plain.discriminator.state_dict()}, {"": other.discriminator.state_dict()})
+
+
+def test_adaptive_weight_compares_gradients_at_the_last_layer(config, data, monkeypatch):
+    """Without the other terms' gradients nothing is left of the adversarial one."""
+    config = changed(config, adaptive=True, steps=1)
+    joint, _ = run(config, data, until=3)
+    reports = []
+    context = LocalContext(CPU, lambda _, values: reports.append(values), StopRequest())
+    state = DecoderState.after(joint)
+    train(context, config, data, state=state, save_every=9, save=lambda _: None)
+    weight = reports[-1]["gan_weight"]
+    assert weight > 0
+    assert reports[-1]["loss"] == pytest.approx(
+        config.loss.pixel * reports[-1]["pixel"] + weight * reports[-1]["gan"], rel=1e-4
+    )
+    blind = dataclasses.replace(config, loss=dataclasses.replace(config.loss, pixel=0.0))
+    train(context, blind, data, state=DecoderState.after(joint), save_every=9, save=lambda _: None)
+    assert reports[-1]["gan_weight"] == 0
+
+
+def test_fresh_fakes_are_images_of_8_bit_by_the_updated_decoder(config, data):
+    config = changed(config, fresh_fakes=True, steps=1)
+    joint, _ = run(config, data, until=3)
+    state, seen = DecoderState.after(joint), []
+    state.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    run(config, data, state, until=4)
+    for_decoder, pair = seen
+    fakes = pair.chunk(2)[1]
+    values = (fakes + 1) * 127.5
+    assert (values - values.round()).abs().max() < 1e-3
+    assert (fakes - for_decoder).abs().max() > 1 / 255, "the decoder has moved in between"
+
+
+def test_raw_weights_are_shown_judged_and_trained_on_if_the_config_says_so(config, data, tmp_path):
+    config = dataclasses.replace(config, weights="raw")
+    joint, _ = run(config, data, until=3)
+    start = DecoderState.after(joint)
+    assert same({"": start.model.state_dict()}, {"": joint.model.state_dict()})
+    state, _ = run(config, data, start)
+    save_checkpoint(state, config, tmp_path)
+    model = trained_model(config, tmp_path, CPU)
+    assert not model.training
+    assert state.model.training
+    assert same({"": model.state_dict()}, {"": state.model.state_dict()})
+    assert not same({"": model.state_dict()}, {"": state.ema.state_dict()})
+
+
+def test_presets_are_the_two_published_recipes(config):
+    released, rae = DecoderPhaseConfig.preset("released"), DecoderPhaseConfig.preset("rae")
+    assert (released.gan_weight, released.discriminator.kind, released.adaptive) == (
+        *(0.05, "patch", False),
+    )
+    assert (rae.gan_weight, rae.discriminator.kind) == (0.05, "dino")
+    assert rae.adaptive
+    assert rae.augment
+    assert rae.fresh_fakes
+    chosen = override(config, ["decoder_phase=rae", "decoder_phase.gan_weight=0.1"]).decoder_phase
+    assert chosen == dataclasses.replace(rae, steps=3, gan_weight=0.1)
+    with pytest.raises(ConfigError, match="decoder phase of released or rae; got vqgan"):
+        override(config, ["decoder_phase=vqgan"])
 
 
 def test_discriminator_learns_to_tell_real_from_decoded(config, data):
@@ -170,23 +253,6 @@ def test_discriminator_learns_to_tell_real_from_decoded(config, data):
         z = state.model.encoder(real).mean
         gap = state.discriminator(real).mean() - state.discriminator(state.model.decoder(z)).mean()
     assert gap > 0.2
-
-
-def test_objective_adds_its_terms(config):
-    image, target = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
-    logits = torch.full((1, 1, 2, 2), 3.0)
-    weights = dataclasses.replace(config.loss, pixel=2.0, perceptual=5.0)
-    objective = decoder_objective(
-        image,
-        target,
-        logits,
-        weights=weights,
-        gan_weight=0.5,
-        perceptual=lambda *_: torch.tensor(0.1),
-    )
-    assert hinge_generator(logits) == -3
-    assert objective.terms.keys() == {"pixel", "gan", "perceptual"}
-    torch.testing.assert_close(objective.total, torch.tensor(2 * 0.25 + 5 * 0.1 - 0.5 * 3))
 
 
 def test_phase_decides_where_a_run_ends(config, tmp_path):
@@ -208,6 +274,7 @@ def test_phase_decides_where_a_run_ends(config, tmp_path):
     [
         (lambda: DiscriminatorConfig(width=20), "discriminator.width in multiples of 16; got 20"),
         (lambda: DiscriminatorConfig(depth=0), "discriminator.depth >= 1; got 0"),
+        (lambda: DecoderPhaseConfig(lecam_weight=-1.0), r"lecam_weight >= 0; got -1.0"),
         (lambda: DecoderPhaseConfig(steps=-1), "decoder_phase.steps >= 0; got -1"),
         (lambda: DecoderPhaseConfig(gan_weight=-1.0), r"decoder_phase.gan_weight >= 0; got -1.0"),
     ],

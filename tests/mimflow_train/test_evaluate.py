@@ -4,9 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mim_encoder import MaskRatio
 from mimflow_train import evaluate as module
-from mimflow_train.evaluate import decode, encode, evaluate, generate
+from mimflow_train import reconstruction
+from mimflow_train.evaluate import evaluate, generate
 from mimflow_train.pictures import save_grid, to_bytes
+from mimflow_train.reconstruction import Reconstruction, decode, encode, evaluate_reconstruction
 from mimflow_train.state import TrainState
 
 CPU = torch.device("cpu")
@@ -39,14 +42,15 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
     monkeypatch.setattr(module, "frechet_distance_from_features", record)
     sets = {"posterior": 10, "flow": 10, "gaussian": 90}
     images = {name: torch.full((16, 3, 2, 2), shade) for name, shade in sets.items()}
-    decoded = iter([images["posterior"], images["gaussian"], images["posterior"]])
+    decoded = iter([images["posterior"], images["gaussian"]])
     monkeypatch.setattr(module, "decode", lambda *_: next(decoded).to(torch.uint8))
     monkeypatch.setattr(module, "generate", lambda *_: images["flow"] / 127.5 - 1)
-    monkeypatch.setattr(module, "_psnr", lambda *_: 0.0)
+    rebuilt = Reconstruction(psnr=0.0, psnr_whole=0.0, fd_posterior=10.0, fd_whole=10.0)
+    monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_: rebuilt)
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: FakeProbe())
     assert evaluate(model, config, data).gap_closed == pytest.approx(1.0)
     images["flow"] = images["gaussian"].clone()
-    decoded = iter([images["posterior"], images["gaussian"], images["posterior"]])
+    decoded = iter([images["posterior"], images["gaussian"]])
     assert evaluate(model, config, data).gap_closed == pytest.approx(0.0)
 
 
@@ -55,6 +59,23 @@ class FakeProbe:
         return 0.5
 
     accuracy = balanced_accuracy
+
+
+def test_reconstruction_is_judged_hidden_in_part_and_whole(config, data, model):
+    scores, rebuilt = evaluate(model, config, data), evaluate_reconstruction(model, config, data)
+    for name, value in dataclasses.asdict(rebuilt).items():
+        assert getattr(scores, name) == value, name
+    assert rebuilt.psnr != rebuilt.psnr_whole
+    assert rebuilt.fd_posterior != rebuilt.fd_whole
+    none_hidden = dataclasses.replace(config, mask=MaskRatio(low=0.0, high=0.0))
+    alone = evaluate_reconstruction(model, none_hidden, data)
+    assert (alone.psnr, alone.fd_posterior) == (rebuilt.psnr_whole, rebuilt.fd_whole)
+
+
+def test_many_held_out_images_are_thinned_evenly(data, monkeypatch):
+    assert reconstruction.judged_images(data) == list(range(16))
+    monkeypatch.setattr(reconstruction, "_MOST_IMAGES", 4)
+    assert reconstruction.judged_images(data) == [0, 5, 10, 15]
 
 
 def test_encoding_hides_what_its_mask_says(config, data, model):
@@ -68,7 +89,7 @@ def test_encoding_hides_what_its_mask_says(config, data, model):
 def test_decoding_in_chunks_equals_decoding_at_once(model, monkeypatch):
     z = torch.randn(7, 4, 6, generator=torch.Generator().manual_seed(0))
     whole = decode(model, z)
-    monkeypatch.setattr(module, "_CHUNK", 3)
+    monkeypatch.setattr(reconstruction, "CHUNK", 3)
     assert (decode(model, z).int() - whole.int()).abs().max() <= 1
     assert whole.dtype == torch.uint8
 
@@ -81,7 +102,7 @@ def test_temperature_zero_draws_one_image(config, model):
 
 def test_same_classes_repeats_no_image_while_there_are_others(data):
     label = torch.tensor([2, 0, 1, 2, 0, 2])
-    chosen = module._same_classes(data.train, label, 0)
+    chosen = reconstruction.same_classes(data.train, label, 0)
     assert data.train.labels[chosen].tolist() == label.tolist()
     twos = [index for index, wanted in zip(chosen, label.tolist(), strict=True) if wanted == 2]
     assert len(set(twos[:2])) == 2
@@ -93,8 +114,8 @@ def test_psnr_of_a_known_error():
         torch.zeros(2, 3, 4, 4).to(torch.uint8),
         torch.full((2, 3, 4, 4), 51).to(torch.uint8),
     )
-    assert module._psnr(black, grey) == pytest.approx(13.979, abs=1e-3)
-    assert module._psnr(black, black) == pytest.approx(100.0)
+    assert reconstruction._psnr(black, grey) == pytest.approx(13.979, abs=1e-3)
+    assert reconstruction._psnr(black, black) == pytest.approx(100.0)
 
 
 def test_bytes_are_clamped_and_rounded():

@@ -8,7 +8,13 @@ from mimflow_train.data.images import to_unit
 from mimflow_train.draws import draw_step
 from mimflow_train.frozen.teacher import FeatureTarget, square_distance
 from mimflow_train.model import MIMFlow
-from mimflow_train.objective import feature_loss, joint_objective, nll_floor, pixel_loss
+from mimflow_train.objective import (
+    feature_loss,
+    joint_objective,
+    nll_floor,
+    pixel_loss,
+    reconstruction_objective,
+)
 
 
 @pytest.fixture
@@ -66,7 +72,41 @@ def test_perceptual_term_is_absent_without_a_network(config, output_and_image):
 
 def test_pixel_loss_is_on_the_unit_range():
     a, b = torch.full((2, 3, 4, 4), -1.0), torch.full((2, 3, 4, 4), 0.0)
-    assert pixel_loss(a, b).item() == pytest.approx(0.25)
+    assert pixel_loss(a, b, torch.zeros(2, 4).bool()).item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 5.0, 10.0])
+def test_hidden_pixels_weigh_as_they_are_told(weight):
+    image = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))[:, :, :, :4]
+    target = torch.zeros_like(image)
+    masked = torch.tensor([[True, False, False, False], [False, True, True, False]])
+    errors = (image / 2).square().mean(1)
+    hidden = masked.reshape(2, 2, 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    factors = torch.where(hidden, weight, 1.0)
+    wanted = [(each * f).sum() / f.sum() for each, f in zip(errors, factors, strict=True)]
+    torch.testing.assert_close(pixel_loss(image, target, masked, weight), sum(wanted) / 2)
+
+
+def test_weight_of_hidden_pixels_cancels_where_all_are_hidden():
+    image, target = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    everything = torch.ones(2, 4).bool()
+    plain = pixel_loss(image, target, torch.zeros(2, 4).bool())
+    for weight in (1.0, 5.0):
+        torch.testing.assert_close(pixel_loss(image, target, everything, weight), plain)
+
+
+def test_both_objectives_weigh_hidden_pixels(config, output_and_image):
+    output, image = output_and_image
+    masked = draw_step(config, 0, slice(0, 8)).masked
+    weights = LossConfig(hidden_pixels=5.0)
+    wanted = pixel_loss(output.image, image, masked, 5.0)
+    assert wanted != pixel_loss(output.image, image, masked)
+    joint = joint_objective(output, image, masked, weights=weights, targets={}, perceptual=None)
+    second = reconstruction_objective(
+        output.image, image, masked, weights=weights, perceptual=lambda *_: torch.tensor(0.5)
+    )
+    assert joint.terms["pixel"] == second.terms["pixel"] == wanted
+    torch.testing.assert_close(second.total, wanted + 1.1 * 0.5)
 
 
 def test_feature_loss_looks_at_hidden_patches_only():

@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def distance():
-    return EffLite0Distance(CPU)
+    return EffLite0Distance.load(CPU)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def convnext():
 def distances(trunk, convnext, tmp_path_factory):
     file = tmp_path_factory.mktemp("convnext") / "convnext.pth"
     torch.save(convnext.state_dict(), file)
-    return {"lpips": LpipsDistance(trunk, CPU), "convnext": ConvNextDistance(file, CPU)}
+    return {"lpips": LpipsDistance.load(trunk, CPU), "convnext": ConvNextDistance.load(file, CPU)}
 
 
 @pytest.fixture
@@ -115,4 +115,4 @@ def test_the_paper_s_weight_cancels_the_denominator(pair):
 def test_a_file_of_another_network_is_one_error(kind, name, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=rf"{name} in .*a\.pth"):
-        kind(tmp_path / "a.pth", CPU)
+        kind.load(tmp_path / "a.pth", CPU)

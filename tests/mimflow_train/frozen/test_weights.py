@@ -11,6 +11,7 @@ from mimflow_train.frozen.weights import (
     hub_file,
     loading,
     read_tensors,
+    weights_status,
 )
 
 CONTENT = b"weights"
@@ -40,12 +41,6 @@ def file(tmp_path):
     return path
 
 
-def test_the_given_file_comes_first(file, tmp_path):
-    other = tmp_path / "mine.bin"
-    other.write_bytes(CONTENT)
-    assert find_weights(wanted(), other, {"MIMFLOW_WEIGHTS": str(tmp_path)}) == other
-
-
 def test_the_folder_comes_before_the_download(file):
     assert find_weights(wanted(), environment={"MIMFLOW_WEIGHTS": str(file.parent)}) == file
 
@@ -71,16 +66,18 @@ def test_the_error_names_file_digest_folder_source_and_way_out():
 
 def test_another_digest_is_refused(file):
     with pytest.raises(WeightsError, match=f"has sha256 {SHA256}"):
-        find_weights(wanted(sha256="0000"), file)
+        find_weights(wanted(sha256="0000"), {"MIMFLOW_WEIGHTS": str(file.parent)})
 
 
 def test_an_unknown_digest_is_not_checked(file):
-    assert find_weights(wanted(sha256=""), file) == file
+    assert find_weights(wanted(sha256=""), {"MIMFLOW_WEIGHTS": str(file.parent)}) == file
 
 
-def test_a_given_file_that_is_missing_is_an_error(tmp_path):
-    with pytest.raises(WeightsError, match=r"gone\.pth"):
-        find_weights(wanted(sha256=""), tmp_path / "gone.pth")
+def test_status_says_where_weights_are_or_would_come_from(file):
+    assert weights_status(wanted(), {"MIMFLOW_WEIGHTS": str(file.parent)}) == f"in {file}"
+    assert weights_status(wanted(), {}).startswith("to be downloaded from https://example.org")
+    missing = weights_status(wanted(), OFFLINE)
+    assert missing.startswith("missing: save https://example.org/a.pth as net.pth")
 
 
 def test_a_failed_download_is_one_error():

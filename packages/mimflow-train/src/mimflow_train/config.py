@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mim_encoder import EncoderConfig, MaskRatio
+from mimflow_train.config_phases import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.errors import ConfigError
 from tarflow_prior import TarFlowConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig
@@ -94,6 +95,7 @@ class LossConfig:
     Attributes:
         nll: Weight of the flow's NLL, a mean over latent dimensions in nats.
         pixel: Weight of the mean squared error on [0, 1] pixels, over the whole image.
+        hidden_pixels: Weight of a hidden pixel's error where a visible one's is 1 (Table 9).
         perceptual: Weight of the perceptual distance.
         perceptual_network: What it is measured with: ``efflite0``, whose weights come as a package,
             or ``lpips``, the paper's, LPIPS-VGG and a tenth of ConvNeXt-S's logits, over 1.1.
@@ -102,12 +104,13 @@ class LossConfig:
 
     nll: float = 1.0
     pixel: float = 1.0
+    hidden_pixels: float = 1.0
     perceptual: float = 1.1
     feature: float = 1.0
     perceptual_network: Literal["efflite0", "lpips"] = "efflite0"
 
     def __post_init__(self) -> None:
-        for name in ("nll", "pixel", "perceptual", "feature"):
+        for name in ("nll", "pixel", "hidden_pixels", "perceptual", "feature"):
             value = getattr(self, name)
             if value < 0:
                 raise ConfigError(f"Expected loss.{name} >= 0; got {value}. Use 0 to drop it.")
@@ -116,104 +119,6 @@ class LossConfig:
                 "Expected loss.perceptual_network efflite0 or lpips; "
                 f"got {self.perceptual_network}. Choose one of the two."
             )
-
-
-_PAPER_OPTIM = {
-    "lr": 1e-4,
-    "betas": (0.9, 0.95),
-    "weight_decay": 1e-4,
-    "clip_norm": 1.0,
-    "warmup_steps": 0,
-    "ema_decay": 0.9999,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
-    """AdamW, its schedule, and the moving average of the weights.
-
-    Attributes:
-        lr: Peak learning rate.
-        betas: Decay rates of AdamW's first and second moment.
-        weight_decay: Decoupled weight decay, on matrices only.
-        clip_norm: Largest norm of the whole gradient.
-        warmup_steps: Steps of linear warm-up from 0.
-        schedule: What follows the warm-up.
-        ema_decay: Decay of the averaged weights; early steps use ``(1 + t) / (10 + t)``.
-    """
-
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
-    ema_decay: float = 0.9999
-
-    def __post_init__(self) -> None:
-        wanted = {
-            "lr > 0": self.lr > 0,
-            "betas two numbers in [0, 1)": len(self.betas) == 2
-            and all(0 <= beta < 1 for beta in self.betas),
-            "weight_decay >= 0": self.weight_decay >= 0,
-            "clip_norm > 0": self.clip_norm > 0,
-            "warmup_steps >= 0": self.warmup_steps >= 0,
-            "ema_decay in [0, 1)": 0 <= self.ema_decay < 1,
-        }
-        for text, fulfilled in wanted.items():
-            if not fulfilled:
-                name = text.split()[0]
-                raise ConfigError(
-                    f"Expected optim.{text}; got {getattr(self, name)}. "
-                    f"The paper uses {_PAPER_OPTIM[name]}."
-                )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DiscriminatorConfig:
-    """Shape of the patch discriminator; the defaults see 70 x 70 pixels at once.
-
-    Attributes:
-        width: Channels of the first convolution, a multiple of 16.
-        depth: Convolutions of stride 2; 2 sees 34 x 34 pixels, 1 sees 16 x 16.
-    """
-
-    width: int = 64
-    depth: int = 3
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.width % 16:
-            raise ConfigError(
-                f"Expected discriminator.width in multiples of 16; got {self.width}. Use 64."
-            )
-        if self.depth < 1:
-            raise ConfigError(f"Expected discriminator.depth >= 1; got {self.depth}. Use 3.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderPhaseConfig:
-    """The second phase (Eq. 8): the decoder alone, against a discriminator.
-
-    Attributes:
-        steps: Optimiser steps, after those of the joint phase; 0 leaves the phase out.
-        gan_weight: Weight of the adversarial term; those of pixels and perception stay.
-        discriminator: Shape of the discriminator.
-        optim: Of decoder and discriminator alike, each with a clipped gradient of its own. With few
-            steps a slow average keeps the first phase's decoder: ``ema_decay ** steps`` of it.
-    """
-
-    steps: int = 10_010
-    gan_weight: float = 0.05
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(ema_decay=0.999))
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "gan_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"Expected decoder_phase.{name} >= 0; got {getattr(self, name)}. "
-                    "Use steps=0 to leave the phase out."
-                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +155,8 @@ class TrainConfig:
         micro_batch: Images per forward pass of one worker; 0 means its whole share.
         steps: Optimiser steps.
         seed: Seed of everything random.
+        weights: What samples and scores are made with and the decoder phase starts from: the
+            moving average ``ema``, or the ``raw`` weights. Checkpoints hold both.
         precision: Type of the matrix products; ``auto`` is bf16 where the device is fast at it.
         decoder_phase: What follows the joint phase.
     """
@@ -266,6 +173,7 @@ class TrainConfig:
     micro_batch: int = 0
     steps: int = 450_450
     seed: int = 0
+    weights: Literal["ema", "raw"] = "ema"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     decoder_phase: DecoderPhaseConfig = field(default_factory=DecoderPhaseConfig)
 
@@ -279,11 +187,11 @@ class TrainConfig:
                 f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "
                 "The paper uses 0.1."
             )
-        size, depth = self.model.decoder.image_size, self.decoder_phase.discriminator.depth
-        if self.decoder_phase.steps and size < 3 * 2**depth:
+        size, discriminator = self.model.decoder.image_size, self.decoder_phase.discriminator
+        if self.decoder_phase.steps and size < discriminator.least_size:
             raise ConfigError(
                 f"Expected decoder_phase.discriminator.depth for images of {size} px, at least "
-                f"3 * 2^depth; got {depth}. Lower it."
+                f"3 * 2^depth; got {discriminator.depth}. Lower it."
             )
         classes = len(self.data.class_names)
         require_equal(

@@ -1,12 +1,19 @@
-"""The adversary of the decoder phase (Eq. 8): PatchGAN's discriminator and the hinge losses."""
+"""The adversary of the decoder phase (Eq. 8): PatchGAN's discriminator and its losses."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mimflow_train.config import DiscriminatorConfig
 
-__all__ = ["PatchDiscriminator", "hinge_discriminator", "hinge_generator"]
+__all__ = [
+    "LeCam",
+    "PatchDiscriminator",
+    "hinge_discriminator",
+    "hinge_generator",
+    "lecam_penalty",
+]
 
 _GROUPS = 32
 _MOST_WIDTHS = 8
@@ -58,7 +65,7 @@ def _convolution(inputs: int, outputs: int, *, stride: int, bias: bool = True) -
 
 
 def hinge_discriminator(
-    real: Float[Tensor, "b 1 rows columns"], fake: Float[Tensor, "b 1 rows columns"]
+    real: Float[Tensor, "b ..."], fake: Float[Tensor, "b ..."]
 ) -> Float[Tensor, ""]:
     """Return ``(mean relu(1 - real) + mean relu(1 + fake)) / 2``.
 
@@ -75,10 +82,52 @@ def hinge_discriminator(
     return (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()) / 2
 
 
-def hinge_generator(fake: Float[Tensor, "b 1 rows columns"]) -> Float[Tensor, ""]:
+def hinge_generator(fake: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
     """Return ``-mean fake``: what the decoder minimises.
 
     Args:
         fake: Logits of decoded images.
     """
     return -fake.float().mean()
+
+
+class LeCam(nn.Module):
+    """What the discriminator has said of real and of decoded images of late (arXiv 2104.03310).
+
+    Moving averages of the mean logits with decay 0.999, corrected for their start at 0.
+    """
+
+    decay = 0.999
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("real", "fake", "weight"):
+            self.register_buffer(name, torch.zeros(()))
+
+    def update(self, real: Float[Tensor, ""], fake: Float[Tensor, ""]) -> None:
+        """Take in the mean logits of a step."""
+        for name, value in {"real": real, "fake": fake, "weight": torch.ones_like(real)}.items():
+            self.get_buffer(name).lerp_(value, 1 - self.decay)
+
+    def averages(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the averages of real and of decoded images; 0 before the first step."""
+        weight = self.get_buffer("weight").clamp(min=1e-12)
+        return self.get_buffer("real") / weight, self.get_buffer("fake") / weight
+
+
+def lecam_penalty(
+    real: Float[Tensor, "b ..."], fake: Float[Tensor, "b ..."], lecam: LeCam
+) -> Float[Tensor, ""]:
+    """Return ``mean relu(real - average fake)^2 + mean relu(average real - fake)^2``.
+
+    It holds the logits of either kind near what the other kind got, so that few images do not make
+    the discriminator certain.
+
+    Args:
+        real: Logits of real images.
+        fake: Logits of decoded ones.
+        lecam: The averages.
+    """
+    average_real, average_fake = lecam.averages()
+    above = F.relu(real.float() - average_fake).square().mean()
+    return above + F.relu(average_real - fake.float()).square().mean()

@@ -12,17 +12,24 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mim_encoder import random_mask
+from mimflow_train.augment import NUM_UNIFORM
 from mimflow_train.config import TrainConfig
+
+_VIEWS = 3
 
 __all__ = ["Draws", "draw_step", "drop_labels", "generator"]
 
 
 class Draws(NamedTuple):
-    """What one training step needs besides images and labels."""
+    """What one training step needs besides images and labels.
+
+    ``augment`` is for the three views that the decoder phase makes of each image.
+    """
 
     masked: Bool[Tensor, "b n"]
     noise: Float[Tensor, "b k d"]
     dropped: Bool[Tensor, " b"]
+    augment: Float[Tensor, "b views 5"]
 
 
 def generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
@@ -59,7 +66,11 @@ def draw_step(config: TrainConfig, step: int, rows: slice) -> Draws:
         generator=generator(config.seed, "latent noise", step),
     )
     uniform = torch.rand(batch, generator=generator(config.seed, "label drop", step))
-    return Draws(masked[rows], noise[rows], (uniform < config.label_drop_prob)[rows])
+    augment = torch.rand(
+        batch, _VIEWS, NUM_UNIFORM, generator=generator(config.seed, "augment", step)
+    )
+    dropped = uniform < config.label_drop_prob
+    return Draws(masked[rows], noise[rows], dropped[rows], augment[rows])
 
 
 def drop_labels(label: Int64[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:

@@ -13,8 +13,9 @@ from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import EpochOrder, EvenClassOrder, batches
 from mimflow_train.draws import draw_step, drop_labels, generator
 from mimflow_train.errors import DivergedError
+from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
-from mimflow_train.phases import Batch, phase_of
+from mimflow_train.phases import phase_of
 from mimflow_train.state import State
 from mimflow_train.teachers import Targets
 
@@ -62,7 +63,7 @@ def train(
         norms = phase.clip()
         if all(math.isfinite(float(norm)) for norm in norms.values()):
             skipped = 0
-            phase.update()
+            values |= phase.update()
         else:
             skipped += 1
             phase.skip()

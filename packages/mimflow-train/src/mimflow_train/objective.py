@@ -1,27 +1,26 @@
-"""The joint objective (Eq. 5-7): what the flow, the decoder and the feature decoders must do."""
+"""What flow, decoder and feature decoders must do (Eq. 5-7); the adversary is elsewhere."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mimflow_train.config import LossConfig
-from mimflow_train.discriminator import hinge_generator
 from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
 from mimflow_train.model import MIMFlowOutput
 from tarflow_prior import nll_per_dim
 
 __all__ = [
     "Objective",
-    "decoder_objective",
     "feature_loss",
     "joint_objective",
     "nll_floor",
     "pixel_loss",
+    "reconstruction_objective",
 ]
 
 
@@ -51,41 +50,36 @@ def joint_objective(
         targets: Each teacher's features of the images, and how they are compared.
         perceptual: Distance of two image batches; None leaves the term out.
     """
-    terms = {
-        "nll": nll_per_dim(output.flow).mean(),
-        "pixel": pixel_loss(output.image, image),
-    }
-    total = weights.nll * terms["nll"] + weights.pixel * terms["pixel"]
-    if perceptual is not None:
-        terms["perceptual"] = perceptual(output.image, image)
-        total = total + weights.perceptual * terms["perceptual"]
+    rebuilt = reconstruction_objective(
+        output.image, image, masked, weights=weights, perceptual=perceptual
+    )
+    terms = {"nll": nll_per_dim(output.flow).mean(), **rebuilt.terms}
+    total = weights.nll * terms["nll"] + rebuilt.total
     for name, target in targets.items():
         terms[name] = feature_loss(output.features[name], target.features, masked, target.distance)
         total = total + weights.feature * terms[name]
     return Objective(total, terms)
 
 
-def decoder_objective(
+def reconstruction_objective(
     image: Float[Tensor, "b c h w"],
     target: Float[Tensor, "b c h w"],
-    logits: Float[Tensor, "b 1 rows columns"],
+    masked: Bool[Tensor, "b n"],
     *,
     weights: LossConfig,
-    gan_weight: float,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Objective:
-    """Weigh pixels, perception and the discriminator's verdict (Eq. 8).
+    """Weigh pixels and perception, which are in the objective of either phase (Eq. 5, 8).
 
     Args:
-        image: What was decoded.
+        image: What the decoder made.
         target: The images in [-1, 1], before masking.
-        logits: The discriminator's of the decoded images.
-        weights: Weight of pixels and perception.
-        gan_weight: Weight of the verdict.
+        masked: True where a patch was hidden.
+        weights: Weight of either term.
         perceptual: Distance of two image batches; None leaves the term out.
     """
-    terms = {"pixel": pixel_loss(image, target), "gan": hinge_generator(logits)}
-    total = weights.pixel * terms["pixel"] + gan_weight * terms["gan"]
+    terms = {"pixel": pixel_loss(image, target, masked, weights.hidden_pixels)}
+    total = weights.pixel * terms["pixel"]
     if perceptual is not None:
         terms["perceptual"] = perceptual(image, target)
         total = total + weights.perceptual * terms["perceptual"]
@@ -93,16 +87,33 @@ def decoder_objective(
 
 
 def pixel_loss(
-    image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]
+    image: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    masked: Bool[Tensor, "b n"],
+    hidden_weight: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the whole image, on the [0, 1] range of pixels.
+    """Mean squared error on the [0, 1] range of pixels, a weighted mean within each image.
+
+    Args:
+        image: What the decoder made.
+        target: The images in [-1, 1].
+        masked: True where one of a square grid of patches was hidden.
+        hidden_weight: Weight of a hidden pixel where a visible one's is 1 (Table 9).
 
     Example:
         >>> import torch
-        >>> pixel_loss(torch.ones(1, 3, 2, 2), -torch.ones(1, 3, 2, 2)).item()
+        >>> image, seen = torch.ones(1, 3, 2, 2), torch.tensor([[False]])
+        >>> pixel_loss(image, -image, seen).item()
         1.0
     """
-    return F.mse_loss(image.float(), target.float()) / 4
+    if hidden_weight == 1:
+        return F.mse_loss(image.float(), target.float()) / 4
+    error = reduce((image.float() - target.float()).square(), "b c h w -> b h w", "mean") / 4
+    side = math.isqrt(masked.shape[1])
+    hidden = rearrange(masked, "b (row column) -> b 1 row column", row=side).float()
+    weight = 1 + (hidden_weight - 1) * F.interpolate(hidden, error.shape[1:])[:, 0]
+    mean_error = (weight * error).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-12)
+    return mean_error.mean()
 
 
 def feature_loss(

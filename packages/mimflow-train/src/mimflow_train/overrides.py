@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from mimflow_train.config import TrainConfig
+from mimflow_train.config import DecoderPhaseConfig, TrainConfig
 from mimflow_train.config_file import from_dict, to_dict
 from mimflow_train.errors import ConfigError
 
@@ -22,7 +22,8 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
 
     Args:
         config: Where to start.
-        assignments: Dotted field name, ``=``, and a Python literal or a plain word.
+        assignments: Dotted field name, ``=``, and a Python literal or a plain word. One section
+            takes a name: ``decoder_phase=rae`` is that preset with the recipe's steps.
 
     Raises:
         ConfigError: If there is no such field, or a value is of another type or out of range.
@@ -55,6 +56,10 @@ def _assign(tree: dict[str, Any], config: Any, key: str, text: str) -> None:
             config[name] if isinstance(config, dict) else getattr(config, name),
         )
     _require_field(config, last, key)
+    if key == "decoder_phase":
+        preset = DecoderPhaseConfig.preset(text, steps=config.decoder_phase.steps)
+        tree[last] = to_dict(preset)
+        return
     if isinstance(tree[last], dict):
         names = ", ".join(f"{key}.{name}" for name in tree[last])
         raise ConfigError(f"Expected --set to name one value; {key} has several: {names}.")

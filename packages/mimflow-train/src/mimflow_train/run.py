@@ -24,20 +24,18 @@ from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.layout import read_layout
 from mimflow_train.draws import generator
 from mimflow_train.errors import StorageError
-from mimflow_train.evaluate import (
-    Evaluation,
-    Reconstruction,
-    class_rows,
-    decode,
-    encode,
-    evaluate,
-    evaluate_reconstruction,
-    generate,
-)
+from mimflow_train.evaluate import Evaluation, evaluate, generate
 from mimflow_train.events import Recorder
 from mimflow_train.loop import train
 from mimflow_train.model import MIMFlow
 from mimflow_train.pictures import save_grid, to_bytes
+from mimflow_train.reconstruction import (
+    Reconstruction,
+    decode,
+    encode,
+    evaluate_reconstruction,
+    spread,
+)
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = [
@@ -50,7 +48,7 @@ __all__ = [
     "trained_model",
 ]
 
-_COLUMNS = 12
+_COLUMNS, _ROWS = 12, 12
 _ALLOWED_FAILURES = 3
 
 
@@ -175,7 +173,7 @@ class Saver:
         self.failures = 0
 
     def __call__(self, state: State) -> None:
-        """Save a state, with a grid of samples of the averaged weights.
+        """Save a state, with a grid of samples.
 
         Raises:
             StorageError: At the third failure in a row, and at the last step of a phase.
@@ -183,7 +181,7 @@ class Saver:
         try:
             save_checkpoint(state, self.config, self.run_dir)
             path = self.run_dir / "samples" / f"step_{state.step:08d}.png"
-            _sample_grid(state.ema, self.config, self.data, path)
+            _sample_grid(state.chosen, self.config, self.data, path)
             self.failures = 0
         except (StorageError, OSError) as error:
             self.failures += 1
@@ -222,11 +220,11 @@ def _before_decoder_phase(
     newest = latest_checkpoint(run_dir, lambda _: None)
     if newest is None or newest == folder or not folder.exists():
         return None
-    return evaluate_reconstruction(load_state(folder, config, device).ema, config, data)
+    return evaluate_reconstruction(load_state(folder, config, device).chosen, config, data)
 
 
 def trained_model(config: TrainConfig, run_dir: Path, device: torch.device) -> MIMFlow:
-    """Return a run's model with its averaged weights.
+    """Return a run's model with the weights that ``config.weights`` names.
 
     Raises:
         StorageError: If the run has no good checkpoint.
@@ -234,13 +232,14 @@ def trained_model(config: TrainConfig, run_dir: Path, device: torch.device) -> M
     folder = latest_checkpoint(run_dir, say)
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
-    return load_state(folder, config, device).ema
+    return load_state(folder, config, device).chosen
 
 
 def _sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path) -> None:
-    label = class_rows(len(data.class_names), _COLUMNS)
+    shown = spread(len(data.class_names), _ROWS)
+    label = shown.repeat_interleave(_COLUMNS)
     images = to_bytes(generate(model, config, label, generator(config.seed, "sample grid"))).cpu()
-    save_grid(images.split(_COLUMNS), data.class_names, path)
+    save_grid(images.split(_COLUMNS), [data.class_names[each] for each in shown.tolist()], path)
 
 
 def _reconstruction_grid(

@@ -6,12 +6,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mimflow_train.adversary import build_discriminator
 from mimflow_train.config import OptimConfig, TrainConfig
-from mimflow_train.discriminator import PatchDiscriminator
+from mimflow_train.discriminator import LeCam
 from mimflow_train.draws import generator
 from mimflow_train.model import MIMFlow
 
-__all__ = ["DecoderState", "State", "TrainState", "learning_rate"]
+__all__ = ["DecoderState", "State", "TrainState", "learning_rate", "take_step"]
 
 
 class TrainState:
@@ -36,7 +37,7 @@ class TrainState:
             seed = int(torch.randint(2**62, (), generator=generator(config.seed, "weights")))
             torch.manual_seed(seed)
             self.model = MIMFlow(config.trained_model).to(device)
-        self.ema = copy.deepcopy(self.model).eval().requires_grad_(requires_grad=False)
+        self.ema = _frozen_copy(self.model)
         self.optimizer = _adamw(self.model, config.optim)
         self.step = 0
 
@@ -44,6 +45,11 @@ class TrainState:
     def end(self) -> int:
         """Step at which the phase is over."""
         return self.config.steps
+
+    @property
+    def chosen(self) -> MIMFlow:
+        """The weights that samples and scores are made with, as ``config.weights`` says."""
+        return self.ema if self.config.weights == "ema" else _frozen_copy(self.model)
 
     def average(self, decay: float) -> None:
         """Move the average towards the weights: ``ema <- d ema + (1 - d) weights``.
@@ -80,6 +86,7 @@ class DecoderState:
         model: The networks; of these the decoder alone is trained.
         ema: The same with the decoder's moving average.
         discriminator: The decoder's adversary.
+        lecam: What the adversary has said of late.
         step: Optimiser steps done, those of the joint phase included.
     """
 
@@ -92,7 +99,8 @@ class DecoderState:
         with torch.random.fork_rng(devices=[]):
             draw = generator(config.seed, "discriminator weights")
             torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))
-            self.discriminator = PatchDiscriminator(config.decoder_phase.discriminator).to(device)
+            self.discriminator = build_discriminator(config.decoder_phase.discriminator, device)
+        self.lecam = LeCam().to(device)
         for part in (self.model.encoder, self.model.flow, self.model.feature_decoders):
             part.requires_grad_(requires_grad=False)
         optim = config.decoder_phase.optim
@@ -101,7 +109,7 @@ class DecoderState:
 
     @classmethod
     def after(cls, joint: TrainState) -> "DecoderState":
-        """Return the start of the decoder phase: the averaged weights of the joint phase.
+        """Return the start of the decoder phase: what the joint phase is judged by.
 
         Args:
             joint: The joint phase at its end.
@@ -109,13 +117,18 @@ class DecoderState:
         device = next(joint.ema.parameters()).device
         state = cls(joint.config, device)
         for model in (state.model, state.ema):
-            model.load_state_dict(joint.ema.state_dict())
+            model.load_state_dict(joint.chosen.state_dict())
         return state
 
     @property
     def end(self) -> int:
         """Step at which the phase is over."""
         return self.config.steps + self.config.decoder_phase.steps
+
+    @property
+    def chosen(self) -> MIMFlow:
+        """The weights that samples and scores are made with, as ``config.weights`` says."""
+        return self.ema if self.config.weights == "ema" else _frozen_copy(self.model)
 
     def average(self, decay: float) -> None:
         """Move the decoder's average towards its weights.
@@ -133,6 +146,7 @@ class DecoderState:
             "ema": self.ema.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer": _moments(self.model.decoder, decoder),
+            "lecam": self.lecam.state_dict(),
             "discriminator_optimizer": _moments(self.discriminator, discriminator),
         }
 
@@ -141,6 +155,7 @@ class DecoderState:
         self.model.load_state_dict(tensors["model"])
         self.ema.load_state_dict(tensors["ema"])
         self.discriminator.load_state_dict(tensors["discriminator"])
+        self.lecam.load_state_dict(tensors["lecam"])
         decoder, discriminator = self.optimizers
         _load_moments(self.model.decoder, decoder, tensors["optimizer"])
         _load_moments(self.discriminator, discriminator, tensors["discriminator_optimizer"])
@@ -148,6 +163,10 @@ class DecoderState:
 
 
 State = TrainState | DecoderState
+
+
+def _frozen_copy(model: MIMFlow) -> MIMFlow:
+    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
 
 
 @torch.no_grad()
@@ -191,6 +210,21 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
         return config.lr
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def take_step(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, steps: int) -> None:
+    """Update the weights with the learning rate of this step, and drop the gradients.
+
+    Args:
+        optimizer: AdamW over the weights.
+        config: Its schedule.
+        step: Number of the step in its phase, from 0.
+        steps: Steps of the phase.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step, steps)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import ImageSource, LabelledImages, MemoryImages, to_unit
 from mimflow_train.frozen.clip import CLIP_FILE, ClipTeacher
+from mimflow_train.frozen.dino import DINO_FILE
 from mimflow_train.frozen.dinov2 import DINOV2_FILE, DinoV2Teacher
 from mimflow_train.frozen.efflite0 import EffLite0Distance, EffLite0Teacher
 from mimflow_train.frozen.hog import HogTeacher
@@ -26,9 +27,9 @@ from mimflow_train.frozen.perceptual import (
     PerceptualLoss,
 )
 from mimflow_train.frozen.teacher import FeatureTarget, Teacher
-from mimflow_train.frozen.weights import find_weights
+from mimflow_train.frozen.weights import PretrainedFile, find_weights
 
-__all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank"]
+__all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank", "needed_files"]
 
 _CHUNK = 64
 
@@ -76,6 +77,23 @@ class Targets:
         }
 
 
+def needed_files(config: TrainConfig, *, decoder_phase: bool) -> list[PretrainedFile]:
+    """Return the weight files that a run needs besides those that packages ship.
+
+    Args:
+        config: The run.
+        decoder_phase: Whether it goes on to the decoder phase.
+    """
+    needed = []
+    if config.loss.perceptual and config.loss.perceptual_network == "lpips":
+        needed += [VGG16_FILE, CONVNEXT_FILE]
+    files = {"dinov2": DINOV2_FILE, "clip": CLIP_FILE}
+    needed += [file for name, file in files.items() if name in config.trained_model.features]
+    if decoder_phase and config.decoder_phase.discriminator.kind == "dino":
+        needed.append(DINO_FILE)
+    return needed
+
+
 def build_teacher(name: str, grid: tuple[int, int], device: torch.device) -> Teacher:
     """Return the teacher of this name in ``config.TEACHERS``.
 
@@ -98,10 +116,10 @@ def build_perceptual(
         WeightsError: If its weights are not on this machine.
     """
     if name == "efflite0":
-        return EffLite0Distance(device)
+        return EffLite0Distance.load(device)
     return PerceptualLoss(
-        LpipsDistance(find_weights(VGG16_FILE), device),
-        ConvNextDistance(find_weights(CONVNEXT_FILE), device),
+        LpipsDistance.load(find_weights(VGG16_FILE), device),
+        ConvNextDistance.load(find_weights(CONVNEXT_FILE), device),
     )
 
 

@@ -33,6 +33,12 @@ class PixelDecoder(nn.Module):
         self.head = nn.Linear(config.width, 3 * config.patch_size**2)
         self.refine = _added_convolution() if config.head == "refined" else None
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the last layer: where adaptive loss weights compare gradients."""
+        layer = self.head if self.refine is None else self.refine
+        return cast(nn.Parameter, layer.weight)
+
     def forward(
         self, z: Float[Tensor, "b k d"], size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b 3 h w"]:

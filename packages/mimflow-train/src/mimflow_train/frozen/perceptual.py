@@ -22,6 +22,7 @@ __all__ = [
     "LpipsDistance",
     "PerceptualDistance",
     "PerceptualLoss",
+    "lpips_network",
 ]
 
 _HUB = "https://download.pytorch.org/models/"
@@ -58,23 +59,30 @@ class LpipsDistance:
     """LPIPS 0.1 on VGG16, with the linear weights of the lpips package.
 
     Args:
-        file: VGG16 in torchvision's layout; its classifier may be missing.
-        device: Where the network runs, in float32 whatever autocast says.
-
-    Raises:
-        WeightsError: If the file does not hold this network.
+        network: ``lpips.LPIPS``; it runs in float32 whatever autocast says.
     """
 
-    def __init__(self, file: Path, device: torch.device) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips calls torchvision with an argument of old
-            network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @classmethod
+    def load(cls, file: Path, device: torch.device) -> "LpipsDistance":
+        """Return the distance with published weights.
+
+        Args:
+            file: VGG16 in torchvision's layout; its classifier may be missing.
+            device: Where the network runs.
+
+        Raises:
+            WeightsError: If the file does not hold this network.
+        """
+        network = lpips_network(linear_weights=True)
         with loading(VGG16_FILE.network, file):
             vgg16, trunk = read_tensors(file), network.net
             # lpips cuts torchvision's `features` into slices and keeps the number of each layer.
             keys = {key: f"features.{key.partition('.')[2]}" for key in trunk.state_dict()}
             trunk.load_state_dict({ours: vgg16[theirs] for ours, theirs in keys.items()})
-        self.network = _frozen(network, device)
+        return cls(_frozen(network, device))
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
@@ -85,25 +93,45 @@ class LpipsDistance:
         return distance.mean()
 
 
+def lpips_network(*, linear_weights: bool) -> lpips.LPIPS:
+    """Return LPIPS on a VGG16 of random numbers.
+
+    Args:
+        linear_weights: Whether the weights of the linear layers are those of the lpips package.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision with an argument of old
+        return lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=linear_weights, verbose=False)
+
+
 class ConvNextDistance:
     """Mean square difference of the 1000 ImageNet logits of ConvNeXt-S, at 224 px.
 
     Args:
-        file: ConvNeXt-S in torchvision's layout.
-        device: Where the network runs, in float32 whatever autocast says.
-
-    Raises:
-        WeightsError: If the file does not hold this network.
+        network: torchvision's ConvNeXt-S; it runs in float32 whatever autocast says.
     """
 
     size = (224, 224)
 
-    def __init__(self, file: Path, device: torch.device) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @classmethod
+    def load(cls, file: Path, device: torch.device) -> "ConvNextDistance":
+        """Return the distance with published weights.
+
+        Args:
+            file: ConvNeXt-S in torchvision's layout.
+            device: Where the network runs.
+
+        Raises:
+            WeightsError: If the file does not hold this network.
+        """
         with torch.device("meta"):
             network: nn.Module = convnext_small()
         with loading(CONVNEXT_FILE.network, file):
             network.load_state_dict(read_tensors(file), assign=True)
-        self.network = _frozen(network, device)
+        return cls(_frozen(network, device))
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]

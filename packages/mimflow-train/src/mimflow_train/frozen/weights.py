@@ -20,6 +20,7 @@ __all__ = [
     "hub_file",
     "loading",
     "read_tensors",
+    "weights_status",
 ]
 
 FOLDER_VARIABLE = "MIMFLOW_WEIGHTS"
@@ -47,24 +48,19 @@ class PretrainedFile:
     download: Callable[[], Path]
 
 
-def find_weights(
-    wanted: PretrainedFile,
-    file: Path | None = None,
-    environment: Mapping[str, str] = os.environ,
-) -> Path:
-    """Return a weight file: the one given, else the folder's, else a download if allowed.
+def find_weights(wanted: PretrainedFile, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return a weight file: the folder's, else a download if allowed.
 
     Downloads are allowed unless MIMFLOW_OFFLINE=1 or HF_HUB_OFFLINE=1.
 
     Args:
         wanted: What to look for.
-        file: Look here only.
         environment: Variables to look in.
 
     Raises:
         WeightsError: If the file is nowhere or has another digest.
     """
-    found = file or _in_folder(wanted, environment) or _downloaded(wanted, environment)
+    found = _in_folder(wanted, environment) or _downloaded(wanted, environment)
     try:
         with found.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest() if wanted.sha256 else ""
@@ -73,6 +69,21 @@ def find_weights(
     if not digest.startswith(wanted.sha256):
         raise _unavailable(wanted, f"{found} has sha256 {digest}")
     return found
+
+
+def weights_status(wanted: PretrainedFile, environment: Mapping[str, str] = os.environ) -> str:
+    """Say where a weight file is or would come from, without fetching it.
+
+    Args:
+        wanted: What to look for.
+        environment: Variables to look in.
+    """
+    found = _in_folder(wanted, environment)
+    if found is not None:
+        return f"in {found}"
+    if _offline(environment):
+        return f"missing: save {wanted.url} as {wanted.name} in the folder {FOLDER_VARIABLE}"
+    return f"to be downloaded from {wanted.url}, unless it is in its library's cache"
 
 
 def hub_file(url: str, sha256: str) -> Path:
@@ -112,13 +123,17 @@ def _in_folder(wanted: PretrainedFile, environment: Mapping[str, str]) -> Path |
 
 
 def _downloaded(wanted: PretrainedFile, environment: Mapping[str, str]) -> Path:
-    for variable in _OFFLINE_VARIABLES:
-        if environment.get(variable) == "1":
-            raise _unavailable(wanted, f"the file is not there, and {variable}=1")
+    variable = _offline(environment)
+    if variable:
+        raise _unavailable(wanted, f"the file is not there, and {variable}=1")
     try:
         return wanted.download()
     except (OSError, RuntimeError) as error:  # no network; another digest
         raise _unavailable(wanted, f"the download failed: {error}") from error
+
+
+def _offline(environment: Mapping[str, str]) -> str | None:
+    return next((each for each in _OFFLINE_VARIABLES if environment.get(each) == "1"), None)
 
 
 def _unavailable(wanted: PretrainedFile, reason: str) -> WeightsError:

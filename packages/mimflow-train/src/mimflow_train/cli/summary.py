@@ -1,0 +1,62 @@
+"""The table that ends a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimflow_train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from mimflow_train.evaluate import Evaluation
+    from mimflow_train.reconstruction import Reconstruction
+
+__all__ = ["summary"]
+
+
+def summary(
+    scores: "Evaluation",
+    before: "Reconstruction | None",
+    config: TrainConfig,
+    run_dir: Path,
+    seconds: float,
+) -> str:
+    """Return the table that ends a run."""
+    n = scores.num_images
+    share = f"{scores.gap_closed:.2f}"
+    rows = [
+        (
+            "NLL per dimension",
+            f"train {scores.nll_train:.4f}   held out {scores.nll_held_out:.4f}"
+            f"   floor {scores.nll_floor:.4f} (the latent noise alone)",
+        ),
+        (
+            "masked reconstruction",
+            f"{scores.psnr:.2f} dB PSNR on held-out images"
+            + (f" ({before.psnr:.2f} before the decoder phase)" if before else ""),
+        ),
+        ("whole reconstruction", f"{scores.psnr_whole:.2f} dB with no patch hidden"),
+        (f"fd_efflite0 at N = {n}", "against held-out real images; smaller is better"),
+        ("  real images", f"{scores.fd_floor:8.1f}   the floor at this N"),
+        (
+            "  decoded posterior",
+            f"{scores.fd_posterior:8.1f}   what a perfect prior would reach"
+            + (f" ({before.fd_posterior:.1f} before the decoder phase)" if before else ""),
+        ),
+        ("  decoded whole images", f"{scores.fd_whole:8.1f}   with no patch hidden"),
+        ("  decoded flow", f"{scores.fd_flow:8.1f}   the samples"),
+        ("  decoded Gaussian", f"{scores.fd_gaussian:8.1f}   no prior"),
+        ("gap closed by the flow", f"{share:>8}   (Gaussian - flow) / (Gaussian - posterior)"),
+        (
+            "class seen in samples",
+            f"{scores.class_accuracy:8.3f}   chance {scores.class_chance:.3f}, decoded posterior "
+            f"{scores.class_accuracy_posterior:.3f}, real {scores.class_accuracy_real:.3f}",
+        ),
+    ]
+    files = [
+        ("samples", run_dir / "samples.png"),
+        ("reconstructions", run_dir / "reconstructions.png"),
+        ("curves", f"tensorboard --logdir {run_dir / 'tensorboard'}"),
+        ("more images", f"mimflow-sample {run_dir} --num 12 --out grid.png"),
+    ]
+    minutes = f"{config.scale} on {config.data.source}: finished in {seconds / 60:.1f} min"
+    lines = [minutes, *(f"  {name:<24} {text}" for name, text in [*rows, *files])]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,204 @@
+"""What a run costs before it is run: parameters, work for each image, memory of each worker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import convnext_small  # type: ignore[import-untyped]
+
+from mimflow_train.config import TrainConfig
+from mimflow_train.discriminator import PatchDiscriminator
+from mimflow_train.frozen.costs import FrozenCost, frozen_costs
+from mimflow_train.frozen.efflite0 import EffLite0Distance
+from mimflow_train.frozen.perceptual import (
+    ConvNextDistance,
+    LpipsDistance,
+    PerceptualLoss,
+    lpips_network,
+)
+from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
+from mimflow_train.model import MIMFlow, MIMFlowOutput
+from mimflow_train.objective import joint_objective
+
+__all__ = ["PartCost", "RunCost", "run_cost"]
+
+_BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving average
+_BYTES_PER_FROZEN = 4
+
+
+class PartCost(NamedTuple):
+    """One trained network, and one forward pass of one image through it.
+
+    Attributes:
+        name: The network.
+        parameters: Numbers that are trained.
+        gmac: 10^9 multiply-adds of its matrix products and convolutions.
+    """
+
+    name: str
+    parameters: int
+    gmac: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """The joint phase of a run, for one worker.
+
+    Attributes:
+        trained: Encoder, flow, decoder and feature decoders.
+        discriminator: The decoder's adversary in the second phase; None if it is not of its own.
+        frozen: Teachers and distances.
+        static_bytes: Weights, gradients, moments, average and frozen weights.
+        activation_bytes: What autograd keeps of one image for the backward pass.
+    """
+
+    trained: list[PartCost]
+    discriminator: PartCost | None
+    frozen: list[FrozenCost]
+    static_bytes: int
+    activation_bytes: int
+
+    @property
+    def training_flops(self) -> float:
+        """Floating point operations of one image in a joint step; a backward pass counts twice."""
+        trained = 3 * sum(part.gmac for part in self.trained)
+        return 2e9 * (trained + sum(each.gmac * each.passes for each in self.frozen))
+
+    def memory(self, micro_batch: int) -> int:
+        """Return the bytes that a joint step needs, without the allocator's and libraries' own."""
+        return self.static_bytes + micro_batch * self.activation_bytes
+
+    def largest_micro_batch(self, available: int) -> int:
+        """Return how many images fit into this many bytes; 0 if not even the weights do."""
+        return max(0, available - self.static_bytes) // self.activation_bytes
+
+
+def run_cost(config: TrainConfig) -> RunCost:
+    """Count a run's cost without weights, images or a GPU; takes seconds.
+
+    Activations are those that autograd keeps under bf16 autocast, as a GPU's run would; a kernel
+    that keeps less or more than the CPU's moves the estimate.
+
+    Args:
+        config: The run.
+    """
+    frozen = frozen_costs(config)
+    trained = _trained(config)
+    copies, activations = _kept_bytes(config)
+    weights = _BYTES_PER_TRAINED * sum(part.parameters for part in trained)
+    return RunCost(
+        trained=trained,
+        discriminator=_discriminator(config),
+        frozen=frozen,
+        static_bytes=weights + _BYTES_PER_FROZEN * sum(each.parameters for each in frozen) + copies,
+        activation_bytes=activations,
+    )
+
+
+def _trained(config: TrainConfig) -> list[PartCost]:
+    encoder = config.model.encoder
+    with torch.device("meta"):
+        model = MIMFlow(config.trained_model)
+        image = torch.empty(1, 3, encoder.image_size, encoder.image_size)
+        z = torch.empty(1, encoder.num_latents, encoder.latent_dim)
+    parts = [
+        _part("encoder", model.encoder, image),
+        _part("flow", model.flow, z),
+        _part("pixel decoder", model.decoder, z),
+    ]
+    if model.feature_decoders:
+        heads = [_part(name, each, z) for name, each in model.feature_decoders.items()]
+        sums = (sum(each.parameters for each in heads), sum(each.gmac for each in heads))
+        parts.append(PartCost("feature decoders", *sums))
+    return parts
+
+
+def _discriminator(config: TrainConfig) -> PartCost | None:
+    phase, size = config.decoder_phase, config.model.decoder.image_size
+    if not phase.steps or phase.discriminator.kind != "patch":
+        return None
+    with torch.device("meta"):
+        module = PatchDiscriminator(phase.discriminator)
+        return _part("discriminator", module, torch.empty(1, 3, size, size))
+
+
+def _part(name: str, module: nn.Module, value: Tensor) -> PartCost:
+    with FlopCounterMode(display=False) as counter:
+        module(value)
+    parameters = sum(each.numel() for each in module.parameters())
+    return PartCost(name, parameters, counter.get_total_flops() / 2e9)
+
+
+def _kept_bytes(config: TrainConfig) -> tuple[int, int]:
+    """Return what autograd keeps for a batch whatever its size, and for each image of it."""
+    with torch.device("meta"):
+        model, networks = MIMFlow(config.trained_model), _perceptual_networks(config)
+    with FakeTensorMode():
+        for each in (model, *networks):
+            _leave_meta(each)
+        distance = _distance(networks)
+        one, two = (_kept_by_step(config, model, distance, batch) for batch in (1, 2))
+    return 2 * one - two, two - one
+
+
+def _kept_by_step(
+    config: TrainConfig, model: MIMFlow, distance: Callable[..., Tensor] | None, batch: int
+) -> int:
+    encoder = config.model.encoder
+    image = torch.empty(batch, 3, encoder.image_size, encoder.image_size)
+    masked = torch.zeros(batch, encoder.num_patches, dtype=torch.bool)
+    weights = {each.untyped_storage()._cdata for each in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in weights:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.autocast("cpu", torch.bfloat16), hooks:
+        posterior = model.encoder(image)
+        z = posterior.perturb(torch.empty_like(posterior.mean))
+        features = {name: decode(z) for name, decode in model.feature_decoders.items()}
+        output = MIMFlowOutput(posterior, model.flow(z), model.decoder(z), features)
+        targets = {
+            name: FeatureTarget(torch.empty_like(each), cosine_distance)
+            for name, each in features.items()
+        }
+        joint_objective(
+            output, image, masked, weights=config.loss, targets=targets, perceptual=distance
+        )
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _perceptual_networks(config: TrainConfig) -> list[nn.Module]:
+    if not config.loss.perceptual:
+        return []
+    networks = [timm.create_model("tf_efficientnet_lite0")]
+    if config.loss.perceptual_network == "lpips":
+        networks = [lpips_network(linear_weights=False), convnext_small()]
+    return [each.eval().requires_grad_(requires_grad=False) for each in networks]
+
+
+def _leave_meta(network: nn.Module) -> None:
+    """Give a network tensors of the device that is imitated; autocast does not know the other."""
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            copy = nn.Parameter(torch.empty(weight.shape), requires_grad=weight.requires_grad)
+            setattr(module, name, copy)
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _distance(networks: list[nn.Module]) -> Callable[..., Tensor] | None:
+    match networks:
+        case [vgg, convnext]:
+            return PerceptualLoss(LpipsDistance(vgg), ConvNextDistance(convnext))
+        case [efflite0]:
+            return EffLite0Distance(efflite0)
+    return None

@@ -1,0 +1,213 @@
+"""One step of the decoder phase: decoder against discriminator (Eq. 8).
+
+Latents are those of masked images, as before; encoder and flow stay as they are. Decoder and
+discriminator have an optimiser each. All that is learned comes from sums over the global batch, so
+neither workers nor micro-batches change it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mimflow_train.augment import augmented
+from mimflow_train.config import TrainConfig
+from mimflow_train.context import Context
+from mimflow_train.data.images import to_unit
+from mimflow_train.discriminator import hinge_discriminator, hinge_generator, lecam_penalty
+from mimflow_train.draws import Draws
+from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
+from mimflow_train.objective import Objective, reconstruction_objective
+from mimflow_train.pictures import to_bytes
+from mimflow_train.state import DecoderState, take_step
+from mimflow_train.teachers import Targets
+
+__all__ = ["DecoderPhase", "adaptive_weight"]
+
+_FOR_DECODER, _REAL, _FAKE = range(3)  # each view of a batch is augmented differently
+
+
+class DecoderPhase:
+    """The decoder alone learns, and the discriminator against it.
+
+    Args:
+        state: What is trained.
+        context: This worker among its peers.
+        config: The run.
+        targets: The frozen networks.
+    """
+
+    def __init__(
+        self, state: DecoderState, context: Context, config: TrainConfig, targets: Targets
+    ) -> None:
+        self.state, self.context, self.config, self.targets = state, context, config, targets
+        self.phase = config.decoder_phase
+        self.decoder = list(state.model.decoder.parameters())
+        self.discriminator = list(state.discriminator.parameters())
+        self.logits: dict[str, Tensor] = {}
+        self.parts: list[Part] = []  # wait for the updated decoder where fakes are fresh
+
+    def gradients(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Add up the gradients of the batch, one micro-batch at a time."""
+        terms: dict[str, Tensor] = {}
+        verdict: list[Tensor] = []
+        self.parts, self.logits = [], {}
+        for part in micro_batches(self.context.device, self.config, batch, draws):
+            image = self._learn_to_decode(part, verdict, terms)
+            if self.phase.fresh_fakes:
+                self.parts.append(part)
+            else:
+                self._learn_to_judge(part, image, terms)
+        if verdict:
+            self._add_verdict(verdict, terms)
+        self._average(self.decoder)
+        return terms
+
+    def clip(self) -> dict[str, Tensor]:
+        """Clip the gradient of either network; with fresh fakes the decoder's alone."""
+        norms = {"gradient_norm": self._clip(self.decoder)}
+        return norms if self.parts else norms | self._clip_discriminator()
+
+    def update(self) -> dict[str, Tensor]:
+        """Take a step of AdamW with the decoder, then with the discriminator."""
+        decoder, discriminator = self.state.optimizers
+        step = self.state.step - self.config.steps
+        values: dict[str, Tensor] = {}
+        take_step(decoder, self.phase.optim, step, self.phase.steps)
+        self.state.average(self.phase.optim.ema_decay)
+        if self.parts:
+            for part in self.parts:
+                self._learn_to_judge(part, self._fresh_fakes(part), values)
+            values |= self._clip_discriminator()
+            if not values["discriminator_norm"].isfinite():
+                discriminator.zero_grad()  # AdamW passes over weights without a gradient
+        take_step(discriminator, self.phase.optim, step, self.phase.steps)
+        if self.phase.lecam_weight:
+            means = [self.logits["real"], self.logits["fake"]]
+            self.state.lecam.update(*_mean_over_workers(means, self.context.world_size))
+        return values
+
+    def skip(self) -> None:
+        """Drop the gradients."""
+        for optimizer in self.state.optimizers:
+            optimizer.zero_grad()
+
+    def _learn_to_decode(
+        self, part: Part, verdict: list[Tensor], terms: dict[str, Tensor]
+    ) -> Tensor:
+        """Add the decoder's gradients; the adversarial ones apart if their weight is adaptive."""
+        with precision(part.image.device, self.config.precision):
+            image = self._decode(part)
+            objective = reconstruction_objective(
+                image,
+                part.image,
+                part.draws.masked,
+                weights=self.config.loss,
+                perceptual=self.targets.perceptual,
+            )
+            self.state.discriminator.eval()
+            seen = self._augmented(image.to(part.image), part, _FOR_DECODER)
+            gan = hinge_generator(self.state.discriminator(seen))
+        total = objective.total
+        if self.phase.adaptive:
+            gradient = torch.autograd.grad(gan / part.num_parts, self.decoder, retain_graph=True)
+            earlier = verdict or [torch.zeros_like(each) for each in gradient]
+            verdict[:] = [a + b for a, b in zip(earlier, gradient, strict=True)]
+        else:
+            total = total + self.phase.gan_weight * gan
+        (total / part.num_parts).backward(inputs=self.decoder)
+        add_terms(terms, Objective(total, {**objective.terms, "gan": gan}), part.num_parts)
+        return image.detach().to(part.image)
+
+    def _learn_to_judge(self, part: Part, fake: Tensor, terms: dict[str, Tensor]) -> None:
+        """Add the discriminator's gradients. One pass for real and fake: logits ignore the rest."""
+        with precision(part.image.device, self.config.precision):
+            # Spectral norms move once a step, and only here.
+            self.state.discriminator.train(mode=part.is_first)
+            pair = (self._augmented(part.image, part, _REAL), self._augmented(fake, part, _FAKE))
+            real, fake = self.state.discriminator(torch.cat(pair)).chunk(2)
+            loss = hinge_discriminator(real, fake)
+            if self.phase.lecam_weight:
+                penalty = lecam_penalty(real, fake, self.state.lecam)
+                loss = loss + self.phase.lecam_weight * penalty
+        (loss / part.num_parts).backward(inputs=self.discriminator)
+        for name, value in {"real": real, "fake": fake}.items():
+            mean = value.detach().float().mean() / part.num_parts
+            self.logits[name] = self.logits.get(name, 0) + mean
+        mean = loss.detach() / part.num_parts
+        terms["discriminator"] = terms.get("discriminator", torch.zeros(())) + mean
+
+    def _decode(self, part: Part) -> Tensor:
+        with torch.no_grad():
+            posterior = self.state.model.encoder(part.image, part.draws.masked)
+            z = posterior.perturb(part.draws.noise)
+        image: Tensor = self.state.model.decoder(z)
+        return image
+
+    @torch.no_grad()
+    def _fresh_fakes(self, part: Part) -> Tensor:
+        """Return images as they will be saved: no drop path, 8 bit."""
+        self.state.model.decoder.eval()
+        with precision(part.image.device, self.config.precision):
+            image = self._decode(part)
+        self.state.model.decoder.train()
+        return to_unit(to_bytes(image)).to(part.image)
+
+    def _augmented(self, image: Tensor, part: Part, view: int) -> Tensor:
+        return augmented(image, part.draws.augment[:, view]) if self.phase.augment else image
+
+    def _add_verdict(self, verdict: Sequence[Tensor], terms: dict[str, Tensor]) -> None:
+        """Weigh the adversarial gradients by the last layer's, and add them to the others."""
+        last_layer = self.state.model.decoder.last_layer
+        number = next(i for i, each in enumerate(self.decoder) if each is last_layer)
+        both = [_gradient(last_layer), verdict[number]]
+        rest, own = _mean_over_workers(both, self.context.world_size)
+        weight = self.phase.gan_weight * adaptive_weight(rest, own)
+        for parameter, gradient in zip(self.decoder, verdict, strict=True):
+            _gradient(parameter).add_(weight * gradient)
+        terms["loss"] = terms["loss"] + weight * terms["gan"]
+        terms["gan_weight"] = weight
+
+    def _clip_discriminator(self) -> dict[str, Tensor]:
+        self._average(self.discriminator)
+        return {"discriminator_norm": self._clip(self.discriminator)}
+
+    def _clip(self, parameters: list[nn.Parameter]) -> Tensor:
+        norm: Tensor = nn.utils.clip_grad_norm_(parameters, self.phase.optim.clip_norm)
+        return norm
+
+    def _average(self, parameters: list[nn.Parameter]) -> None:
+        """Average over workers. Two networks in turns are more than DDP's wrapper follows."""
+        if self.context.world_size > 1:
+            for parameter in parameters:
+                dist.all_reduce(_gradient(parameter))
+                _gradient(parameter).div_(self.context.world_size)
+
+
+def adaptive_weight(rest: Tensor, adversarial: Tensor) -> Tensor:
+    """Return how much stronger the other terms pull at the last layer, at most 10^4.
+
+    Args:
+        rest: Gradient of all terms but the adversarial one.
+        adversarial: Gradient of the adversarial term.
+
+    Example:
+        >>> adaptive_weight(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])).round()
+        tensor(2.)
+    """
+    ratio: Tensor = rest.norm() / (adversarial.norm() + 1e-6)
+    return ratio.clamp(max=1e4)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _mean_over_workers(values: Sequence[Tensor], world_size: int) -> list[Tensor]:
+    means = [value.clone() for value in values]
+    for mean in means if world_size > 1 else ():
+        dist.all_reduce(mean)
+        mean /= world_size
+    return means

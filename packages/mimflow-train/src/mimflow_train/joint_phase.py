@@ -1,0 +1,75 @@
+"""One step of the joint phase: everything is trained on the joint objective (Eq. 5-7)."""
+
+import contextlib
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mimflow_train.config import TrainConfig
+from mimflow_train.context import Context
+from mimflow_train.draws import Draws
+from mimflow_train.micro_batches import Batch, add_terms, micro_batches, precision
+from mimflow_train.objective import joint_objective
+from mimflow_train.state import TrainState, take_step
+from mimflow_train.teachers import Targets
+
+__all__ = ["JointPhase"]
+
+
+class JointPhase:
+    """Encoder, flow, decoder and feature decoders learn together.
+
+    Args:
+        state: What is trained.
+        context: This worker among its peers.
+        config: The run.
+        targets: The frozen networks.
+    """
+
+    def __init__(
+        self, state: TrainState, context: Context, config: TrainConfig, targets: Targets
+    ) -> None:
+        self.state, self.context, self.config, self.targets = state, context, config, targets
+        self.module: nn.Module = state.model
+        if context.world_size > 1:
+            self.module = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
+
+    def gradients(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Add up the gradients of the batch, one micro-batch at a time."""
+        sums: dict[str, Tensor] = {}
+        device = self.context.device
+        for part in micro_batches(device, self.config, batch, draws):
+            quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            if not part.is_last and isinstance(self.module, DistributedDataParallel):
+                quiet = self.module.no_sync()
+            masked, noise = part.draws.masked, part.draws.noise
+            with quiet:
+                with precision(device, self.config.precision):
+                    objective = joint_objective(
+                        self.module(part.image, part.label, masked, noise),
+                        part.image,
+                        masked,
+                        weights=self.config.loss,
+                        targets=self.targets.features(part.image, part.indices),
+                        perceptual=self.targets.perceptual,
+                    )
+                (objective.total / part.num_parts).backward()
+            add_terms(sums, objective, part.num_parts)
+        return sums
+
+    def clip(self) -> dict[str, Tensor]:
+        """Clip the gradient of all weights as one."""
+        parameters = self.state.model.parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
+        return {"gradient_norm": norm}
+
+    def update(self) -> dict[str, Tensor]:
+        """Take a step of AdamW."""
+        optim = self.config.optim
+        take_step(self.state.optimizer, optim, self.state.step, self.config.steps)
+        self.state.average(optim.ema_decay)
+        return {}
+
+    def skip(self) -> None:
+        """Drop the gradients."""
+        self.state.optimizer.zero_grad()
