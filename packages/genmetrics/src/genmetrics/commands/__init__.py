@@ -1,0 +1,1 @@
+"""The subcommands of ``genmetrics``, one module each: HELP, add_arguments, run."""

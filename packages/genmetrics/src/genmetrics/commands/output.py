@@ -1,0 +1,52 @@
+"""Where results and progress go: stdout is the result, stderr the rest. Imports no torch."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from genmetrics.errors import UsageError
+
+__all__ = ["document", "progress_bar", "write"]
+
+_STARTED = time.monotonic()
+
+
+@contextmanager
+def progress_bar(total: int, unit: str = "img") -> Iterator[Any]:
+    """Yield a bar with an ETA on stderr; silent where nobody looks."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        yield bar
+
+
+def document(result: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
+    """Return a result with when, how and how long it was made, ready for JSON."""
+    return result | {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "timings": {"total_s": round(time.monotonic() - _STARTED, 3)},
+    }
+
+
+def write(document: dict[str, Any], table: str, target: str | None) -> None:
+    """Print the table, or JSON in its place for ``-``; a file gets the JSON besides.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    if target is not None:
+        try:
+            Path(target).write_text(text)
+        except OSError as error:
+            raise UsageError(f"Expected a writable --json file; got {error}.") from error
+    sys.stdout.write(table + "\n")
