@@ -70,12 +70,12 @@ def tiny(class_names: tuple[str, ...] = CLASS_NAMES, source: str = "emoji") -> T
         mask=MaskRatio(),
         guidance=3.0,
         global_batch=64,
-        steps=650,
+        steps=700,
         decoder_phase=DecoderPhaseConfig(
-            steps=150,
-            gan_weight=4.0,
+            steps=120,
+            gan_weight=3.0,
             augment=True,
-            discriminator=DiscriminatorConfig(depth=1),
+            discriminator=DiscriminatorConfig(depth=2),
             optim=OptimConfig(
                 lr=5e-4, clip_norm=120.0, warmup_steps=20, schedule="cosine", ema_decay=0.99
             ),
