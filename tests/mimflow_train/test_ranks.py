@@ -8,7 +8,9 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from tests.mimflow_train.conftest import SMALL
 
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.config_file import to_dict
@@ -24,7 +26,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
 from mimflow_train.run import train_phases
-from mimflow_train.state import TrainState
+from mimflow_train.state import DecoderState, TrainState
 
 @dataclass
 class Rank:
@@ -44,9 +46,21 @@ split = Split(MemoryImages(pixels.to(torch.uint8)), torch.tensor([0] * 9 + [1] *
 data = LabelledImages(split, split, ("a", "b", "c"))
 for name in ("plain", "all"):
     config = from_dict(TrainConfig, json.loads((folder / f"{name}.json").read_text()))
-    state = TrainState(config, torch.device("cpu"))
-    context = Rank(rank, world_size)
-    state = train_phases(context, state, data, until=6, save_every=9, save=lambda _: None)
+    context, kept = Rank(rank, world_size), {}
+    def keep(state):
+        kept[state.step] = {n: {k: v.clone() for k, v in part.items()}
+                            for n, part in state.tensors().items()}
+    def trained(state, save=lambda _: None):
+        return train_phases(context, state, data, until=6, save_every=1, save=save)
+    state = trained(TrainState(config, torch.device("cpu")), keep)
+    for step, kind in ((2, TrainState), (5, DecoderState)):
+        torch.manual_seed(step)
+        resumed = kind(config, torch.device("cpu"))
+        resumed.load(kept[step], step)
+        for part, tensors in trained(resumed).tensors().items():
+            for key, value in tensors.items():
+                same = torch.equal(value, state.tensors()[part][key])
+                assert same, f"{name}, {world_size} ranks, resumed at {step}: {part} {key}"
     tensors = {f"{part}.{key}": value.contiguous()
                for part in ("model", "discriminator", "lecam")
                for key, value in state.tensors()[part].items()}
@@ -56,6 +70,8 @@ for name in ("plain", "all"):
 
 @pytest.fixture
 def folder(config, tmp_path):
+    """Two configurations and the program of a worker."""
+    config = dataclasses.replace(config, global_batch=12)
     phase = DecoderPhaseConfig(
         steps=3,
         gan_weight=0.5,
@@ -72,16 +88,10 @@ def folder(config, tmp_path):
     return tmp_path
 
 
-def test_two_ranks_learn_what_one_learns(folder):
+def test_ranks_learn_what_one_learns_and_resume_bit_for_bit(folder):
+    """Each worker also stops and goes on in both phases, and compares itself with its own run."""
     commands = [(0, 1), (0, 2), (1, 2)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, folder / "worker.py", folder, str(rank), str(world_size)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank, world_size in commands
-    ]
-    assert [worker.wait(300) for worker in workers] == [0, 0, 0]
+    launch(folder, commands)
     for name in ("plain", "all"):
         one, first, second = (
             load_file(folder / f"{name}-{rank}-{world_size}.safetensors")
@@ -94,3 +104,45 @@ def test_two_ranks_learn_what_one_learns(folder):
             errors = torch.cat([(first[key] - one[key]).abs().flatten() for key in keys])
             # AdamW makes whole steps of gradients that are rounding alone; few are.
             assert errors.mean() < 2e-6, f"{name}: {part} is off by {errors.mean():.1e}"
+
+
+def test_three_ranks_resume_bit_for_bit(folder):
+    """Sums of three depend on DDP's buckets, which it sorts anew after its first pass."""
+    launch(folder, [(rank, 3) for rank in range(3)])
+
+
+def launch(folder, places):
+    workers = [
+        subprocess.Popen(
+            [sys.executable, folder / "worker.py", folder, str(rank), str(world_size)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank, world_size in places
+    ]
+    assert [worker.wait(300) for worker in workers] == [0] * len(places)
+
+
+def test_torchrun_trains_a_run_to_its_end(tmp_path):
+    images = tmp_path / "images"
+    for label, name in enumerate(("blue", "red")):
+        (images / name).mkdir(parents=True)
+        for number in range(12):
+            shade = (40 * label + 5 * number, 20, 250 - 200 * label - number)
+            Image.new("RGB", (20, 24), shade).save(images / name / f"{number}.png")
+    arguments = ["--data", images, "--out", tmp_path / "run", "--device", "cpu"]
+    for value in [*SMALL, "loss.perceptual=0.0", "decoder_phase.steps=2"]:
+        arguments += ["--set", value]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*map(str, [*torchrun, "-m", "mimflow_train.cli.train", *arguments])],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("gap closed by the flow") == 1
+    assert done.stderr.count("8 steps of 8 images") == 1
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step_00000006", "step_00000008"]

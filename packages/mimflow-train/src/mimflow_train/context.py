@@ -5,11 +5,13 @@ import signal
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 
-__all__ = ["Context", "LocalContext", "StopRequest"]
+__all__ = ["Context", "LocalContext", "StopRequest", "TorchrunContext"]
 
 
 @runtime_checkable
@@ -87,3 +89,49 @@ class LocalContext:
     def should_stop(self) -> bool:
         """Whether SIGINT or SIGTERM came."""
         return self._stop.received is not None
+
+
+class TorchrunContext:
+    """One worker of those that torchrun started; its place is in the environment.
+
+    Args:
+        kind: ``cpu`` or ``cuda``.
+        report: Receives the step and its values on rank 0.
+        stop: Answers whether the user asked to end.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        report: Callable[[int, Mapping[str, float]], None],
+        stop: StopRequest,
+    ) -> None:
+        self.rank = int(os.environ["RANK"])
+        self.world_size = int(os.environ["WORLD_SIZE"])
+        place = os.environ["LOCAL_RANK"]
+        self.device = torch.device(f"cuda:{place}" if kind == "cuda" else kind)
+        self._report, self._stop = report, stop
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Meet the other workers for the length of a block."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Publish the values of a step."""
+        self._report(step, values)
+
+    def should_stop(self) -> bool:
+        """Whether SIGINT or SIGTERM came to any of the workers."""
+        answer = torch.tensor(float(self._stop.received or 0), device=self.device)
+        dist.all_reduce(answer, dist.ReduceOp.MAX)
+        if answer and self._stop.received is None:
+            self._stop.received = int(answer)
+        return bool(answer)

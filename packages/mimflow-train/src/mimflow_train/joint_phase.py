@@ -2,6 +2,7 @@
 
 import contextlib
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,6 +34,25 @@ class JointPhase:
         self.module: nn.Module = state.model
         if context.world_size > 1:
             self.module = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
+            self._settle_buckets()
+
+    def _settle_buckets(self) -> None:
+        """Run one pass that teaches nothing.
+
+        DDP sorts its buckets anew after its first pass, and sums over three workers or more depend
+        on the buckets: without this, a run that goes on differs in the last bits from one that was
+        never stopped.
+        """
+        encoder, device = self.config.model.encoder, self.context.device
+        output = self.module(
+            torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=device),
+            torch.zeros(1, dtype=torch.int64, device=device),
+            torch.arange(encoder.num_patches, device=device)[None] % 2 == 0,
+            torch.zeros(1, encoder.num_latents, encoder.latent_dim, device=device),
+        )
+        parts = [output.flow.u, output.flow.log_det, output.image, *output.features.values()]
+        sum(each.sum() for each in parts).backward()
+        self.state.optimizer.zero_grad()
 
     def gradients(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Add up the gradients of the batch, one micro-batch at a time."""

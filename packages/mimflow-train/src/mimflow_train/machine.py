@@ -1,11 +1,12 @@
 """What this machine has; imports torch only where there may be a GPU."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from mimflow_train.errors import ConfigError
 
-__all__ = ["choose_device", "count_cores", "count_devices"]
+__all__ = ["choose_device", "count_cores", "count_devices", "torchrun_place"]
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
 
@@ -34,6 +35,17 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda" and not found:
         raise ConfigError("Expected a CUDA device; this machine has none. Use --device auto.")
     return "cuda" if found else "cpu"
+
+
+def torchrun_place(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """Return rank and number of workers if torchrun, or something like it, started this process.
+
+    Args:
+        environment: Variables to look in.
+    """
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+        return None
+    return int(environment["RANK"]), int(environment["WORLD_SIZE"])
 
 
 def count_devices(device: str) -> int:

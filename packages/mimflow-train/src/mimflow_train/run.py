@@ -1,5 +1,6 @@
 """From a configuration to a finished run folder: images, training, pictures, scores."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from mim_encoder import mask_image
 from mimflow_train.checkpoint import (
@@ -17,7 +19,7 @@ from mimflow_train.checkpoint import (
 )
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import Progress, say
-from mimflow_train.context import Context, LocalContext, StopRequest
+from mimflow_train.context import Context, LocalContext, StopRequest, TorchrunContext
 from mimflow_train.data.emoji import emoji_images
 from mimflow_train.data.folder import folder_images
 from mimflow_train.data.images import LabelledImages, to_unit
@@ -44,6 +46,7 @@ __all__ = [
     "load_data",
     "restore",
     "run_local",
+    "run_torchrun",
     "train_phases",
     "trained_model",
 ]
@@ -138,6 +141,43 @@ def run_local(
                 save_every=checkpoint_every,
                 save=Saver(config, data, run_dir),
             )
+    return stop.received if state.step < until else None
+
+
+def run_torchrun(
+    config: TrainConfig, run_dir: Path, kind: str, checkpoint_every: int, until: int
+) -> int | None:
+    """Train as one of the workers that torchrun started, as :func:`run_local` does alone.
+
+    Args:
+        config: The run.
+        run_dir: The run folder, which all workers see.
+        kind: ``cpu`` or ``cuda``.
+        checkpoint_every: Steps between checkpoints.
+        until: Step to end at, as for :func:`train_phases`.
+
+    Returns:
+        The signal that ended the run early, or None.
+    """
+    stop = StopRequest()
+    with stop.listening(), contextlib.ExitStack() as stack:
+        context = TorchrunContext(kind, lambda *_: None, stop)
+        stack.enter_context(context.joined())
+        data = load_data(config, run_dir if context.rank == 0 else None)
+        state = restore(config, run_dir, context.device)
+        if context.rank == 0:
+            report = stack.enter_context(_reporting(run_dir, state.step, until))
+            context = TorchrunContext(kind, report, stop)
+        saver = Saver(config, data, run_dir)
+
+        def save(state: State) -> None:
+            if context.rank == 0:
+                saver(state)
+            dist.barrier()
+
+        state = train_phases(
+            context, state, data, until=until, save_every=checkpoint_every, save=save
+        )
     return stop.received if state.step < until else None
 
 

@@ -4,7 +4,7 @@ import importlib.util
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.errors import ConfigError, DataError, WeightsError
-from mimflow_train.machine import choose_device, count_devices
+from mimflow_train.machine import choose_device, count_devices, torchrun_place
 
 __all__ = ["choose_engine", "require_divisor", "require_packages", "require_weights"]
 
@@ -40,16 +40,29 @@ def require_packages(source: str) -> None:
 
 
 def choose_engine(engine: str, workers: int, kind: str) -> str:
-    """Return ``local`` or ``ray``, and refuse more workers than there are devices.
+    """Return ``local``, ``torchrun`` or ``ray``, and refuse more workers than there are devices.
 
     Args:
-        engine: ``auto``, ``local`` or ``ray``.
+        engine: One of these, or ``auto``.
         workers: Devices to train on.
         kind: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: If the workers cannot be had, or not by this engine.
     """
+    place = torchrun_place()
+    if engine == "torchrun" and place is None:
+        raise ConfigError(
+            "Expected torchrun's variables RANK, WORLD_SIZE and so on with --engine torchrun; "
+            "they are not set. Start it as torchrun --nproc-per-node N -m mimflow_train.cli.train."
+        )
+    if place is not None and engine in ("auto", "torchrun"):
+        if workers not in (1, place[1]):
+            raise ConfigError(
+                f"Expected --workers {place[1]}, as many as torchrun started; got {workers}. "
+                "Leave it out."
+            )
+        return "torchrun"
     if engine == "local" and workers > 1:
         raise ConfigError(
             f"Expected one worker with --engine local; got {workers}. Use --engine auto."

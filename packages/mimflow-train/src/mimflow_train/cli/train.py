@@ -19,7 +19,7 @@ from mimflow_train.config_file import read_config, to_dict, write_config
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
-from mimflow_train.machine import choose_device
+from mimflow_train.machine import choose_device, torchrun_place
 from mimflow_train.overrides import override
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 
@@ -63,8 +63,9 @@ class TrainOptions:
     """Seed of everything random."""
     workers: int = 1
     """Devices to train on; more than one run under Ray Train."""
-    engine: Literal["auto", "local", "ray"] = "auto"
-    """Run in this process or under Ray Train; auto decides by the number of workers."""
+    engine: Literal["auto", "local", "torchrun", "ray"] = "auto"
+    """Run in this process, among torchrun's, or under Ray Train; auto takes torchrun's if it is
+    there and decides by the number of workers otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Kind of device; auto takes CUDA where there is one."""
     resume: Literal["auto", "never", "must"] = "auto"
@@ -88,17 +89,19 @@ def _main(options: TrainOptions) -> int:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"Expected {flag} >= 1; got {getattr(options, name)}.")
     config = build_config(options)
-    require_divisor(config.global_batch, options.workers)
+    rank, workers = torchrun_place() or (0, options.workers)
+    require_divisor(config.global_batch, workers)
     if options.dry_run:
         from mimflow_train.cli.dry_run import cost_table
 
-        sys.stdout.write(cost_table(config, options.workers, options.phase))
+        sys.stdout.write(cost_table(config, workers, options.phase))
         return 0
     engine = choose_engine(options.engine, options.workers, options.device)
     require_packages(config.data.source)
     name = Path(config.data.source).name
     run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
-    prepare_run(config, run_dir, options.resume)
+    if rank == 0:  # the others wait for it where they meet
+        prepare_run(config, run_dir, options.resume)
     until = last_step(config, run_dir, options.phase)
 
     import torch  # after everything that a user can get wrong without it
@@ -106,32 +109,43 @@ def _main(options: TrainOptions) -> int:
     from mimflow_train.cli.preflight import require_weights
     from mimflow_train.cli.summary import summary
     from mimflow_train.console import say
-    from mimflow_train.run import finish, run_local
+    from mimflow_train.run import finish
 
     require_weights(config, decoder_phase=until > config.steps)
-
-    device = torch.device(choose_device(options.device))
-    say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
-    if engine == "ray":
-        from mimflow_train.launch_ray import run_ray
-
-        stopped = run_ray(
-            config,
-            run_dir,
-            device.type,
-            workers=options.workers,
-            checkpoint_every=options.checkpoint_every,
-            until=until,
-        )
-    else:
-        stopped = run_local(config, run_dir, device, options.checkpoint_every, until)
+    device = choose_device(options.device)
+    if rank == 0:
+        say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
+    stopped = _train(options, config, run_dir, engine, until)
+    if rank > 0:
+        return 0
     if stopped is not None:
         say(f"Saved in {run_dir}. Run the same command again to go on.")
         return 128 + stopped
     say("Trained. Judging the result ...")
-    scores, before = finish(config, run_dir, device)
+    scores, before = finish(config, run_dir, torch.device(device))
     sys.stdout.write(summary(scores, before, config, run_dir, time.monotonic() - began))
     return 0
+
+
+def _train(
+    options: TrainOptions, config: TrainConfig, run_dir: Path, engine: str, until: int
+) -> int | None:
+    """Train with the engine; return the signal that ended it early, or None."""
+    kind, every = choose_device(options.device), options.checkpoint_every
+    if engine == "ray":
+        from mimflow_train.launch_ray import run_ray
+
+        return run_ray(
+            config, run_dir, kind, workers=options.workers, checkpoint_every=every, until=until
+        )
+
+    import torch
+
+    from mimflow_train.run import run_local, run_torchrun
+
+    if engine == "torchrun":
+        return run_torchrun(config, run_dir, kind, every, until)
+    return run_local(config, run_dir, torch.device(kind), every, until)
 
 
 def build_config(options: TrainOptions) -> TrainConfig:
