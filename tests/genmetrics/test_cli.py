@@ -121,7 +121,7 @@ def test_batch_size_is_that_of_the_network(folders, capsys, monkeypatch):
 
     def forward(self, images):
         sizes.append(len(images))
-        return images.float().mean(dim=(2, 3)).repeat(1, 427)[:, : self.dim]
+        return {"features": images.float().mean(dim=(2, 3)).repeat(1, 427)[:, : self.dim]}
 
     monkeypatch.setattr(EffLite0Features, "forward", forward)
     assert main(["fid", *folders, *EFFLITE0, "--batch-size", "5"]) == 0
@@ -144,7 +144,12 @@ def test_recursive_reads_deeper_folders(folders, emoji, write_images, capsys):
         (["judge"], "invalid choice: 'judge'"),
         (["fid", "a"], "required: B"),
         (["eval", "a"], "required: --ref"),
-        (["eval", "a", "--ref", "b", "--metrics", "kid"], "'kid'"),
+        (["eval", "a", "--ref", "b", "--metrics", "kids"], "got 'kids'. Did you mean kid?"),
+        (["eval", "a", "--ref", "b", "--protocol", "adn"], "got 'adn'. Did you mean adm?"),
+        (
+            ["eval", "a", "--ref", "b", "--protocol", "adm", "--extractor", "efflite0"],
+            "--extractor inception with --protocol adm; got efflite0",
+        ),
         (["fid", "a", "b", "--extractor", "vgg"], "'vgg'"),
         (["fid", "a", "b", "--batch-size", "0"], "at least 1; got '0'"),
         (["fid", "a", "b", "--limit", "-3"], "--limit"),
@@ -200,7 +205,7 @@ def test_numerical_failure_exits_5(folders, capsys, monkeypatch):
     from genmetrics.efflite0 import EffLite0Features
 
     def nan(self, images):
-        return torch.full((len(images), self.dim), float("nan"))
+        return {"features": torch.full((len(images), self.dim), float("nan"))}
 
     monkeypatch.setattr(EffLite0Features, "forward", nan)
     error = fails(capsys, ["fid", *folders, *EFFLITE0], 5)

@@ -82,12 +82,15 @@ def test_grace_hopper_wears_a_military_uniform(network, photo):
     assert logits.argmax().item() == MILITARY_UNIFORM
 
 
-def test_features_are_the_pooled_reference_features_at_128_px(photo):
+def test_features_and_logits_are_the_reference_networks_at_128_px(photo):
     small = F.interpolate(photo.float() / 255, size=(128, 128), mode="bilinear", antialias=True)
-    expected, _ = reference_logits(small)
-    features = get_extractor("efflite0")(photo)
+    expected, logits = reference_logits(small)
+    extractor = get_extractor("efflite0")
+    features = extractor(photo)["features"]
     assert features.dtype == torch.float32
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(extractor.logits(features), logits, atol=1e-4, rtol=1e-4)
+    assert extractor.inception_score_name == "is_efflite0"
 
 
 def test_network_is_frozen_and_passes_gradients_to_the_image(network):

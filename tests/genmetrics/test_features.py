@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +8,15 @@ from PIL import Image, ImageFilter
 
 from genmetrics import (
     BadInput,
+    Extractor,
+    UsageError,
     extract_features,
     frechet_distance_from_features,
     get_extractor,
     open_images,
 )
+from genmetrics.decoding import Processes
+from genmetrics.features import extract
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +101,92 @@ def test_corrupt_image_in_a_later_batch_is_named(extractor, emoji, write_images)
     (folder / "7.png").write_bytes(b"no image")
     with pytest.raises(BadInput, match=r"7\.png"):
         extract_features(open_images(folder), extractor, 3)
+
+
+def test_two_devices_give_the_features_of_one_bit_for_bit(extractor, emoji, write_images):
+    source = open_images(write_images(emoji[:17]))
+    threads = set()
+    hook = extractor.network.register_forward_pre_hook(
+        lambda *_: threads.add(threading.current_thread().name)
+    )
+    one = extract(source, extractor, batch_size=2)
+    threads.clear()
+    counts = []
+    two = extract(source, extractor, batch_size=2, devices=("cpu", "cpu"), progress=counts.append)
+    hook.remove()
+    assert len(threads) == 2
+    assert sum(counts) == 17
+    assert torch.equal(one["features"], two["features"])
+
+
+def test_one_failing_device_stops_the_others(extractor, emoji):
+    passes = []
+
+    def fail_in_the_second_thread(module, images):
+        passes.append(1)
+        if threading.current_thread().name.endswith("_1"):
+            raise ArithmeticError("broken network")
+        time.sleep(0.02)
+
+    hook = extractor.network.register_forward_pre_hook(fail_in_the_second_thread)
+    with pytest.raises(ArithmeticError, match="broken network"):
+        extract(as_tensor(emoji[:40]), extractor, batch_size=1, devices=("cpu", "cpu"))
+    hook.remove()
+    assert len(passes) < 20
+
+
+def test_processes_decode_the_same_images(extractor, emoji, write_images):
+    source = open_images(write_images(emoji[:7]))
+    threads = extract(source, extractor, batch_size=3, workers=1)
+    processes = extract(source, extractor, batch_size=3, workers=Processes(2))
+    assert torch.equal(threads["features"], processes["features"])
+
+
+def test_corrupt_image_is_named_by_processes_too(extractor, emoji, write_images):
+    folder = write_images(emoji[:5])
+    (folder / "4.png").write_bytes(b"no image")
+    with pytest.raises(BadInput, match=r"4\.png"):
+        extract(open_images(folder), extractor, batch_size=2, workers=Processes(1))
+
+
+def test_all_outputs_come_from_one_pass(emoji):
+    class Two(torch.nn.Module):
+        passes = 0
+
+        def forward(self, images):
+            self.passes += 1
+            pixels = images.float() / 255
+            return {"colour": pixels.mean((2, 3)), "corner": pixels[:, 0, :5, 0]}
+
+    two = Extractor("two", {"colour": 3, "corner": 5}, "x/255", "ab", Two(), torch.device("cpu"))
+    images = as_tensor(emoji[:7])
+    features = extract(images, two, batch_size=3)
+    assert two.network.passes == 3
+    assert {name: tuple(rows.shape) for name, rows in features.items()} == {
+        "colour": (7, 3),
+        "corner": (7, 5),
+    }
+    assert torch.equal(features["corner"], images[:, 0, :5, 0].float() / 255)
+    assert torch.equal(extract_features(images, two), features["colour"])
+    with pytest.raises(UsageError, match="with a classifier"):
+        two.logits(features["colour"])
+
+
+def test_matrix_precision_of_the_process_is_restored(extractor, emoji):
+    seen = []
+    hook = extractor.network.register_forward_pre_hook(
+        lambda *_: seen.append(torch.get_float32_matmul_precision())
+    )
+    torch.set_float32_matmul_precision("high")
+    try:
+        extractor(as_tensor(emoji[:1]))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        hook.remove()
+    assert seen == ["highest"]
+
+
+def test_no_images_per_batch_is_a_usage_error(extractor, emoji):
+    with pytest.raises(UsageError, match="batch size of at least 1; got 0"):
+        extract(as_tensor(emoji[:1]), extractor, batch_size=0)

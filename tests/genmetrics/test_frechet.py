@@ -152,6 +152,27 @@ def test_one_rank_deficient_side_is_exact_to_nine_digits():
     np.testing.assert_allclose(frechet_distance(fitted(y), fitted(x)).value, expected, rtol=1e-9)
 
 
+def steep_rows(n, seed, d=97):
+    """Like Inception features: a spectrum over seven decades, slightly rotated by the seed."""
+    rng = np.random.default_rng(seed)
+    i = np.arange(1, d + 1)
+    scale = np.sqrt(9 * i**-0.7 * np.exp(-i / 8))
+    turn = np.linalg.qr(np.eye(d) + 0.01 * rng.normal(size=(d, d)))[0]
+    return torch.from_numpy(rng.normal(size=(n, d)) * scale @ turn)
+
+
+@pytest.mark.parametrize(
+    ("n", "m"),
+    [(1000, 1100), (31, 37), (31, 1100), (1000, 37)],
+    ids=["full", "few", "mixed", "turned"],
+)
+def test_a_steep_spectrum_costs_no_digits(n, m):
+    x, y = steep_rows(n, 0), steep_rows(m, 1)
+    expected = distance_by_nuclear_norm(x, y)
+    np.testing.assert_allclose(frechet_distance(fitted(x), fitted(y)).value, expected, rtol=1e-9)
+    np.testing.assert_allclose(frechet_distance_from_features(x, y).value, expected, rtol=1e-9)
+
+
 def test_features_that_never_fire_cost_no_digits():
     x, y = random_rows(90, 8, 0), random_rows(80, 8, 1)
     expected = frechet_distance_from_features(x, y).value

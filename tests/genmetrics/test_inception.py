@@ -5,10 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import (
+    interpolate_bilinear_2d_like_tensorflow1x,
+)
 
-from genmetrics import UsageError, WeightsUnavailable, evaluate, get_extractor, open_images
-from genmetrics.inception import WEIGHTS_FILE, WEIGHTS_VARIABLE, find_inception_weights
-from genmetrics.weights import sha256_of
+from genmetrics import WeightsUnavailable, evaluate, get_extractor, open_images
+from genmetrics.inception import (
+    WEIGHTS_FILE,
+    WEIGHTS_VARIABLE,
+    find_inception_weights,
+    spatial_features,
+    tf1_bilinear,
+)
+from genmetrics.weights import FOLDER_VARIABLE, sha256_of
 
 
 class RandomInception(FeatureExtractorInceptionV3):
@@ -35,25 +44,54 @@ def weights(tmp_path_factory):
     return folder / "random.pth"
 
 
-def test_features_are_torch_fidelitys_own(weights, emoji):
+def test_features_and_logits_are_torch_fidelitys_own_from_one_pass(weights, emoji):
     images = torch.from_numpy(emoji[:2]).movedim(-1, 1)
     reference = FeatureExtractorInceptionV3(
-        "reference", ["2048"], feature_extractor_weights_path=str(weights)
+        "reference", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
     )
-    (expected,) = reference(images)
+    maps = []
+    reference.Mixed_6d.branch1x1.register_forward_hook(lambda *call: maps.append(call[-1]))
+    pool3, logits = reference(images)
+    spatial = torch.stack(
+        [maps[0][:, c, y, x] for y in range(17) for x in range(17) for c in range(7)]
+    )
+
     extractor = get_extractor("inception", weights=weights)
+    passes = []
+    extractor.network.layers["Conv2d_1a_3x3"].register_forward_hook(lambda *_: passes.append(1))
     features = extractor(images)
-    assert features.dtype == torch.float32
-    assert features.shape == (2, extractor.dim)
-    assert expected.std() > 1e-3
-    assert (expected[0] - expected[1]).norm() > 1e-3 * expected.norm()
-    torch.testing.assert_close(
-        features, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item()
-    )
+    assert {k: v.shape for k, v in features.items()} == {"pool3": (2, 2048), "spatial": (2, 2023)}
+    found = (features["pool3"], features["spatial"], extractor.logits(features["pool3"]))
+    assert len(passes) == 1
+    for values, expected in zip(found, (pool3, spatial.T, logits), strict=True):
+        assert values.dtype == torch.float32
+        assert (expected[0] - expected[1]).norm() > 1e-3 * expected.norm()
+        torch.testing.assert_close(
+            values, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item()
+        )
+
+
+def test_spatial_features_run_over_rows_then_columns_then_channels():
+    maps = torch.zeros(1, 9, 17, 17)
+    maps[0, 4, 2, 11] = 1
+    maps[0, 8, 0, 0] = 1  # beyond the 7 channels
+    assert spatial_features(maps).nonzero().tolist() == [[0, (2 * 17 + 11) * 7 + 4]]
+    assert spatial_features(maps).shape == (1, 2023)
+
+
+@pytest.mark.parametrize(
+    "size", [(256, 256), (64, 50), (299, 512), (1, 3), (333, 298)], ids=lambda s: f"{s[0]}x{s[1]}"
+)
+def test_resize_by_matrices_is_torch_fidelitys_within_rounding(size):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=generator).float()
+    expected = interpolate_bilinear_2d_like_tensorflow1x(images, (299, 299), align_corners=False)
+    torch.testing.assert_close(tf1_bilinear(images, 299), expected, rtol=0, atol=6e-5)
 
 
 def test_only_inception_may_be_called_fid(weights):
-    assert get_extractor("inception", weights=weights).frechet_name == "fid"
+    extractor = get_extractor("inception", weights=weights)
+    assert (extractor.frechet_name, extractor.inception_score_name) == ("fid", "is")
     assert get_extractor("efflite0").frechet_name == "fd_efflite0"
 
 
@@ -71,9 +109,13 @@ def test_weights_are_looked_for_in_argument_variable_and_cache(tmp_path, monkeyp
     cached.parent.mkdir(parents=True)
     for file in (cached, tmp_path / "named.pth", tmp_path / "variable.pth"):
         file.touch()
-    variable = {WEIGHTS_VARIABLE: str(tmp_path / "variable.pth")}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / WEIGHTS_FILE).touch()
+    folder = {FOLDER_VARIABLE: str(tmp_path / "folder")}
+    variable = folder | {WEIGHTS_VARIABLE: str(tmp_path / "variable.pth")}
     assert find_inception_weights(tmp_path / "named.pth", variable) == tmp_path / "named.pth"
     assert find_inception_weights(None, variable) == tmp_path / "variable.pth"
+    assert find_inception_weights(None, folder) == tmp_path / "folder" / WEIGHTS_FILE
     assert find_inception_weights(None, {}) == cached
 
 
@@ -127,11 +169,3 @@ def test_files_of_something_else_are_refused(tmp_path, content, message):
         torch.save(content, file)
     with pytest.raises(WeightsUnavailable, match=message):
         get_extractor("inception", weights=file)
-
-
-def test_unknown_extractor_of_the_function_behind_the_types():
-    unchecked = getattr(get_extractor, "__wrapped__", get_extractor)
-    while hasattr(unchecked, "__wrapped__"):
-        unchecked = unchecked.__wrapped__
-    with pytest.raises(UsageError, match="inception or efflite0; got 'vgg'"):
-        unchecked("vgg")

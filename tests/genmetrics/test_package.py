@@ -33,4 +33,4 @@ def test_first_example_of_the_readme_runs(emoji, write_images, tmp_path, monkeyp
     code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
     names = {}
     exec(code, names)
-    assert names["report"].floor.n == 6
+    assert names["report"]["fd_efflite0"].details["floor"]["n"] == 6

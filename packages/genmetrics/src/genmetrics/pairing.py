@@ -1,11 +1,11 @@
 """Which reconstruction belongs to which image: by name, or by place in the order."""
 
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from genmetrics.errors import BadInput
-from genmetrics.sources import ImageFolder, ImageSource
+from genmetrics.sources import ImageFolder, ImageSource, ImageZip
 
 Pairing = Literal["name", "index"]
 
@@ -56,12 +56,12 @@ def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name"
 
 
 def _names_of(source: ImageSource) -> list[str]:
-    if not isinstance(source, ImageFolder):
+    if not isinstance(source, ImageFolder | ImageZip):
         raise PairingError(
-            f"Expected folders, since the images of {source.path} have no names. "
+            f"Expected folders or zips, since the images of {source.path} have no names. "
             "Pair them with --pairing index."
         )
-    names = [file.relative_to(source.path).with_suffix("").as_posix() for file in source.files]
+    names = [PurePosixPath(name).with_suffix("").as_posix() for name in source.names]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise PairingError(

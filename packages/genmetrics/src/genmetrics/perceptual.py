@@ -4,10 +4,8 @@ The linear heads come with that package; the backbone is torchvision's ImageNet 
 file, a folder of weight files, torchvision's cache or its download.
 """
 
-import os
 import re
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,13 +15,18 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor, nn
 
 from genmetrics.errors import BadInput, WeightsUnavailable
-from genmetrics.weights import load_state_dict, sha256_of
+from genmetrics.extractors import full_float32
+from genmetrics.weights import (
+    FOLDER_VARIABLE,
+    is_offline,
+    load_state_dict,
+    sha256_of,
+    weights_folder_file,
+)
 
 LPIPSNet = Literal["alex", "vgg", "squeeze"]
 LPIPSVersion = Literal["0.0", "0.1"]
 
-FOLDER_VARIABLE = "GENMETRICS_WEIGHTS"
-OFFLINE_VARIABLE = "GENMETRICS_OFFLINE"
 WEIGHTS_FILE = {  # torchvision's; eight digits of the sha256 are part of the name
     "alex": "alexnet-owt-7be5be79.pth",
     "vgg": "vgg16-397923af.pth",
@@ -66,10 +69,7 @@ class PerceptualDistance:
                 f"got {real.shape[2]}x{real.shape[3]}. Leave lpips out."
             )
         x, y = (images.to(self.device).float() / 127.5 - 1 for images in (real, recon))
-        exact = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        with torch.no_grad(), exact:
+        with torch.no_grad(), full_float32():
             distance: Tensor = self.network(x, y)
         return distance.flatten().cpu().double()
 
@@ -107,15 +107,12 @@ def perceptual_distance(
     return PerceptualDistance(net, version, sha256_of(file), network, torch.device(device))
 
 
-def find_backbone_weights(
-    net: LPIPSNet, weights: Path | None = None, environment: Mapping[str, str] = os.environ
-) -> Path:
+def find_backbone_weights(net: LPIPSNet, weights: Path | None = None) -> Path:
     """Return the weight file, fetching it if it is nowhere and fetching is allowed.
 
     Args:
         net: The backbone.
         weights: A file, or None to search.
-        environment: Variables to look in.
 
     Raises:
         WeightsUnavailable: If there is no such file and none can be fetched.
@@ -126,14 +123,12 @@ def find_backbone_weights(
         if not weights.is_file():
             raise _unavailable(net, f"found no file at {weights}")
         return weights
-    if FOLDER_VARIABLE in environment:
-        file = Path(environment[FOLDER_VARIABLE]) / name
-        if file.is_file():
-            return file
+    if (file := weights_folder_file([name])) is not None:
+        return file
     if cached.is_file():
         return cached
-    if environment.get(OFFLINE_VARIABLE) == "1":
-        raise _unavailable(net, f"found no file at {cached} and {OFFLINE_VARIABLE} is 1")
+    if is_offline():
+        raise _unavailable(net, f"found no file at {cached}, and downloads are switched off")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         prefix = Path(name).stem.rpartition("-")[2]

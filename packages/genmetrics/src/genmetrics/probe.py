@@ -1,6 +1,8 @@
 """A linear classifier on frozen features: do the images show their class?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +107,60 @@ def logistic_probe(
         row_weight = targets.bincount().double().reciprocal()[targets]
     weight, bias = _fit((rows - shift) / scale, targets, row_weight / row_weight.sum(), l2)
     return LogisticProbe(classes, shift, scale, weight, bias)
+
+
+class TunedProbe(NamedTuple):
+    """A logistic regression whose penalty was chosen on held-out training rows.
+
+    Args:
+        probe: Fitted to all training rows.
+        l2: The penalty.
+        held_out_accuracy: Of the probe that was fitted without those rows.
+    """
+
+    probe: LogisticProbe
+    l2: float
+    held_out_accuracy: float
+
+
+def tuned_logistic_probe(
+    features: Float[Tensor, "n d"],
+    labels: Int64[Tensor, " n"],
+    *,
+    l2_grid: Sequence[float] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4),
+    seed: int = 0,
+) -> TunedProbe:
+    """Fit :func:`logistic_probe` with the penalty that does best on a random fifth of the rows.
+
+    The rows that a probe is later tested on have no say in it.
+
+    Args:
+        features: Training features.
+        labels: Any integers; at least two classes among four fifths of the rows.
+        l2_grid: Penalties to try; the earlier one of equals is taken.
+        seed: Seed of the choice of held-out rows.
+
+    Raises:
+        BadInput: As :func:`logistic_probe`, or if there are fewer than 5 rows.
+        NumericalFailure: As there.
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 20)[:, None]
+        >>> tuned_logistic_probe(x, (x[:, 0] > 0).long()).l2
+        1.0
+    """
+    if len(features) < 5:
+        raise BadInput(f"Expected at least 5 rows to hold some out; got {len(features)}.")
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
+    held_out, rest = order.tensor_split([len(features) // 5])
+    scores = {
+        l2: logistic_probe(features[rest], labels[rest], l2=l2).accuracy(
+            features[held_out], labels[held_out]
+        )
+        for l2 in l2_grid
+    }
+    l2 = max(scores, key=scores.__getitem__)
+    return TunedProbe(logistic_probe(features, labels, l2=l2), l2, scores[l2])
 
 
 def _fit(rows: Tensor, targets: Tensor, row_weight: Tensor, l2: float) -> tuple[Tensor, Tensor]:

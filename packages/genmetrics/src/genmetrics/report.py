@@ -1,7 +1,9 @@
-"""A score with everything that is needed to compare it with another one."""
+"""Scores with everything that is needed to compare them with others."""
 
+import math
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from genmetrics.extractors import Extractor
-from genmetrics.floor import EqualCountDistance
-from genmetrics.frechet import FrechetResult
+from genmetrics.protocols import Protocol
 from genmetrics.sources import ImageSource
+
+__all__ = ["SCHEMA", "ImageSet", "Remark", "Report", "Score"]
 
 SCHEMA = "genmetrics/1"
 
@@ -29,18 +32,66 @@ class Remark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """One number with its counts and its error.
+
+    Args:
+        value: The score.
+        n_samples: Images that were judged.
+        n_ref: Reference images behind it; None if it has none or they are unknown.
+        se: Standard error, what other samples of the same source would change; None if unknown.
+        details: More numbers, by name.
+        rows: Lines of the table below the score's own: label, value and counts.
+    """
+
+    value: float
+    n_samples: int
+    n_ref: int | None
+    se: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[tuple[str, str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; what is no number becomes None."""
+        ci95 = None
+        if self.se is not None and math.isfinite(self.se):
+            ci95 = [self.value - 1.96 * self.se, self.value + 1.96 * self.se]
+        plain = {
+            "value": self.value,
+            "se": self.se,
+            "ci95": ci95,
+            "n_samples": self.n_samples,
+            "n_ref": self.n_ref,
+            **self.details,
+        }
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in plain.items()
+        }
+
+    def to_lines(self, name: str) -> list[str]:
+        """Return the table's line of this score, and those below it."""
+        value = f"{self.value:.4f}" + ("" if self.se is None else f" +- {self.se:.4f}")
+        counts = f"{self.n_samples} samples"
+        if self.n_ref is not None:
+            counts += f", {self.n_ref} reference images"
+        lines = [(name, value, counts), *self.rows]
+        return [f"{label:<20} {shown:<22} {text}".rstrip() for label, shown, text in lines]
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSet:
     """Which images were read.
 
     Args:
         path: Folder or file.
-        kind: ``folder`` or ``npz``.
-        n: How many of its images.
+        kind: ``folder``, ``zip``, ``npz`` or ``statistics``.
+        n: How many images; None for statistics of an unknown number.
     """
 
     path: Path
     kind: str
-    n: int
+    n: int | None
 
     @classmethod
     def of(cls, source: ImageSource) -> "ImageSet":
@@ -57,24 +108,24 @@ class Report:
     """Scores of one set of samples.
 
     Args:
-        name: ``fid`` for Inception features, ``fd_NAME`` for others.
-        distance: Samples against the whole reference.
-        at_equal_count: Samples against reference at ``floor.n`` images a side; None without floor.
-        floor: Real against real; None if the reference is too small for one.
+        scores: Each score by name; ``fid`` is of Inception features, others are named after theirs.
+        protocol: The constants.
         extractor: The feature network.
         samples: The images judged.
-        reference: The real images.
+        reference: The real images, or their statistics.
         remarks: What to be careful about.
     """
 
-    name: str
-    distance: FrechetResult
-    at_equal_count: EqualCountDistance | None
-    floor: EqualCountDistance | None
+    scores: Mapping[str, Score]
+    protocol: Protocol
     extractor: Extractor
     samples: ImageSet
     reference: ImageSet
     remarks: tuple[Remark, ...]
+
+    def __getitem__(self, name: str) -> Score:
+        """Return a score by its name."""
+        return self.scores[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, in the schema ``genmetrics/1``; no number is NaN."""
@@ -86,6 +137,7 @@ class Report:
                 "torch": str(torch.__version__),
                 "device": str(self.extractor.device),
             },
+            "protocol": asdict(self.protocol),
             "samples": self.samples.to_dict(),
             "reference": self.reference.to_dict(),
             "extractor": {
@@ -94,34 +146,12 @@ class Report:
                 "preprocess_id": self.extractor.preprocess_id,
                 "dtype": "float32",
             },
-            "metrics": {
-                self.name: {
-                    "value": self.distance.value,
-                    "mean_term": self.distance.mean_term,
-                    "covariance_term": self.distance.covariance_term,
-                    "n_samples": self.distance.n_a,
-                    "n_ref": self.distance.n_b,
-                    "rank_deficient": self.distance.rank_deficient,
-                    "at_equal_count": self.at_equal_count and asdict(self.at_equal_count),
-                    "floor": self.floor and asdict(self.floor),
-                }
-            },
+            "metrics": {name: score.to_dict() for name, score in self.scores.items()},
             "warnings": [remark._asdict() for remark in self.remarks],
         }
 
     def to_text(self) -> str:
         """Return the table that the command line prints, without a final newline."""
-        d = self.distance
-        lines = [_line(self.name, f"{d.value:.4f}", f"{d.n_a} samples, {d.n_b} reference images")]
-        for label, row, sides in (
-            ("at equal N", self.at_equal_count, "samples against reference"),
-            ("floor", self.floor, "reference against reference"),
-        ):
-            if row is not None:
-                value = f"{row.value:.4f} +- {row.std:.4f}"
-                lines.append(_line(f"  {label}", value, f"{sides}, {row.n} each"))
-        return "\n".join(lines)
-
-
-def _line(label: str, value: str, counts: str) -> str:
-    return f"{label:<13} {value:<22} {counts}"
+        return "\n".join(
+            line for name, score in self.scores.items() for line in score.to_lines(name)
+        )

@@ -1,14 +1,21 @@
 """Mean and covariance of a set of features, in float64 and streamed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from genmetrics.errors import BadInput, NumericalFailure
+from genmetrics.sums import CentredSums, GridSums
 
 _ROWS_PER_UPDATE = 4096
+_MUST_AGREE = ("extractor", "weights_sha256", "preprocess_id", "output")
+
+
+class IncompatibleStats(BadInput):
+    """Statistics of different features were about to be compared or merged."""
 
 
 def require_finite(features: Float[Tensor, "n d"], name: str) -> None:
@@ -28,20 +35,23 @@ class GaussianStats:
     """The Gaussian that a Frechet distance sees.
 
     Args:
-        n: Samples behind the numbers, at least 2.
+        n: Samples behind the numbers, at least 2; None if a file does not say.
         mean: Mean of the features.
         cov: Unbiased covariance, divided by ``n - 1``.
+        meta: Where they are from: ``extractor``, ``weights_sha256``, ``preprocess_id``,
+            ``output``, ``source_fingerprint``, ``split``, versions. Values are words or counts.
 
     Raises:
         BadInput: If ``n`` is below 2 or a number is not finite.
     """
 
-    n: int
+    n: int | None
     mean: Float64[Tensor, " d"]
     cov: Float64[Tensor, "d d"]
+    meta: Mapping[str, str | int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.n < 2:
+        if self.n is not None and self.n < 2:
             raise BadInput(
                 f"Expected at least 2 samples for a covariance; got {self.n}. Add images."
             )
@@ -57,8 +67,70 @@ class GaussianStats:
 
     @property
     def rank_bound(self) -> int:
-        """Largest rank that a covariance of ``n`` samples can have."""
-        return min(self.dim, self.n - 1)
+        """Largest rank that a covariance of ``n`` samples can have; ``dim`` if ``n`` is unknown."""
+        return self.dim if self.n is None else min(self.dim, self.n - 1)
+
+
+def require_compatible(a: GaussianStats, b: GaussianStats, *, force: bool = False) -> None:
+    """Raise unless two statistics can be of one kind of feature, as far as their ``meta`` says.
+
+    Args:
+        a: Statistics.
+        b: Other statistics.
+        force: Whether to let differing ``meta`` pass; a differing dimension never does.
+
+    Raises:
+        IncompatibleStats: If dimension, extractor, weights, preprocessing or output differ.
+    """
+    if a.dim != b.dim:
+        raise IncompatibleStats(
+            f"Expected statistics of one dimension; got {a.dim} and {b.dim}. "
+            "Use one extractor and output for both."
+        )
+    for key in () if force else _MUST_AGREE:
+        if key in a.meta and key in b.meta and a.meta[key] != b.meta[key]:
+            raise IncompatibleStats(
+                f"Expected statistics of one {key}; got {a.meta[key]} and {b.meta[key]}. "
+                "Build both alike, or force it."
+            )
+
+
+def merge_stats(parts: Sequence[GaussianStats], *, force: bool = False) -> GaussianStats:
+    """Return the statistics of all samples of disjoint parts, to rounding.
+
+    The means and scatters are combined exactly (Chan, Golub and LeVeque, 1983). What all parts
+    say alike stays in ``meta``.
+
+    Args:
+        parts: Statistics with known ``n``, at least one.
+        force: Whether to merge in spite of differing ``meta``.
+
+    Raises:
+        BadInput: If there is no part, or one of unknown ``n``.
+        IncompatibleStats: If the parts are of different features.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0], [4.0], [6.0]])
+        >>> parts = [StatsAccumulator(1).update(rows).finalize() for rows in (x[:2], x[2:])]
+        >>> merged = merge_stats(parts)
+        >>> merged.n, merged.mean.item(), round(merged.cov.item(), 6)
+        (4, 3.0, 6.666667)
+    """
+    if not parts:
+        raise BadInput("Expected statistics to merge; got none. Name at least one file.")
+    sums = CentredSums(parts[0].dim)
+    for part in parts:
+        require_compatible(parts[0], part, force=force)
+        if part.n is None:
+            raise BadInput(
+                "Expected statistics with a known number of samples; got some without. "
+                "Add it with `genmetrics stats convert --n`."
+            )
+        other = CentredSums(part.dim)
+        other.n, other.mean, other.scatter = part.n, part.mean, part.cov * (part.n - 1)
+        sums.merge(other)
+    common = set(parts[0].meta.items()).intersection(*(part.meta.items() for part in parts))
+    return GaussianStats(*sums.finalize(), meta=dict(sorted(common)))
 
 
 class StatsAccumulator:
@@ -67,8 +139,12 @@ class StatsAccumulator:
     Batches are merged by their centred sums (Chan, Golub and LeVeque, 1983), so a mean far from
     zero costs no digits. The order of batches changes the result by rounding only.
 
+    With ``exact``, features are first rounded to multiples of 2^-14 and their sums are whole
+    numbers: any order, batching, sharding and merging gives the same bits.
+
     Args:
         dim: Numbers per feature, at least 1.
+        exact: Whether to sum on the grid; for features below 64 in magnitude and up to 2^23 rows.
 
     Example:
         >>> accumulator = StatsAccumulator(2)
@@ -79,17 +155,16 @@ class StatsAccumulator:
         (6, [5.0, 6.0], [14.0, 14.0])
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, exact: bool = False) -> None:
         self.dim = dim
-        self._n = 0
-        self._mean = torch.zeros(dim, dtype=torch.float64)
-        self._scatter = torch.zeros(dim, dim, dtype=torch.float64)
+        self.exact = exact
+        self._sums: CentredSums | GridSums = GridSums(dim) if exact else CentredSums(dim)
 
     def update(self, features: Float[Tensor, "n d"]) -> "StatsAccumulator":
         """Add the rows of one batch and return self.
 
         Raises:
-            BadInput: If the rows do not have ``dim`` numbers.
+            BadInput: If the rows do not have ``dim`` numbers, or leave the range of ``exact``.
             NumericalFailure: If a feature is not finite.
         """
         if features.shape[1] != self.dim:
@@ -100,18 +175,23 @@ class StatsAccumulator:
         require_finite(features, "features")
         for start in range(0, len(features), _ROWS_PER_UPDATE):
             rows = features[start : start + _ROWS_PER_UPDATE]
-            self._merge(rows.to("cpu", torch.float64))
+            self._sums.add(rows.to("cpu", torch.float64))
         return self
 
-    def _merge(self, rows: Float64[Tensor, "n d"]) -> None:
-        mean = rows.mean(dim=0)
-        centred = rows - mean
-        step = mean - self._mean
-        total = self._n + len(rows)
-        self._scatter += centred.T @ centred
-        self._scatter += torch.outer(step, step) * (self._n * len(rows) / total)
-        self._mean += step * (len(rows) / total)
-        self._n = total
+    def merge(self, other: "StatsAccumulator") -> "StatsAccumulator":
+        """Add everything that another accumulator has seen and return self.
+
+        Raises:
+            BadInput: If the other has another dimension or is not exact alike, or the rows of both
+                leave the range of ``exact``.
+        """
+        if other.dim != self.dim or other.exact != self.exact:
+            raise BadInput(
+                f"Expected accumulators of one kind; got dim={self.dim}, exact={self.exact} and "
+                f"dim={other.dim}, exact={other.exact}. Build all shards alike."
+            )
+        self._sums.merge(other._sums)  # type: ignore[arg-type]  # of one kind, as just checked
+        return self
 
     def finalize(self) -> GaussianStats:
         """Return the statistics of everything seen so far.
@@ -120,8 +200,9 @@ class StatsAccumulator:
             BadInput: If fewer than 2 rows were seen.
             NumericalFailure: If the features are too large to square.
         """
-        if not torch.isfinite(self._scatter).all():
+        n, mean, cov = self._sums.finalize()
+        if not torch.isfinite(cov).all():
             raise NumericalFailure(
                 "Expected features whose squares fit float64; got an overflow. Scale them down."
             )
-        return GaussianStats(self._n, self._mean.clone(), self._scatter / max(self._n - 1, 1))
+        return GaussianStats(n, mean, cov)

@@ -1,10 +1,12 @@
 """Options that several commands have, and how their values are checked. Imports no torch."""
 
 import argparse
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genmetrics.errors import UsageError
+from genmetrics.extractor_names import check_extractor_name
 
 if TYPE_CHECKING:
     from genmetrics.sources import ImageSource
@@ -13,7 +15,9 @@ __all__ = [
     "add_feature_options",
     "add_reading_options",
     "choose_device",
+    "choose_devices",
     "count",
+    "extraction",
     "open_source",
     "require_parent",
     "seed",
@@ -24,6 +28,13 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add how images are found and which of them are read."""
     add = parser.add_argument
     add("--recursive", action="store_true", help="read sub-folders at any depth")
+    add(
+        "--on-bad-image",
+        choices=("error", "skip"),
+        default="error",
+        help="skip leaves out pictures that cannot be read, names them, and lowers N; it decodes "
+        "all pictures once more (default: error)",
+    )
     add("--limit", type=count, metavar="N", help="read only N images of each set, at random")
     add("--seed", type=seed, default=0, metavar="S", help="seed of random choices (default: 0)")
 
@@ -33,13 +44,59 @@ def add_feature_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--extractor",
-        choices=("inception", "efflite0"),
+        type=extractor,
         default="inception",
-        help="feature network (default: inception)",
+        metavar="NAME",
+        help="inception, efflite0, dinov2, clip, timm:NAME, open_clip:ARCH[/TAG] or a plugin's "
+        "(default: inception)",
     )
     add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
     add("--batch-size", type=count, default=64, metavar="N", help="images per pass (default: 64)")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--device",
+        type=devices,
+        default="auto",
+        help="auto, cpu, cuda, cuda:N or several (cuda:0,cuda:1) side by side (default: auto)",
+    )
+    add("--workers", type=count, default=4, metavar="N", help="images read at a time (default: 4)")
+    add(
+        "--processes",
+        action="store_true",
+        help="decode pictures in processes, not threads; what is odd about them is then not told",
+    )
+    add(
+        "--cache",
+        type=Path,
+        default=os.environ.get("GENMETRICS_CACHE") or None,
+        metavar="DIR",
+        help="keep features there, so that a run that was killed goes on "
+        "(default: GENMETRICS_CACHE, else nowhere)",
+    )
+
+
+def extraction(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``add_feature_options`` says to ``genmetrics.features.extract``.
+
+    Raises:
+        UsageError: If a device is not there.
+    """
+    from genmetrics.decoding import Processes
+
+    chosen = choose_devices(options.device)
+    return {
+        "batch_size": options.batch_size,
+        "cache": options.cache,
+        "workers": Processes(options.workers) if options.processes else options.workers,
+        "devices": chosen if len(chosen) > 1 else (),
+    }
+
+
+def extractor(text: str) -> str:
+    """Return the name of a feature network; of those in libraries only the kind is checked."""
+    try:
+        return check_extractor_name(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def count(text: str) -> int:
@@ -64,23 +121,41 @@ def device(text: str) -> str:
     return text
 
 
+def devices(text: str) -> str:
+    """Return the names of devices, separated by commas, which may not exist."""
+    names = text.split(",")
+    if len(names) > 1 and "auto" in names:
+        raise argparse.ArgumentTypeError(f"expected auto alone, or names of devices; got {text!r}")
+    return ",".join(device(name) for name in names)
+
+
 def choose_device(wanted: str) -> str:
-    """Return a device that exists.
+    """Return a device that exists: the first, where several are wanted.
 
     Raises:
-        UsageError: If the one that was asked for does not.
+        UsageError: If one that was asked for does not.
+    """
+    return choose_devices(wanted)[0]
+
+
+def choose_devices(wanted: str) -> tuple[str, ...]:
+    """Return devices that exist.
+
+    Raises:
+        UsageError: If one that was asked for does not.
     """
     import torch
 
-    devices = torch.cuda.device_count()
+    present = torch.cuda.device_count()
     if wanted == "auto":
-        return "cuda" if devices else "cpu"
-    if wanted.startswith("cuda") and (torch.device(wanted).index or 0) >= devices:
-        raise UsageError(
-            f"Expected one of the CUDA devices, of which there are {devices}; "
-            f"got --device {wanted}. Choose --device cpu."
-        )
-    return wanted
+        return ("cuda" if present else "cpu",)
+    for name in wanted.split(","):
+        if name.startswith("cuda") and (torch.device(name).index or 0) >= present:
+            raise UsageError(
+                f"Expected one of the CUDA devices, of which there are {present}; "
+                f"got --device {name}. Choose --device cpu."
+            )
+    return tuple(wanted.split(","))
 
 
 def open_source(options: argparse.Namespace, path: Path) -> "ImageSource":
@@ -89,7 +164,7 @@ def open_source(options: argparse.Namespace, path: Path) -> "ImageSource":
 
     from genmetrics.sources import open_images
 
-    source = open_images(path, recursive=options.recursive)
+    source = open_images(path, recursive=options.recursive, on_bad_image=options.on_bad_image)
     if options.limit is None or options.limit >= len(source):
         return source
     chosen = default_rng(options.seed).choice(len(source), options.limit, replace=False)

@@ -1,30 +1,54 @@
-"""``genmetrics eval``: scores of samples against real images."""
+"""``genmetrics eval``: scores of samples against real images or their statistics."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from genmetrics.commands.arguments import (
     add_feature_options,
     add_reading_options,
     choose_device,
+    extraction,
     open_source,
     require_parent,
 )
 from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.protocols import METRICS, PROTOCOLS, Protocol, choose_protocol
 
-HELP = "scores of samples against real images"
+if TYPE_CHECKING:
+    from genmetrics.reference import Reference
+
+HELP = "scores of samples against real images or their statistics"
+
+_PR_PRECISIONS = ("float32", "float64", "adm-fp16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("samples", type=Path, metavar="SAMPLES", help="images to judge")
-    parser.add_argument(
-        "--ref", dest="reference", type=Path, required=True, metavar="REF", help="real images"
+    add = parser.add_argument
+    add("samples", type=Path, metavar="SAMPLES", help="images to judge")
+    add(
+        "--ref",
+        dest="reference",
+        type=Path,
+        required=True,
+        metavar="REF",
+        help="real images, a file of statistics, or ADM's reference file, which is both",
     )
-    parser.add_argument(
-        "--metrics", choices=("fid",), default="fid", help="what to compute (default: fid)"
+    add("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: adm)")
+    add(
+        "--metrics",
+        type=_metrics,
+        metavar="M,M",
+        help=f"any of {','.join(METRICS)} (default: the protocol's)",
+    )
+    add(
+        "--pr-precision",
+        choices=_PR_PRECISIONS,
+        help="arithmetic of precision and recall; adm-fp16 repeats ADM's (default: float32)",
     )
     add_scoring_options(parser)
 
@@ -32,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     """Declare what ``fid`` has too."""
     add_feature_options(parser)
+    parser.set_defaults(extractor=None)
     add_reading_options(parser)
     parser.add_argument(
         "--json", metavar="FILE", help="write a JSON report; - prints it in place of the table"
@@ -39,25 +64,55 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
+    """Score by a protocol and print."""
+    score(options, command, _protocol(options))
+
+
+def score(options: argparse.Namespace, command: Sequence[str], protocol: Protocol) -> None:
     """Score and print."""
     if options.json not in (None, "-"):
         require_parent(Path(options.json), "--json")
-    samples, reference = (open_source(options, p) for p in (options.samples, options.reference))
+    samples, reference = open_source(options, options.samples), _open_reference(options)
+    how: dict[str, Any] = extraction(options)
     device = choose_device(options.device)
 
     from genmetrics.evaluation import evaluate
     from genmetrics.extractors import get_extractor
 
-    extractor = get_extractor(options.extractor, weights=options.weights, device=device)
-    with progress_bar(len(samples) + len(reference)) as bar:
+    extractor = get_extractor(protocol.extractor, weights=options.weights, device=device)
+    real = 0 if reference.images is None else len(reference.images)
+    with progress_bar(len(samples) + real) as bar:
         report = evaluate(
             samples,
             reference,
             extractor=extractor,
-            batch_size=options.batch_size,
+            protocol=protocol,
             seed=options.seed,
             progress=bar.update,
+            **how,
         )
     for remark in report.remarks:
         sys.stderr.write(f"warning: {remark.message}\n")
     write(document(report.to_dict(), command), report.to_text(), options.json)
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for part in text.split(",") if part))
+
+
+def _protocol(options: argparse.Namespace) -> Protocol:
+    return choose_protocol(
+        options.protocol,
+        options.extractor,
+        metrics=options.metrics,
+        pr_precision=options.pr_precision,
+    )
+
+
+def _open_reference(options: argparse.Namespace) -> "Reference":
+    from genmetrics.reference import open_reference
+
+    reference = open_reference(options.reference, recursive=options.recursive)
+    if reference.images is None or reference.statistics:
+        return reference
+    return replace(reference, images=open_source(options, options.reference))

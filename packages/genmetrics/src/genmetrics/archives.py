@@ -1,0 +1,201 @@
+"""Arrays and files inside zip archives, read from any thread. Imports no torch."""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from genmetrics.errors import BadInput
+
+_TORN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+STATISTICS_NOT_USED = "they are not used, so this is not the score of ADM's protocol"
+
+
+def list_members(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the directory of an archive.
+
+    Raises:
+        BadInput: If the file is not an archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except _TORN as error:
+        raise BadInput(
+            f"Expected a zip archive in {path}; got {error}. Fetch or make it again."
+        ) from error
+
+
+def read_member(path: Path, member: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a member, checked against its CRC-32.
+
+    The archive is opened for each call, so that threads share no state.
+
+    Raises:
+        BadInput: If the member is damaged, encrypted or packed in a rare way; names it.
+    """
+    try:
+        if member.flag_bits & 1 or member.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise zipfile.BadZipFile("an encrypted or unusual compression")
+        with path.open("rb") as file:
+            _seek_to_content(file, member)
+            content = file.read(member.compress_size)
+        if member.compress_type == zipfile.ZIP_DEFLATED:
+            content = zlib.decompress(content, wbits=-zlib.MAX_WBITS)
+        if zlib.crc32(content) != member.CRC:
+            raise zipfile.BadZipFile("another CRC-32 than its directory says")
+    except _TORN as error:
+        raise BadInput(
+            f"Expected a whole member {member.filename} in {path}; got {error}. Make the zip again."
+        ) from error
+    return content
+
+
+def _seek_to_content(file: BinaryIO, member: zipfile.ZipInfo) -> None:
+    file.seek(member.header_offset + 26)  # lengths of name and extra field, local header
+    file.seek(sum(np.frombuffer(file.read(4), "<u2").tolist()), 1)
+
+
+class ImageArray:
+    """The rows of an image array.
+
+    Args:
+        path: The file it is from.
+        images: Bytes, channels last; may be a memory map.
+        indices: Which rows, in order.
+        digest: What identifies the whole array's content.
+        labels: Class of each row of the whole array, or None.
+        notes: Remarks on the file.
+    """
+
+    kind = "npz"
+
+    def __init__(
+        self,
+        path: Path,
+        images: UInt8[np.ndarray, "n h w 3"],
+        indices: Sequence[int],
+        *,
+        digest: str,
+        labels: Int64[np.ndarray, " n"] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.path = path
+        self.images = images
+        self.indices = indices
+        self.notes = notes
+        self.labels = None if labels is None else labels[np.asarray(indices, np.int64)]
+        self._digest = digest
+        self._all_labels = labels
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return one image."""
+        return np.asarray(self.images[self.indices[index]])
+
+    def select(self, indices: Sequence[int]) -> "ImageArray":
+        """Return the images at these places only, in this order."""
+        return ImageArray(
+            self.path,
+            self.images,
+            [self.indices[index] for index in indices],
+            digest=self._digest,
+            labels=self._all_labels,
+            notes=self.notes,
+        )
+
+    def fingerprint(self) -> str:
+        """Return a digest of the archive's CRC-32 and size of the array, and of the rows chosen."""
+        rows = np.asarray(self.indices, "<i8").tobytes()
+        return hashlib.sha256(self._digest.encode() + rows).hexdigest()
+
+    def remarks(self) -> list[str]:
+        """Repeat what was noticed when the file was opened."""
+        return list(self.notes)
+
+
+def open_image_array(path: Path) -> ImageArray:
+    """Open ``arr_0`` of an ``.npz``, and ``arr_1`` as labels.
+
+    Raises:
+        BadInput: If there is no array of images; lists what there is.
+    """
+    try:
+        # Opened here, since np.load leaves the file of a torn archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            keys = archive.files
+            if "arr_0" not in keys:
+                raise BadInput(
+                    f"Expected the key arr_0 in {path}; got {', '.join(keys) or 'no keys'}. "
+                    "Save images with np.savez(path, images)."
+                )
+            member = archive.zip.getinfo("arr_0.npy")
+            images = _map_stored(path, member)
+            if images is None:
+                images = archive["arr_0"]
+            other = archive["arr_1"] if "arr_1" in keys else None
+    except BadInput:
+        raise
+    except _TORN as error:
+        raise BadInput(f"Expected an .npz file of arrays in {path}; got {error}.") from error
+    images = _channels_last(path, images)
+    labels, notes = None, []
+    if other is not None and other.shape == (len(images),) and other.dtype.kind in "iu":
+        labels = other.astype(np.int64)
+    elif other is not None:
+        notes.append(
+            f"arr_1 of {path} is {other.dtype} {other.shape} and not a whole number per image; "
+            "it was not read as labels."
+        )
+    if "mu" in keys:
+        notes.append(
+            f"{path} also has the statistics mu and sigma, of more images than its {len(images)} "
+            f"in arr_0; {STATISTICS_NOT_USED}."
+        )
+    digest = f"{member.CRC:08x} {member.file_size}"
+    return ImageArray(path, images, range(len(images)), digest=digest, labels=labels, notes=notes)
+
+
+def _channels_last(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
+    if images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
+        images = images.transpose(0, 2, 3, 1)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise BadInput(
+            f"Expected arr_0 of dtype uint8 and shape (n, h, w, 3) in {path}; "
+            f"got {images.dtype} {images.shape}. Save bytes, channels last."
+        )
+    if len(images) == 0:
+        raise BadInput(f"Expected images in {path}; got an arr_0 of length 0.")
+    return images
+
+
+def _map_stored(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
+    """Map an array in place, or return None if it is compressed."""
+    mapped: np.ndarray
+    if member.compress_type != zipfile.ZIP_STORED:
+        return None
+    with path.open("rb") as file:
+        _seek_to_content(file, member)
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        if dtype.hasobject or 0 in shape or shape == ():
+            return None
+        offset = file.tell()
+    mapped = np.memmap(
+        path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C"
+    )
+    return mapped

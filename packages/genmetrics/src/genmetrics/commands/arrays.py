@@ -1,0 +1,110 @@
+"""Arrays of numbers in ``.npz`` files. Imports no torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genmetrics.errors import BadInput, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["read_array", "read_labels"]
+
+_LABEL_KEYS = ("labels", "label", "y")
+
+
+def read_array(path: Path, key: str | None, *, preferred: tuple[str, ...]) -> "np.ndarray":
+    """Return the floating-point array of a file, one row or more per sample.
+
+    Args:
+        path: The file.
+        key: Name of the array; None takes the first of ``preferred`` that there is, or else the
+            only array that is not labels.
+        preferred: Usual names.
+
+    Raises:
+        BadInput: If there is no such file, no such array, or the array is not of numbers.
+        UsageError: If it is not clear which array is meant.
+    """
+    import numpy as np
+
+    arrays = _open(path)
+    if key is None:
+        others = [name for name in arrays if name not in _LABEL_KEYS]
+        known = [name for name in preferred if name in arrays] or others
+        if len(known) != 1 and not (known and known[0] in preferred):
+            raise UsageError(
+                f"Expected one array in {path}; got {', '.join(others) or 'none'}. "
+                "Choose one by --key."
+            )
+        key = known[0]
+    array = _member(arrays, key, path)
+    if not np.issubdtype(array.dtype, np.floating) or array.ndim < 2 or not array.size:
+        raise BadInput(
+            f"Expected floats with a row per sample in {key} of {path}; got {array.dtype} of shape "
+            f"{array.shape}. Save latents or features as float32."
+        )
+    if not np.isfinite(array).all():
+        raise BadInput(
+            f"Expected finite numbers in {key} of {path}; got NaN or infinity. Check how it was "
+            "made."
+        )
+    return array
+
+
+def read_labels(path: Path, count: int) -> "np.ndarray | None":
+    """Return the labels that are stored beside an array, as int64; None if there are none.
+
+    Args:
+        path: The file.
+        count: Rows of the array.
+
+    Raises:
+        BadInput: If they are not ``count`` whole numbers.
+    """
+    import numpy as np
+
+    arrays = _open(path)
+    name = next((name for name in _LABEL_KEYS if name in arrays), None)
+    if name is None:
+        return None
+    labels = _member(arrays, name, path)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+        raise BadInput(
+            f"Expected {count} whole numbers in {name} of {path}; got {labels.dtype} of shape "
+            f"{labels.shape}. Save one label per row."
+        )
+    return labels.astype(np.int64)
+
+
+def _open(path: Path) -> "np.lib.npyio.NpzFile":
+    import zipfile
+
+    import numpy as np
+
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"Expected an .npz file; got '{error}'. Check the path {path}.") from error
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise BadInput(
+            f"Expected an .npz file; got a bare array in {path}. Save it by numpy.savez."
+        )
+    return opened
+
+
+def _member(arrays: "np.lib.npyio.NpzFile", key: str, path: Path) -> "np.ndarray":
+    import zipfile
+
+    if key not in arrays:
+        raise BadInput(
+            f"Expected an array {key} in {path}; got {', '.join(arrays) or 'none'}. "
+            "Choose one of them by --key."
+        )
+    try:
+        array: np.ndarray = arrays[key]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"Expected a readable array {key} in {path}; got '{error}'. Save it without objects."
+        ) from error
+    return array

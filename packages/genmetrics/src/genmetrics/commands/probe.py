@@ -1,0 +1,166 @@
+"""``genmetrics probe``: linear probes of saved features, all depths in one run."""
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmetrics.commands.arguments import choose_device, count, device, require_parent, seed
+from genmetrics.commands.output import document, progress_bar, write
+
+if TYPE_CHECKING:
+    from genmetrics.probe_data import ProbeData
+    from genmetrics.probe_report import ProbeResult
+
+HELP = "linear probes of saved features"
+
+_PRESETS = ("repa", "mae", "mimflow-tools")
+_SMALL_BATCH = 4096
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    features = "npz of features, (n, d) or (n, tokens, c), and integer labels"
+    add("--train", type=Path, required=True, metavar="FILE", help=features)
+    add("--val", type=Path, required=True, metavar="FILE", help="the same, to test on")
+    add(
+        "--preset",
+        choices=_PRESETS,
+        default="repa",
+        help="whose recipe (default: repa)",
+    )
+    add("--keys", type=_names, metavar="A,B", help="arrays to probe (default: all but labels)")
+    add(
+        "--pool",
+        choices=("mean", "max", "flatten", "first"),
+        default="mean",
+        help="what becomes of tokens (default: mean)",
+    )
+    add("--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one training for each")
+    add("--epochs", type=count, metavar="N", help="passes over the rows (default: the preset's)")
+    add("--batch-size", type=count, metavar="N", help="rows per step (default: the preset's)")
+    add("--knn", action="store_true", help="add the 20 nearest neighbours as a cross-check")
+    add("--logistic", action="store_true", help="add a logistic regression as a cross-check")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--json", metavar="FILE", help="write a JSON report; - prints it in place of the table")
+
+
+def run(options: argparse.Namespace, command: Sequence[str]) -> None:
+    """Train, test and print."""
+    if options.json not in (None, "-"):
+        require_parent(Path(options.json), "--json")
+    chosen = choose_device(options.device)
+
+    import torch
+
+    from genmetrics.probe_data import load_probe_file
+    from genmetrics.probe_presets import probe_preset
+    from genmetrics.probe_training import probe_depths
+    from genmetrics.report import SCHEMA
+
+    train = load_probe_file(options.train, options.keys, options.pool)
+    val = load_probe_file(options.val, options.keys, options.pool)
+    recipe = probe_preset(options.preset)
+    epochs = options.epochs or recipe.epochs
+    with progress_bar(epochs * len(options.seeds), unit="epoch") as bar:
+        results = probe_depths(
+            train,
+            val,
+            options.preset,
+            options.seeds,
+            epochs=epochs,
+            batch_size=options.batch_size,
+            device=chosen,
+            progress=bar.update,
+        )
+    checks = {key: _cross_checks(options, train[key], val[key], chosen) for key in results}
+    first = next(iter(results.values()))
+    warnings = []
+    if recipe.lr_scales and first.batch_size < _SMALL_BATCH:
+        message = (
+            f"The preset {recipe.name} scales its learning rate by the batch, made for 16384 rows: "
+            f"with {first.batch_size} the weights hardly move, and accuracies are too low. "
+            "Choose --preset repa or more rows."
+        )
+        warnings.append({"code": "SMALL_BATCH", "message": message})
+    report = {
+        "schema": SCHEMA,
+        "genmetrics_version": version("genmetrics"),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "device": chosen,
+        },
+        "train": {"path": str(options.train), "n": first.n_train},
+        "val": {"path": str(options.val), "n": first.n_val},
+        "preset": recipe.to_dict()
+        | {
+            "epochs": epochs,
+            "batch_size": first.batch_size,
+            "peak_lr": recipe.peak_lr(first.batch_size),
+        },
+        "seeds": list(options.seeds),
+        "probes": {key: results[key].to_dict() | checks[key] for key in results},
+        "warnings": warnings,
+    }
+    for warning in warnings:
+        sys.stderr.write(f"warning: {warning['message']}\n")
+    write(document(report, command), _table(results, checks), options.json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(seed(part) for part in text.split(",")))
+
+
+def _cross_checks(
+    options: argparse.Namespace, train: "ProbeData", val: "ProbeData", device: str
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from genmetrics.knn import knn_accuracy
+    from genmetrics.probe import tuned_logistic_probe
+
+    checks: dict[str, Any] = {}
+    if options.knn:
+        checks["knn"] = asdict(knn_accuracy(train, val, min(20, len(train)), device=device))
+    if options.logistic:
+        tuned = tuned_logistic_probe(train.rows(), train.y)
+        checks["logistic"] = {
+            "top1": tuned.probe.accuracy(val.rows(), val.y),
+            "l2": tuned.l2,
+            "l2_chosen_on": "a fifth of the training rows",
+        }
+    return checks
+
+
+def _table(results: dict[str, "ProbeResult"], checks: dict[str, dict[str, Any]]) -> str:
+    first = next(iter(results.values()))
+    seeds = len(first.runs)
+    extra = list(next(iter(checks.values())))
+    lines = [
+        f"{first.preset.name}: {first.preset.optimizer_id}, {first.epochs} epochs, batch "
+        f"{first.batch_size}, {first.n_train} rows to train, {first.n_val} to test, "
+        f"{first.num_classes} classes, {seeds} seed{'s' if seeds > 1 else ''}"
+    ]
+    width = max(8, *(len(key) for key in results))
+    titles = ["top-1", "top-5", "best top-1", "best top-5", *extra]
+    lines.append(f"{'%':<{width}} {'dim':>6} {'pool':>7}" + "".join(f" {t:>14}" for t in titles))
+    for key, result in results.items():
+        spreads = (result.top1, result.top5, result.best_top1, result.best_top5)
+        cells = [_percent(spread.mean, spread.std) for spread in spreads]
+        cells += [_percent(checks[key][name]["top1"], None) for name in extra]
+        row = "".join(f" {cell:>14}" for cell in cells)
+        lines.append(f"{key:<{width}} {result.feature_dim:>6} {result.pooling:>7}{row}")
+    return "\n".join(lines)
+
+
+def _percent(mean: float, std: float | None) -> str:
+    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} +- {100 * std:.2f}"

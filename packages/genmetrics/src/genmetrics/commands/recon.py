@@ -1,0 +1,137 @@
+"""``genmetrics recon``: PSNR, SSIM, LPIPS and rFID of images and their reconstructions."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmetrics.commands.arguments import (
+    add_reading_options,
+    choose_device,
+    count,
+    device,
+    extractor,
+    require_parent,
+)
+from genmetrics.commands.output import document, progress_bar, write
+
+if TYPE_CHECKING:
+    from genmetrics.pairing import Pairing, Pairs
+
+HELP = "PSNR, SSIM, LPIPS and rFID of reconstructions"
+
+_METRICS = ("psnr", "ssim", "lpips", "rfid")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("real", type=Path, metavar="REAL", help="original images")
+    add("recon", type=Path, metavar="RECON", help="their reconstructions, of the same sizes")
+    add(
+        "--metrics",
+        type=_metrics,
+        default=_METRICS,
+        metavar="LIST",
+        help=f"what to compute (default: {','.join(_METRICS)})",
+    )
+    add(
+        "--pairing",
+        choices=("name", "index"),
+        help="partners have one name without extension, or one place in the order "
+        "(default: name, or index if one is an npz)",
+    )
+    add(
+        "--ssim-window",
+        choices=("gaussian", "uniform"),
+        default="gaussian",
+        help="11x11 of sigma 1.5, or scikit-image's 7x7 (default: gaussian)",
+    )
+    add(
+        "--lpips-net",
+        choices=("alex", "vgg", "squeeze"),
+        default="alex",
+        help="backbone of LPIPS (default: alex)",
+    )
+    add("--lpips-weights", type=Path, metavar="FILE", help="torchvision's weights of the backbone")
+    add(
+        "--extractor",
+        type=extractor,
+        default="inception",
+        metavar="NAME",
+        help="feature network of rfid, see genmetrics eval (default: inception)",
+    )
+    add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
+    add("--batch-size", type=count, default=64, metavar="N", help="pairs at a time (default: 64)")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_reading_options(parser)
+    add("--json", metavar="FILE", help="write a JSON report; - prints it in place of the table")
+
+
+def run(options: argparse.Namespace, command: Sequence[str]) -> None:
+    """Compare and print."""
+    if options.json not in (None, "-"):
+        require_parent(Path(options.json), "--json")
+    pairs, pairing = _open_pairs(options)
+    chosen = choose_device(options.device)
+
+    from genmetrics.extractors import get_extractor
+    from genmetrics.perceptual import perceptual_distance
+    from genmetrics.reconstruction import reconstruction_metrics
+
+    networks: dict[str, Any] = {}
+    if "lpips" in options.metrics:
+        networks["perceptual"] = perceptual_distance(
+            options.lpips_net, weights=options.lpips_weights, device=chosen
+        )
+    if "rfid" in options.metrics:
+        networks["extractor"] = get_extractor(
+            options.extractor, weights=options.weights, device=chosen
+        )
+    passes = ("rfid" in options.metrics) + bool(set(options.metrics) - {"rfid"})
+    with progress_bar(2 * len(pairs.names) * passes) as bar:
+        result = reconstruction_metrics(
+            pairs.real,
+            pairs.recon,
+            options.metrics,
+            pairing,
+            ssim_window=options.ssim_window,
+            batch_size=options.batch_size,
+            progress=bar.update,
+            **networks,
+        )
+    for remark in result.remarks:
+        sys.stderr.write(f"warning: {remark.message}\n")
+    write(document(result.to_dict(), command), result.to_text(), options.json)
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in _METRICS]:
+        raise argparse.ArgumentTypeError(
+            f"expected names among {','.join(_METRICS)}; got {unknown[0]!r}"
+        )
+    return names
+
+
+def _open_pairs(options: argparse.Namespace) -> tuple["Pairs", "Pairing"]:
+    """Pair the images, then take some of the pairs if a limit is given."""
+    from numpy.random import default_rng
+
+    from genmetrics.pairing import pair_images
+    from genmetrics.sources import open_images
+
+    real, recon = (
+        open_images(path, recursive=options.recursive, on_bad_image=options.on_bad_image)
+        for path in (options.real, options.recon)
+    )
+    unnamed = "npz" in (real.kind, recon.kind)
+    pairing: Pairing = options.pairing or ("index" if unnamed else "name")
+    pairs = pair_images(real, recon, pairing)
+    total = len(pairs.names)
+    if options.limit is None or options.limit >= total:
+        return pairs, pairing
+    chosen = default_rng(options.seed).choice(total, options.limit, replace=False)
+    rows = sorted(chosen.tolist())
+    return pair_images(pairs.real.select(rows), pairs.recon.select(rows), pairing), pairing

@@ -1,0 +1,70 @@
+"""Images decoded ahead of the network, by threads or by processes. Imports no torch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+
+from genmetrics.sources import ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Decode in processes of their own, where threads wait for one another.
+
+    They start fresh (spawned, not forked), so a script that uses them needs its
+    ``if __name__ == "__main__"``. What they notice about pictures, such as transparency, is missing
+    from ``source.remarks()``. Arrays need no decoding and are read by threads all the same.
+
+    Args:
+        count: How many, at least 1.
+    """
+
+    count: int
+
+
+def batches_ahead(
+    source: ImageSource, ranges: Sequence[range], workers: int | Processes
+) -> Iterator[tuple[range, list[np.ndarray]]]:
+    """Yield ranges of images, the next one being decoded meanwhile.
+
+    Args:
+        source: The images.
+        ranges: Which to read, in this order.
+        workers: Number of threads, or processes.
+
+    Raises:
+        BadInput: If an image cannot be decoded; the message names its file.
+    """
+    if not ranges:
+        return
+    pool, read = _pool(source, workers)
+    with pool:
+        ahead = pool.map(read, ranges[0])
+        for this, following in zip(ranges, [*ranges[1:], range(0)], strict=True):
+            images, ahead = list(ahead), pool.map(read, following)
+            yield this, images
+
+
+def _pool(
+    source: ImageSource, workers: int | Processes
+) -> tuple[Executor, Callable[[int], np.ndarray]]:
+    if isinstance(workers, int) or source.kind == "npz":
+        count = workers if isinstance(workers, int) else workers.count
+        return ThreadPoolExecutor(count), source.read
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(workers.count, context, initializer=_keep, initargs=(source,))
+    return pool, _read_kept
+
+
+_kept: list[ImageSource] = []  # of this process, which reads one source only
+
+
+def _keep(source: ImageSource) -> None:
+    _kept.append(source)
+
+
+def _read_kept(index: int) -> np.ndarray:
+    return _kept[0].read(index)

@@ -1,0 +1,123 @@
+"""Writing sets of images: one ``.npz`` array, or a folder of squares. Imports no torch."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from genmetrics.adm_crop import adm_center_crop
+from genmetrics.errors import BadInput, UsageError
+from genmetrics.sources import ImageFolder, ImageSource, ImageZip, read_ahead
+
+_WRITERS = 4
+
+
+def pack_images(
+    source: ImageSource, path: Path, progress: Callable[[int], object] | None = None
+) -> None:
+    """Write images to ``arr_0`` of an ``.npz``, one after the other, and labels to ``arr_1``.
+
+    The array is uint8 ``(n, h, w, 3)``, stored and not compressed, so that it can be mapped. A file
+    of that name is replaced once the new one is whole.
+
+    Args:
+        source: Images of one size.
+        path: The file, ending in ``.npz``.
+        progress: Called after each image with 1.
+
+    Raises:
+        BadInput: If an image cannot be read or has another size than the first.
+        UsageError: If the path has another ending or cannot be written.
+    """
+    if path.suffix.lower() != ".npz":
+        raise UsageError(f"Expected a path that ends in .npz; got {path}. Rename it.")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                for index, image in enumerate(_of_one_size(source)):
+                    if index == 0:
+                        shape = (len(source), *image.shape)
+                        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(member, header)
+                    member.write(image.tobytes())
+                    if progress is not None:
+                        progress(1)
+            if source.labels is not None:
+                with archive.open("arr_1.npy", "w") as member:
+                    np.lib.format.write_array(member, source.labels)
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _of_one_size(source: ImageSource) -> Iterator[np.ndarray]:
+    first: tuple[int, ...] = ()
+    for index, image in enumerate(read_ahead(source)):
+        first = first or image.shape
+        if image.shape != first:
+            raise BadInput(
+                f"Expected images of one size, {first[1]}x{first[0]}; got {image.shape[1]}x"
+                f"{image.shape[0]} for {names_of(source)[index]} in {source.path}. "
+                "Crop them with `genmetrics prepare` first."
+            )
+        yield image
+
+
+def prepare_images(
+    source: ImageSource, folder: Path, size: int, progress: Callable[[int], object] | None = None
+) -> None:
+    """Write the ADM crop of each image to a folder, as PNG under its old name.
+
+    Sub-folders are kept. Images of an array are named by their number.
+
+    Args:
+        source: The images.
+        folder: Where to; new or empty.
+        size: Side of the squares, in pixels.
+        progress: Called after each image with 1.
+
+    Raises:
+        BadInput: If an image cannot be read or two would get one name.
+        UsageError: If the folder has files in it or cannot be written.
+    """
+    targets: dict[Path, str] = {}
+    for name in names_of(source):
+        target = folder / PurePosixPath(name).with_suffix(".png")
+        if target in targets:
+            raise BadInput(
+                f"Expected names that differ without their extension; got {targets[target]} and "
+                f"{name} in {source.path}. Rename one."
+            )
+        targets[target] = name
+    files = list(targets)
+
+    def crop(index: int) -> None:
+        pixels = adm_center_crop(source.read(index), size)
+        Image.fromarray(pixels).save(files[index])
+
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                f"Expected a new or empty folder; got {folder}, which has files. Choose another."
+            )
+        for parent in {file.parent for file in files}:
+            parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            for _ in writers.map(crop, range(len(source))):
+                if progress is not None:
+                    progress(1)
+    except OSError as error:
+        raise UsageError(f"Expected a writable folder; got {error}. Choose another.") from error
+
+
+def names_of(source: ImageSource) -> list[str]:
+    """Return the paths of images below their folder or in their zip, or numbers in an array."""
+    if isinstance(source, ImageFolder | ImageZip):
+        return source.names
+    return [f"{index:06d}" for index in range(len(source))]

@@ -1,0 +1,1 @@
+"""Singular values of the Jacobian of a flow, matrix-free or exact."""

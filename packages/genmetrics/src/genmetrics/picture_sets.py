@@ -1,0 +1,163 @@
+"""Sets of picture files, in a folder or in a zip archive. Imports no torch."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from genmetrics.archives import read_member
+from genmetrics.errors import BadInput
+from genmetrics.pictures import PictureLog, decode
+
+_LISTED = 20
+
+
+class ImageFolder:
+    """The picture files of a folder, as 8-bit RGB. Transparency is dropped and remarked upon.
+
+    Args:
+        path: The folder.
+        files: Pictures in it, in order.
+        labels: Class of each picture, or None.
+        skipped: Names of pictures that were left out because they cannot be read.
+    """
+
+    kind = "folder"
+
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[Path],
+        labels: Int64[np.ndarray, " n"] | None = None,
+        skipped: Sequence[str] = (),
+    ) -> None:
+        self.path = path
+        self.files = files
+        self.labels = labels
+        self.skipped = skipped
+        self._log = PictureLog()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def names(self) -> list[str]:
+        """Paths below the folder."""
+        return [file.relative_to(self.path).as_posix() for file in self.files]
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return one image.
+
+        Raises:
+            BadInput: If the file cannot be decoded or has more than 8 bits; names the file.
+        """
+        return decode(self.files[index], str(self.files[index]), self._log)
+
+    def select(self, indices: Sequence[int]) -> "ImageFolder":
+        """Return the images at these places only, in this order."""
+        files = [self.files[index] for index in indices]
+        return ImageFolder(self.path, files, _labels_at(self.labels, indices), self.skipped)
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, sizes and modification times.
+
+        Raises:
+            BadInput: If a file has gone.
+        """
+        try:
+            stats = [file.stat() for file in self.files]
+        except OSError as error:
+            raise BadInput(f"Expected the images to stay; got {error}. Open them again.") from error
+        rows = zip(self.names, stats, strict=True)
+        return _digest((name, stat.st_size, stat.st_mtime_ns) for name, stat in rows)
+
+    def remarks(self) -> list[str]:
+        """Say what was skipped, converted, lossy or of another size."""
+        return _skip_remarks(self) + self._log.remarks(self.path, len(self))
+
+
+class ImageZip:
+    """The picture files of a zip archive, as 8-bit RGB.
+
+    Args:
+        path: The archive.
+        members: Pictures in it, in order.
+        labels: Class of each picture, or None.
+        skipped: Names of pictures that were left out because they cannot be read.
+    """
+
+    kind = "zip"
+
+    def __init__(
+        self,
+        path: Path,
+        members: Sequence[zipfile.ZipInfo],
+        labels: Int64[np.ndarray, " n"] | None = None,
+        skipped: Sequence[str] = (),
+    ) -> None:
+        self.path = path
+        self.members = members
+        self.labels = labels
+        self.skipped = skipped
+        self._log = PictureLog()
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def names(self) -> list[str]:
+        """Paths inside the archive."""
+        return [member_name(member) for member in self.members]
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return one image.
+
+        Raises:
+            BadInput: If the member is damaged, cannot be decoded or has more than 8 bits.
+        """
+        member = self.members[index]
+        stream = io.BytesIO(read_member(self.path, member))
+        return decode(stream, f"{self.path}/{member_name(member)}", self._log)
+
+    def select(self, indices: Sequence[int]) -> "ImageZip":
+        """Return the images at these places only, in this order."""
+        members = [self.members[index] for index in indices]
+        return ImageZip(self.path, members, _labels_at(self.labels, indices), self.skipped)
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, sizes and the archive's CRC-32s."""
+        rows = zip(self.names, self.members, strict=True)
+        return _digest((name, member.file_size, member.CRC) for name, member in rows)
+
+    def remarks(self) -> list[str]:
+        """Say what was skipped, converted, lossy or of another size."""
+        return _skip_remarks(self) + self._log.remarks(self.path, len(self))
+
+
+def member_name(member: zipfile.ZipInfo) -> str:
+    """Return the path of a member, never absolute."""
+    return member.filename.lstrip("/")
+
+
+def _labels_at(labels: np.ndarray | None, indices: Sequence[int]) -> np.ndarray | None:
+    return None if labels is None else labels[np.asarray(indices, np.int64)]
+
+
+def _digest(rows: Iterable[tuple[str, int, int]]) -> str:
+    """Return the sha256 of lines; names are quoted, so that none can pass for two."""
+    return hashlib.sha256("\n".join(map(repr, rows)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _skip_remarks(source: ImageFolder | ImageZip) -> list[str]:
+    count = len(source.skipped)
+    if not count:
+        return []
+    more = f" and {count - _LISTED} more" if count > _LISTED else ""
+    return [
+        f"{count} images in {source.path} cannot be read and are left out of n: "
+        f"{', '.join(source.skipped[:_LISTED])}{more}."
+    ]

@@ -1,0 +1,139 @@
+"""Frozen features with labels, as probes take them: rows, or rows of tokens to be pooled."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from genmetrics.errors import BadInput
+
+Pooling = Literal["mean", "max", "flatten", "first"]
+
+LABEL_KEYS = ("labels", "y")
+_ROWS_AT_A_TIME = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeData:
+    """Features of one set of images, and what the images show.
+
+    Args:
+        x: One row per image, or one row of tokens.
+        y: Labels, any integers.
+        pool: What becomes of tokens: their ``mean`` or ``max``, all of them side by side
+            (``flatten``), or the ``first`` (a class token). Rows without tokens stay as they are.
+
+    Raises:
+        BadInput: If there is not one label per row, or no row, or nothing in a row.
+
+    Example:
+        >>> tokens = torch.arange(12.0).reshape(2, 3, 2)
+        >>> ProbeData(tokens, torch.tensor([0, 1])).rows().tolist()
+        [[2.0, 3.0], [8.0, 9.0]]
+    """
+
+    x: Float[Tensor, "n d"] | Float[Tensor, "n t c"]
+    y: Int64[Tensor, " n"]
+    pool: Pooling = "mean"
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise BadInput(
+                f"Expected one label per row; got {len(self.y)} labels for {len(self.x)} rows."
+            )
+        if self.x.numel() == 0:
+            raise BadInput(f"Expected features; got the shape {tuple(self.x.shape)}. Add images.")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def pooling(self) -> str:
+        """How tokens were pooled; ``none`` if there are none."""
+        return self.pool if self.x.ndim == 3 else "none"
+
+    def rows(self) -> Float[Tensor, "n d"]:
+        """Return one row per image, in the dtype of the features; means are taken in float64."""
+        if self.x.ndim == 2:
+            return self.x
+        if self.pool == "flatten":
+            return self.x.flatten(start_dim=1)
+        if self.pool == "first":
+            return self.x[:, 0]
+        if self.pool == "max":
+            return self.x.amax(dim=1)
+        starts = range(0, len(self.x), _ROWS_AT_A_TIME)
+        parts = (self.x[start : start + _ROWS_AT_A_TIME] for start in starts)
+        return torch.cat([part.double().mean(dim=1).to(self.x.dtype) for part in parts])
+
+
+def load_probe_file(
+    path: Path, keys: Sequence[str] | None = None, pool: Pooling = "mean"
+) -> dict[str, ProbeData]:
+    """Read features and labels from an ``.npz`` file.
+
+    Args:
+        path: A file with integer ``labels`` (or ``y``) and arrays of floats, ``(n, d)`` or
+            ``(n, t, c)``.
+        keys: Which arrays; None takes all but the labels.
+        pool: How tokens are pooled.
+
+    Raises:
+        BadInput: If something is missing or of the wrong kind; lists what there is.
+    """
+    if not path.is_file():
+        raise BadInput(f"Expected an .npz file of features; got {path}, which is no file.")
+    try:
+        # Opened here, since np.load leaves the file of a torn archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in _chosen(archive, keys, path)}
+            listing = _listing(arrays)
+    except BadInput:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise BadInput(f"Expected an .npz file of arrays in {path}; got {error}.") from error
+    label_key = next(key for key in LABEL_KEYS if key in arrays)
+    labels = arrays.pop(label_key)
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise BadInput(f"Expected integers of shape (n,) as {label_key} in {path}; got {listing}.")
+    y = torch.from_numpy(labels.astype(np.int64))
+    data = {}
+    for key, array in arrays.items():
+        if array.dtype not in (np.float16, np.float32, np.float64) or array.ndim not in (2, 3):
+            raise BadInput(
+                f"Expected floats of shape (n, d) or (n, t, c) as {key} in {path}; got {listing}. "
+                "Choose arrays with --keys."
+            )
+        if len(array) != len(y) or array.size == 0:
+            raise BadInput(
+                f"Expected one row of {key} per label in {path}, and not none; got {listing}."
+            )
+        x = torch.from_numpy(array)
+        data[key] = ProbeData(x.float() if array.dtype == np.float64 else x, y, pool)
+    return data
+
+
+def _chosen(archive: np.lib.npyio.NpzFile, keys: Sequence[str] | None, path: Path) -> list[str]:
+    """Return the keys of the features and that of the labels."""
+    label_key = next((key for key in LABEL_KEYS if key in archive.files), None)
+    if label_key is None:
+        raise BadInput(
+            f"Expected integers under the key labels or y in {path}; "
+            f"got {_listing(archive) or 'no keys'}."
+        )
+    features = [key for key in archive.files if key != label_key] if keys is None else list(keys)
+    missing = [key for key in features if key not in archive.files or key == label_key]
+    if missing or not features:
+        wanted = ", ".join(missing) or "at least one array"
+        raise BadInput(f"Expected features {wanted} in {path}; got {_listing(archive)}.")
+    return [*features, label_key]
+
+
+def _listing(arrays: "np.lib.npyio.NpzFile | dict[str, np.ndarray]") -> str:
+    return ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in arrays.items())

@@ -1,0 +1,130 @@
+"""Named protocols: which network, which metrics, which constants. Imports no torch."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from genmetrics.errors import UsageError
+
+__all__ = ["METRICS", "PROTOCOLS", "Protocol", "choose_protocol"]
+
+METRICS: Mapping[str, str] = {
+    "fid": "Frechet distance of the main features",
+    "sfid": "Frechet distance of the spatial features, 17 x 17 x 7 of Mixed_6d (inception only)",
+    "is": "Inception Score, from the network's classes (inception and efflite0)",
+    "pr": "improved precision and recall",
+    "dc": "density and coverage",
+    "kid": "kernel distance, polynomial of degree 3",
+    "fd_inf": "Frechet distance extrapolated to infinitely many samples",
+    "cmmd": "maximum mean discrepancy with a Gaussian kernel, in CLIP's space",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """What makes two scores comparable, apart from the images and their number.
+
+    Args:
+        name: How reports call it.
+        extractor: Name of the feature network.
+        metrics: What is computed unless something else is asked for.
+        neighbours: k of precision, recall, density and coverage.
+        pr_precision: Arithmetic of their distances; "adm-fp16" is that of ADM's own script.
+        is_chunk: Images in each chunk of the Inception Score.
+        kid_subsets: Random subsets of the kernel distance.
+        kid_subset_size: Images in each.
+        cmmd_sigma: Width of CMMD's kernel.
+        source: Whose protocol it is.
+    """
+
+    name: str
+    extractor: str
+    metrics: tuple[str, ...]
+    neighbours: int = 3
+    pr_precision: Literal["float32", "float64", "adm-fp16"] = "float32"
+    is_chunk: int = 5000
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    cmmd_sigma: float = 10.0
+    source: str
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics:
+            if metric not in METRICS:
+                close = get_close_matches(metric, METRICS, n=1)
+                advice = (
+                    f"Did you mean {close[0]}?" if close else f"There are {', '.join(METRICS)}."
+                )
+                raise UsageError(f"Expected metrics that exist; got {metric!r}. {advice}")
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    each.name: each
+    for each in (
+        Protocol(
+            name="adm",
+            extractor="inception",
+            metrics=("fid", "sfid", "is", "pr"),
+            source="openai/guided-diffusion evaluator.py, which the paper's tables use",
+        ),
+        Protocol(
+            name="efflite0",
+            extractor="efflite0",
+            metrics=("fid", "pr"),
+            source="genmetrics; needs no download, comparable with itself only",
+        ),
+        Protocol(
+            name="dinov2",
+            extractor="dinov2",
+            metrics=("fid", "pr"),
+            source="layer6ai-labs/dgm-eval, FD-DINOv2",
+        ),
+        Protocol(
+            name="cmmd",
+            extractor="clip",
+            metrics=("cmmd",),
+            source="arXiv 2401.09603; sayakpaul/cmmd-pytorch",
+        ),
+    )
+}
+
+
+def choose_protocol(name: str | None, extractor: str | None, **changes: Any) -> Protocol:
+    """Return the protocol that was asked for by its name or by its network.
+
+    Args:
+        name: A protocol; None for the one of the network, ``adm`` if that is None too.
+        extractor: A feature network; None for the protocol's.
+        **changes: Fields that replace the protocol's; None leaves a field as it is.
+
+    Raises:
+        UsageError: If there is no such protocol, or it has another network.
+
+    Example:
+        >>> choose_protocol(None, "timm:resnet18").metrics
+        ('fid', 'pr')
+    """
+    if name is not None and name not in PROTOCOLS:
+        close = get_close_matches(name, PROTOCOLS, n=1)
+        advice = f"Did you mean {close[0]}?" if close else f"There are {', '.join(PROTOCOLS)}."
+        raise UsageError(f"Expected a protocol that exists; got {name!r}. {advice}")
+    if name is None:
+        of_network = {each.extractor: each for each in PROTOCOLS.values()}
+        own = Protocol(
+            name=extractor or "adm",
+            extractor=extractor or "inception",
+            metrics=("fid", "pr"),
+            source="genmetrics",
+        )
+        protocol = of_network.get(extractor or "inception", own)
+    else:
+        protocol = PROTOCOLS[name]
+    if extractor not in (None, protocol.extractor):
+        raise UsageError(
+            f"Expected --extractor {protocol.extractor} with --protocol {protocol.name}; "
+            f"got {extractor}. Leave one of the two out."
+        )
+    known = {field: value for field, value in changes.items() if value is not None}
+    return dataclasses.replace(protocol, **known)

@@ -1,0 +1,79 @@
+"""What samples are judged against: real images, their statistics, or both."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from genmetrics.archives import STATISTICS_NOT_USED, open_image_array
+from genmetrics.errors import BadInput
+from genmetrics.report import ImageSet
+from genmetrics.sources import ImageSource, open_images
+from genmetrics.stats import GaussianStats
+from genmetrics.stats_files import load_all_stats
+
+__all__ = ["Reference", "open_reference"]
+
+_STATISTICS = (".npz", ".pt", ".pth")
+_IMAGE_KEYS = {"arr_0", "arr_1"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images, their statistics, or both, as in ADM's reference files.
+
+    Attributes:
+        path: Where it comes from.
+        images: The images; None if only statistics are known.
+        statistics: Statistics by output of the network. Frechet distances are taken to these where
+            there are some; the images then serve precision, recall and kernel distances.
+    """
+
+    path: Path
+    images: ImageSource | None = None
+    statistics: dict[str, GaussianStats] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, images: ImageSource) -> "Reference":
+        """Return images as a reference."""
+        return cls(images.path, images)
+
+    @property
+    def described(self) -> ImageSet:
+        """What a report says of it."""
+        if self.images is not None:
+            return ImageSet.of(self.images)
+        counts = {each.n for each in self.statistics.values()}
+        return ImageSet(self.path, "statistics", counts.pop() if len(counts) == 1 else None)
+
+
+def open_reference(path: str | Path, *, recursive: bool = False) -> Reference:
+    """Open real images as ``open_images`` does, or a file of statistics, or ADM's file of both.
+
+    Args:
+        path: A folder, ``.zip`` or ``.npz`` of images, or a file of ``load_all_stats``.
+        recursive: Whether to read sub-folders at any depth.
+
+    Raises:
+        BadInput: If it is neither.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _STATISTICS or not path.is_file():
+        return Reference.of(open_images(path, recursive=recursive))
+    keys = _keys(path)
+    images = open_image_array(path) if "arr_0" in keys else None
+    statistics = load_all_stats(path) if not keys or keys - _IMAGE_KEYS else {}
+    if images is not None and statistics:
+        images.notes = [each for each in images.notes if STATISTICS_NOT_USED not in each]
+    return Reference(path, images, statistics)
+
+
+def _keys(path: Path) -> set[str]:
+    """Return the names of the arrays of an ``.npz``; none for another file."""
+    if path.suffix.lower() != ".npz":
+        return set()
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return set(archive.files)
+    except Exception as error:  # a torn archive raises anything
+        raise BadInput(f"Expected an .npz file of arrays in {path}; got {error}.") from error

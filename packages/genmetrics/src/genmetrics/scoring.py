@@ -1,0 +1,205 @@
+"""Each metric of ``genmetrics eval`` as a function of features that were extracted once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from genmetrics.class_scores import inception_score
+from genmetrics.errors import UsageError
+from genmetrics.extractors import Extractor
+from genmetrics.extrapolation import fd_infinity
+from genmetrics.floor import frechet_at_equal_count, frechet_floor
+from genmetrics.frechet import FrechetResult, frechet_distance, frechet_distance_from_features
+from genmetrics.frechet_error import frechet_standard_error
+from genmetrics.kernel_distances import cmmd, kid
+from genmetrics.neighbours import precision_recall
+from genmetrics.protocols import Protocol
+from genmetrics.report import Score
+from genmetrics.stats import GaussianStats, StatsAccumulator
+
+__all__ = ["SCORERS", "Sets"]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What there is to score.
+
+    Attributes:
+        samples: Features of the samples, by output of the extractor.
+        reference: Features of the real images; empty if only statistics are known.
+        statistics: Statistics of the real images that a file holds; they go before the features.
+        extractor: The feature network.
+        protocol: The constants.
+        seed: Seed of random subsets.
+    """
+
+    samples: Mapping[str, Tensor]
+    reference: Mapping[str, Tensor]
+    statistics: Mapping[str, GaussianStats]
+    extractor: Extractor
+    protocol: Protocol
+    seed: int
+
+    @property
+    def main(self) -> tuple[Tensor, Tensor]:
+        """Main features of samples and real images.
+
+        Raises:
+            UsageError: If there are no real images.
+        """
+        if not self.reference:
+            raise UsageError(
+                "Expected a reference of images for pr, dc, kid and cmmd; got statistics alone. "
+                "Give images, or leave these metrics out with --metrics."
+            )
+        output = self.extractor.main_output
+        return self.samples[output], self.reference[output]
+
+    def named(self, metric: str) -> str:
+        """Return the name of a score: Inception's keep the plain names of the literature."""
+        plain = self.extractor.name == "inception"
+        return metric if plain else f"{metric}_{self.extractor.name}"
+
+    def reference_stats(self, output: str) -> GaussianStats:
+        """Return the real images' statistics of one output."""
+        if output in self.statistics:
+            return self.statistics[output]
+        features = self.reference[output]
+        return StatsAccumulator(features.shape[1]).update(features).finalize()
+
+
+def _fid(sets: Sets) -> dict[str, Score]:
+    output = sets.extractor.main_output
+    return {sets.extractor.frechet_name: _frechet(sets, output)}
+
+
+def _sfid(sets: Sets) -> dict[str, Score]:
+    if "spatial" not in sets.extractor.outputs:
+        raise UsageError(
+            f"Expected --extractor inception for sfid; got {sets.extractor.name}. "
+            "Leave sfid out of --metrics."
+        )
+    return {"sfid": _frechet(sets, "spatial")}
+
+
+def _frechet(sets: Sets, output: str) -> Score:
+    x = sets.samples[output]
+    if output in sets.statistics or not sets.reference:
+        if output not in sets.statistics:
+            raise UsageError(
+                f"Expected statistics of the output {output} in the reference; it holds "
+                f"{', '.join(sets.statistics)}. Leave the metric out with --metrics."
+            )
+        own = StatsAccumulator(x.shape[1]).update(x).finalize()
+        distance = frechet_distance(own, sets.statistics[output])
+        return _frechet_score(sets, x, distance, sets.statistics[output])
+    y = sets.reference[output]
+    distance = frechet_distance_from_features(x, y)
+    score = _frechet_score(sets, x, distance, y)
+    if len(y) < 4:
+        return score
+    floor = frechet_floor(y, len(x), seed=sets.seed)
+    at_equal_count = frechet_at_equal_count(x, y, len(x), seed=sets.seed)
+    rows = tuple(
+        (f"  {label}", f"{each.value:.4f} +- {each.std:.4f}", f"{sides}, {each.n} each")
+        for label, each, sides in (
+            ("at equal N", at_equal_count, "samples against reference"),
+            ("floor", floor, "reference against reference"),
+        )
+    )
+    details = {
+        **score.details,
+        "at_equal_count": asdict(at_equal_count),
+        "floor": asdict(floor),
+    }
+    return Score(score.value, score.n_samples, score.n_ref, score.se, details, rows)
+
+
+def _frechet_score(
+    sets: Sets, x: Tensor, distance: FrechetResult, reference: GaussianStats | Tensor
+) -> Score:
+    se = None if distance.rank_deficient else frechet_standard_error(x, reference)
+    details = {
+        "mean_term": distance.mean_term,
+        "covariance_term": distance.covariance_term,
+        "rank_deficient": distance.rank_deficient,
+        "at_equal_count": None,
+        "floor": None,
+    }
+    return Score(distance.value, len(x), distance.n_b, se, details)
+
+
+def _inception_score(sets: Sets) -> dict[str, Score]:
+    logits = sets.extractor.logits(sets.samples[sets.extractor.main_output])
+    result = inception_score(logits, chunk=sets.protocol.is_chunk, shuffle_seed=sets.seed)
+    name = sets.extractor.inception_score_name
+    return {name: Score(result.mean, len(logits), None, None, asdict(result))}
+
+
+def _precision_recall(sets: Sets) -> dict[str, Score]:
+    x, y = sets.main
+    result = precision_recall(
+        x, y, k=sets.protocol.neighbours, precision=sets.protocol.pr_precision
+    )
+    details = {"k": result.k, "mode": result.mode}
+    rows = {
+        "precision": (result.precision, result.precision_se),
+        "recall": (result.recall, result.recall_se),
+    }
+    return {
+        sets.named(name): Score(value, len(x), len(y), se, details)
+        for name, (value, se) in rows.items()
+    }
+
+
+def _density_coverage(sets: Sets) -> dict[str, Score]:
+    x, y = sets.main
+    result = precision_recall(
+        x,
+        y,
+        k=sets.protocol.neighbours,
+        precision=sets.protocol.pr_precision,
+        density_coverage=True,
+    )
+    return {
+        sets.named(name): Score(value, len(x), len(y), None, {"k": result.k})
+        for name, value in (("density", result.density), ("coverage", result.coverage))
+        if value is not None
+    }
+
+
+def _kid(sets: Sets) -> dict[str, Score]:
+    x, y = sets.main
+    protocol = sets.protocol
+    result = kid(
+        x, y, subsets=protocol.kid_subsets, subset_size=protocol.kid_subset_size, seed=sets.seed
+    )
+    return {sets.named("kid"): Score(result.mean, len(x), len(y), result.se, asdict(result))}
+
+
+def _cmmd(sets: Sets) -> dict[str, Score]:
+    x, y = sets.main
+    name = "cmmd" if sets.extractor.name == "clip" else sets.named("cmmd")
+    result = cmmd(x, y, sigma=sets.protocol.cmmd_sigma)
+    return {name: Score(result.value, len(x), len(y), result.se)}
+
+
+def _fd_infinity(sets: Sets) -> dict[str, Score]:
+    output = sets.extractor.main_output
+    x = sets.samples[output]
+    result = fd_infinity(x, sets.reference_stats(output), seed=sets.seed)
+    name = f"{sets.extractor.frechet_name}_inf"
+    return {name: Score(result.value, len(x), None, result.se, {"r2": result.r2})}
+
+
+SCORERS: Mapping[str, Callable[[Sets], dict[str, Score]]] = {
+    "fid": _fid,
+    "sfid": _sfid,
+    "is": _inception_score,
+    "pr": _precision_recall,
+    "dc": _density_coverage,
+    "kid": _kid,
+    "fd_inf": _fd_infinity,
+    "cmmd": _cmmd,
+}

@@ -1,0 +1,213 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from genmetrics import UsageError, extract_features, open_images
+from genmetrics.cache import FeatureCache
+from genmetrics.extractors import Extractor
+from genmetrics.features import BATCHES_PER_SHARD, extract
+
+N, BATCH = 53, 3  # shards of 24, 24 and 5 images
+
+
+class Counting(torch.nn.Module):
+    """Two random projections of the mean colours; remembers what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(3, 5, generator=generator)
+        self.batches = []
+
+    def forward(self, images):
+        self.batches.append(len(images))
+        means = images.float().mean((2, 3))
+        return {"wide": means @ self.weight, "narrow": (means @ self.weight)[:, :2].sin()}
+
+
+@pytest.fixture
+def extractor():
+    outputs = {"wide": 5, "narrow": 2}
+    return Extractor("counting", outputs, "mean", "ab12", Counting(), torch.device("cpu"))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (N, 7, 5, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(images, write_images):
+    return write_images(images)
+
+
+def read(source, extractor, cache=None):
+    extractor.network.batches.clear()
+    features = extract(source, extractor, batch_size=BATCH, cache=cache)
+    return features, sum(extractor.network.batches)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def shards(cache):
+    return sorted(cache.glob("*/*.npz"))
+
+
+def test_second_run_computes_nothing_and_gives_the_same(folder, extractor, tmp_path):
+    fresh, _ = read(open_images(folder), extractor)
+    first, computed = read(open_images(folder), extractor, tmp_path / "cache")
+    second, again = read(open_images(folder), extractor, tmp_path / "cache")
+    assert (computed, again) == (N, 0)
+    assert same(fresh, first)
+    assert same(first, second)
+    assert [f.name for f in shards(tmp_path / "cache")] == [
+        "000000000-000000024.npz",
+        "000000024-000000048.npz",
+        "000000048-000000053.npz",
+    ]
+    assert BATCHES_PER_SHARD * BATCH == 24
+
+
+def test_progress_counts_cached_images_too(folder, extractor, tmp_path):
+    counts = []
+    for _ in range(2):
+        counts.append([])
+        extract(
+            open_images(folder),
+            extractor,
+            batch_size=BATCH,
+            cache=tmp_path,
+            progress=counts[-1].append,
+        )
+    assert [sum(c) for c in counts] == [N, N]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other shape"])
+def test_a_damaged_shard_is_computed_again_with_a_warning(folder, extractor, tmp_path, damage):
+    whole, _ = read(open_images(folder), extractor, tmp_path / "cache")
+    shard = shards(tmp_path / "cache")[1]
+    content = bytearray(shard.read_bytes())
+    if damage == "flip":
+        content[len(content) // 3] ^= 1
+    shard.write_bytes({"flip": content, "cut": content[:-30]}.get(damage, b""))
+    if damage == "other shape":
+        np.savez(shard, wide=np.zeros((3, 5), np.float32), narrow=np.zeros((3, 2), np.float32))
+    with pytest.warns(UserWarning, match=r"000000024-000000048\.npz are damaged"):
+        features, computed = read(open_images(folder), extractor, tmp_path / "cache")
+    assert computed == 24
+    assert same(whole, features)
+    _, computed = read(open_images(folder), extractor, tmp_path / "cache")
+    assert computed == 0
+
+
+def test_touching_an_image_or_changing_the_network_invalidates(folder, extractor, tmp_path):
+    read(open_images(folder), extractor, tmp_path / "cache")
+    os.utime(folder / "3.png", (1, 1))
+    _, computed = read(open_images(folder), extractor, tmp_path / "cache")
+    assert computed == N
+    for change in (
+        {"weights_sha256": "cd34"},
+        {"preprocess_id": "other"},
+        {"name": "other"},
+        {"outputs": {"narrow": 2, "wide": 5}},
+    ):
+        _, computed = read(open_images(folder), replace(extractor, **change), tmp_path / "cache")
+        assert computed == (0 if "outputs" in change else N)  # their order is no content
+    extract(open_images(folder), extractor, batch_size=BATCH + 1, cache=tmp_path / "cache")
+    assert len({shard.parent for shard in shards(tmp_path / "cache")}) == 6
+
+
+def test_a_chosen_part_is_not_taken_for_the_whole(folder, extractor, tmp_path):
+    source = open_images(folder)
+    whole, _ = read(source, extractor, tmp_path / "cache")
+    rows = [5, 2, 30]
+    part, computed = read(source.select(rows), extractor, tmp_path / "cache")
+    assert computed == 3
+    torch.testing.assert_close(part["wide"], whole["wide"][rows])
+
+
+def test_tensors_are_cached_by_their_bytes(images, extractor, tmp_path):
+    tensor = torch.from_numpy(images).movedim(-1, 1)
+    _, first = read(tensor, extractor, tmp_path)
+    _, second = read(tensor.clone(), extractor, tmp_path)
+    changed = tensor.clone()
+    changed[17, 1, 2, 3] ^= 1
+    _, third = read(changed, extractor, tmp_path)
+    assert (first, second, third) == (N, 0, N)
+
+
+def test_key_is_written_for_people(tmp_path):
+    cache = FeatureCache(tmp_path, {"images": "a1", "extractor": "x"})
+    key = json.loads((cache.folder / "key.json").read_text())
+    assert key == {"format": 1, "images": "a1", "extractor": "x"}
+
+
+def test_unwritable_folder_is_a_usage_error(folder, extractor, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(UsageError, match="writable folder for cached features"):
+        extract(open_images(folder), extractor, cache=tmp_path / "taken" / "x")
+
+
+def test_no_cache_leaves_no_files(folder, extractor, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    extract_features(open_images(folder), extractor)
+    assert set(tmp_path.rglob("*")) == before
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import torch
+from genmetrics import get_extractor, open_images
+from genmetrics.features import extract
+
+torch.set_num_threads(1)
+source, cache, log, pause = sys.argv[1:5]
+extractor = get_extractor("efflite0")
+def note(module, args):
+    with open(log, "a") as file:
+        file.write(f"{len(args[0])}\\n")
+    time.sleep(float(pause))
+extractor.network.register_forward_pre_hook(note)
+features = extract(
+    open_images(source), extractor, batch_size=3, cache=None if cache == "-" else Path(cache)
+)
+torch.save(features["features"], sys.argv[5])
+"""
+
+
+def test_killed_run_goes_on_and_ends_with_the_same_numbers(folder, tmp_path):
+    def command(cache, log, pause="0"):
+        paths = [str(tmp_path / log), pause, str(tmp_path / f"{log}.pt")]
+        return [sys.executable, "-c", PROGRAM, str(folder), str(cache), *paths]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    cache = tmp_path / "cache"
+    killed = subprocess.Popen(command(cache, "killed", "0.05"), env=environment)
+    deadline = time.monotonic() + 120
+    # Into the second shard: its first batches are then lost, the first shard is not.
+    while not (log := tmp_path / "killed").exists() or len(log.read_text().split()) < 11:
+        assert time.monotonic() < deadline
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    found = len(shards(cache))
+    assert found in (1, 2)
+    for arguments in (command(cache, "resumed"), command("-", "whole")):
+        subprocess.run(arguments, env=environment, check=True)
+    resumed, whole = (torch.load(tmp_path / f"{log}.pt") for log in ("resumed", "whole"))
+    computed = sum(map(int, (tmp_path / "resumed").read_text().split()))
+    assert computed == N - 24 * found
+    assert sum(map(int, (tmp_path / "whole").read_text().split())) == N
+    assert torch.equal(resumed, whole)

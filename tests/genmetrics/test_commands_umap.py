@@ -1,0 +1,130 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from genmetrics.cli import main
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(**arrays):
+        np.savez(tmp_path / "f.npz", **arrays)
+        return str(tmp_path / "f.npz")
+
+    return write
+
+
+def clusters(n=60, d=5, classes=6):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % classes
+    return rng.normal(size=(n, d)).astype("f4") + 9 * np.eye(classes, d)[labels], labels
+
+
+def drawn(monkeypatch):
+    """Record what is drawn instead of drawing it."""
+    import genmetrics.plots
+
+    calls = []
+    monkeypatch.setattr(
+        genmetrics.plots, "plot_latents", lambda xy, file, *, labels: calls.append((xy, labels))
+    )
+    return calls
+
+
+def test_a_picture_is_written_and_described(save, tmp_path, capsys):
+    features, labels = clusters()
+    out = tmp_path / "plot.png"
+    path = save(features=features, labels=labels)
+    assert main(["umap", path, "--out", str(out), "--method", "pca"]) == 0
+    assert capsys.readouterr().out == f"{out}: 60 samples, 6 classes\n"
+    with Image.open(out) as image:
+        assert image.size[0] > 900
+
+
+def test_classes_are_chosen_by_the_seed(save, tmp_path, monkeypatch, capsys):
+    features, labels = clusters()
+    path, calls = save(features=features, y=labels), drawn(monkeypatch)
+    for seed in ("0", "0", "3"):
+        options = ["--classes", "2", "--seed", seed, "--out", str(tmp_path / "x.png")]
+        assert main(["umap", path, "--method", "pca", *options]) == 0
+    chosen = [sorted(set(labels.tolist())) for _, labels in calls]
+    assert len(chosen[0]) == 2
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(calls[0][0]) == 20
+    assert "20 samples, 2 classes" in capsys.readouterr().out
+
+
+def test_tokens_are_one_row_per_sample(save, tmp_path, monkeypatch):
+    z = np.random.default_rng(0).normal(size=(7, 4, 3))
+    path, calls = save(z=z), drawn(monkeypatch)
+    assert main(["umap", path, "--method", "pca", "--out", str(tmp_path / "x.png")]) == 0
+    from genmetrics.projection import project
+
+    ((xy, labels),) = calls
+    assert labels is None
+    expected = project(torch.from_numpy(z).reshape(7, 12).float(), method="pca")
+    assert torch.equal(xy, expected)
+
+
+def test_umap_is_the_default_and_gets_the_options(save, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    asked = {}
+
+    class UMAP:
+        def __init__(self, **options):
+            asked.update(options)
+
+        def fit_transform(self, rows, labels):
+            asked["labels"] = labels
+            return rows[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+    calls = drawn(monkeypatch)
+    features, labels = clusters()
+    path = save(features=features.astype("f4"), labels=labels)
+    options = ["--neighbors", "4", "--seed", "9", "--out", str(tmp_path / "x.png")]
+    assert main(["umap", path, *options]) == 0
+    assert (asked["n_neighbors"], asked["random_state"], asked["labels"]) == (4, 9, None)
+    assert calls[0][1].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "code", "message"),
+    [
+        ({"a": np.zeros((3, 2)), "b": np.zeros((3, 2))}, [], 2, "a, b. Choose one by --key"),
+        ({"a": np.zeros((3, 2))}, ["--key", "c"], 3, "an array c"),
+        ({"a": np.zeros((3, 2), "i4")}, [], 3, "got int32"),
+        ({"a": np.zeros(3)}, [], 3, "shape (3,)"),
+        ({"a": np.full((3, 2), np.nan)}, [], 3, "finite"),
+        ({"a": np.ones((3, 2)), "labels": np.zeros(2, "i8")}, [], 3, "3 whole numbers"),
+        ({"a": np.ones((3, 2)), "labels": np.zeros(3)}, [], 3, "got float64"),
+        ({"a": np.ones((3, 2)), "labels": np.array([0, "x", {}], object)}, [], 3, "objects"),
+        ({"a": np.ones((1, 2))}, [], 3, "at least 2 rows"),
+        ({"a": np.ones((3, 2))}, ["--out", "no/such/x.png"], 2, "existing folder"),
+        ({"a": np.ones((3, 2))}, ["--classes", "0"], 2, "at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(save, tmp_path, capsys, arrays, options, code, message):
+    argv = ["umap", save(**arrays), "--method", "pca", "--out", str(tmp_path / "x.png"), *options]
+    try:
+        found = main(argv)
+    except SystemExit as stop:
+        found = stop.code
+    out, err = capsys.readouterr()
+    assert (found, out) == (code, "")
+    assert message in err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path, capsys):
+    (tmp_path / "text.npz").write_text("no zip")
+    np.save(tmp_path / "bare.npy", np.zeros((3, 2)))
+    for name in ("text.npz", "bare.npy", "gone.npz"):
+        assert main(["umap", str(tmp_path / name), "--out", str(tmp_path / "x.png")]) == 3
+        err = capsys.readouterr().err
+        assert err.startswith("genmetrics: Expected an .npz file")
+        assert err.count("\n") == 1

@@ -1,0 +1,220 @@
+"""``genmetrics eval`` with all its metrics, statistics as a reference, and ``compare``."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from genmetrics import extract_features, get_extractor
+from genmetrics.class_scores import inception_score
+from genmetrics.cli import main
+from genmetrics.compare import compare_reports
+from genmetrics.errors import BadInput
+from genmetrics.evaluation import evaluate
+from genmetrics.extractors import Extractor
+from genmetrics.neighbours import precision_recall
+from genmetrics.protocols import METRICS, PROTOCOLS, choose_protocol
+from genmetrics.reference import Reference, open_reference
+from genmetrics.sources import open_images
+from genmetrics.stats import GaussianStats, StatsAccumulator
+from genmetrics.stats_files import save_stats
+
+EFFLITE0 = ["--extractor", "efflite0", "--device", "cpu"]
+
+
+class Means(torch.nn.Module):
+    """Few features of an image, so that few images are enough."""
+
+    def forward(self, images):
+        pixels = images.double()
+        means = pixels.mean(dim=(2, 3))
+        spread = pixels.std(dim=(1, 2, 3))[:, None]
+        return {"pool3": torch.cat([means, spread], 1).float(), "spatial": means.float()}
+
+
+@pytest.fixture
+def extractor():
+    network, outputs = Means(), {"pool3": 4, "spatial": 3}
+    classes = torch.nn.Linear(4, 5, bias=False)
+    torch.nn.init.normal_(classes.weight, std=0.01, generator=torch.Generator().manual_seed(0))
+    return Extractor(
+        name="inception",
+        outputs=outputs,
+        preprocess_id="none",
+        weights_sha256="6726825d00",
+        network=network,
+        device=torch.device("cpu"),
+        classifier=classes.requires_grad_(requires_grad=False),
+    )
+
+
+@pytest.fixture
+def sets(emoji, write_images):
+    return open_images(write_images(emoji[:40], "samples")), open_images(
+        write_images(emoji[40:90], "real")
+    )
+
+
+def test_every_metric_is_the_function_s_own_on_features_of_one_pass(sets, extractor):
+    protocol = choose_protocol(
+        "adm",
+        None,
+        metrics=tuple(METRICS),
+        kid_subset_size=20,
+        kid_subsets=5,
+        is_chunk=20,
+    )
+    batches = []
+    extractor.network.register_forward_hook(lambda *_: batches.append(1))
+    report = evaluate(*sets, extractor=extractor, protocol=protocol, batch_size=30)
+    assert len(batches) == 4, "one pass over either set, whatever the number of metrics"
+    assert list(report.scores) == [
+        *("fid", "sfid", "is", "precision", "recall", "density", "coverage", "kid", "fid_inf"),
+        "cmmd",
+    ]
+    x, y = (extract_features(each, extractor) for each in sets)
+    found = precision_recall(x, y, density_coverage=True)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert report[name].value == getattr(found, name), name
+    assert (report["recall"].n_samples, report["recall"].n_ref) == (40, 50)
+    assert report["is"].value == inception_score(extractor.logits(x), chunk=20).mean
+    assert report["fid"].se > 0
+    assert report["fid"].value != report["sfid"].value
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    assert json.loads(text)["protocol"]["name"] == "adm"
+
+
+def test_scores_of_another_network_do_not_carry_the_literature_s_names(sets):
+    report = evaluate(
+        *sets,
+        extractor=get_extractor("efflite0"),
+        protocol=choose_protocol(None, "efflite0", metrics=("fid", "is", "pr")),
+    )
+    assert set(report.scores) == {
+        *("fd_efflite0", "is_efflite0", "precision_efflite0", "recall_efflite0"),
+    }
+
+
+def test_statistics_replace_the_reference_s_images_in_frechet_distances(sets, extractor, tmp_path):
+    samples, real = sets
+    whole = evaluate(samples, real, extractor=extractor)
+    y = extract_features(real, extractor)
+    file = tmp_path / "real.npz"
+    save_stats(file, {"pool3": StatsAccumulator(4).update(y).finalize()})
+    alone = evaluate(samples, open_reference(file), extractor=extractor)
+    assert alone["fid"].value == pytest.approx(whole["fid"].value, abs=1e-9)
+    assert alone.reference.kind == "statistics"
+    assert alone["fid"].n_ref == 50
+    protocol = choose_protocol("adm", None, metrics=("pr",))
+    with pytest.raises(ValueError, match="a reference of images for pr, dc, kid and cmmd"):
+        evaluate(samples, open_reference(file), extractor=extractor, protocol=protocol)
+    with pytest.raises(ValueError, match="statistics of the output spatial"):
+        evaluate(
+            samples,
+            open_reference(file),
+            extractor=extractor,
+            protocol=choose_protocol("adm", None, metrics=("sfid",)),
+        )
+
+
+def test_adm_reference_serves_statistics_and_images(sets, extractor, emoji, tmp_path):
+    """Its FID is to mu and sigma, which are of other images than arr_0."""
+    samples, _ = sets
+    images = np.stack(list(emoji[40:90]))
+    rng = np.random.default_rng(0)
+    mu, factor = rng.normal(size=4), rng.normal(size=(9, 4))
+    file = tmp_path / "adm.npz"
+    np.savez(file, arr_0=images, mu=mu, sigma=np.cov(factor.T))
+    reference = open_reference(file)
+    report = evaluate(
+        samples,
+        reference,
+        extractor=extractor,
+        protocol=choose_protocol("adm", None, metrics=("fid", "pr")),
+    )
+    wanted = torch.from_numpy(mu)
+    x = extract_features(samples, extractor).double()
+    assert report["fid"].details["mean_term"] == pytest.approx(
+        (x.mean(0) - wanted).square().sum().item()
+    )
+    assert report["precision"].n_ref == 50
+    assert not [remark for remark in report.remarks if "not used" in remark.message]
+
+
+def test_statistics_of_another_network_are_refused(sets, extractor):
+    samples, real = sets
+    zeros = torch.zeros(4, dtype=torch.float64)
+    meta = {"extractor": "efflite0", "output": "pool3"}
+    stats = GaussianStats(9, zeros, torch.eye(4, dtype=torch.float64), meta)
+    with pytest.raises(BadInput, match=r"one extractor; got efflite0 and inception"):
+        evaluate(samples, Reference(real.path, None, {"pool3": stats}), extractor=extractor)
+    with pytest.raises(BadInput, match="the reference has features"):
+        evaluate(samples, Reference(real.path, None, {"features": stats}), extractor=extractor)
+
+
+def test_class_sorted_samples_are_remarked(tmp_path, extractor, emoji):
+    shades = torch.arange(0, 250, 10).to(torch.uint8).repeat_interleave(8)
+    images = shades[:, None, None, None].expand(-1, 6, 6, 3).contiguous().clone()
+    images[..., 1] = 255 - images[..., 0]
+    np.savez(tmp_path / "sorted.npz", images.numpy())
+    source = open_images(tmp_path / "sorted.npz")
+    protocol = choose_protocol("adm", None, metrics=("is",), is_chunk=20)
+    extractor.classifier.weight.copy_(
+        torch.tensor([[1.0, -1, 0, 0], [-1, 1, 0, 0]] + [[0] * 4] * 3)
+    )
+    report = evaluate(source, source, extractor=extractor, protocol=protocol)
+    (remark,) = [each for each in report.remarks if each.code == "CLASS_SORTED"]
+    assert "in the file's order is" in remark.message
+
+
+@pytest.fixture
+def reports(emoji, write_images, tmp_path, capsys):
+    real = str(write_images(emoji[40:80], "real"))
+    files = []
+    for number, images in enumerate((emoji[:20], emoji[20:40])):
+        samples = str(write_images(images, f"samples{number}"))
+        files.append(tmp_path / f"{number}.json")
+        arguments = ["eval", samples, "--ref", real, *EFFLITE0, "--json", str(files[-1])]
+        assert main([*arguments, "--metrics", "fid,pr"]) == 0
+        capsys.readouterr()
+    return files
+
+
+def test_compare_tells_noise_from_difference(reports, capsys):
+    assert main(["compare", *map(str, reports), "--json", "-"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["differences"]}
+    assert rows["fd_efflite0"]["verdict"] == "no standard error"
+    assert rows["precision_efflite0"]["verdict"] in ("within noise", "differs")
+    a, b = (json.loads(file.read_text()) for file in reports)
+    first, second = (each["metrics"]["precision_efflite0"] for each in (a, b))
+    first.update(value=0.5, se=0.03, n_samples=20)
+    second.update(value=0.6, se=0.04, n_samples=20)
+    (row,) = [each for each in compare_reports(a, b) if each.name == "precision_efflite0"]
+    assert (row.se, row.verdict) == (pytest.approx(0.05), "differs")  # 0.1 is 2 of 0.05
+    second.update(value=0.59)
+    (row,) = [each for each in compare_reports(a, b) if each.name == "precision_efflite0"]
+    assert row.verdict == "within noise"
+    second.update(n_samples=30)
+    (row,) = [each for each in compare_reports(a, b) if each.name == "precision_efflite0"]
+    assert row.verdict == "other N: not comparable"
+
+
+def test_compare_refuses_reports_made_differently(reports, tmp_path, capsys):
+    other = json.loads(reports[1].read_text())
+    other["extractor"]["weights_sha256"] = "0000"
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert main(["compare", str(reports[0]), str(tmp_path / "other.json")]) == 3
+    assert "extractor.weights_sha256 is 57934" in capsys.readouterr().err
+    (tmp_path / "list.json").write_text("[]")
+    assert main(["compare", str(reports[0]), str(tmp_path / "list.json")]) == 3
+    assert "schema genmetrics/1" in capsys.readouterr().err
+
+
+def test_protocols_are_printed_with_every_constant(capsys):
+    assert main(["protocols", "--json", "-"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed["protocols"]) == set(PROTOCOLS)
+    assert printed["protocols"]["adm"]["is_chunk"] == 5000
+    assert main(["protocols"]) == 0
+    assert "openai/guided-diffusion" in capsys.readouterr().out

@@ -1,0 +1,266 @@
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genmetrics import open_images
+from genmetrics.adm_crop import adm_center_crop
+from genmetrics.cli import main
+from genmetrics.image_files import pack_images
+
+
+def pixels(n=5, height=6, width=7, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for index, (name, image) in enumerate(zip("bbaca", pixels(), strict=True)):
+        save(tmp_path / f"set/{name}/{index}.png", image)
+    return tmp_path / "set"
+
+
+def fails(capsys, argv, code):
+    """Run, and return the one sentence on stderr."""
+    try:
+        found = main([str(word) for word in argv])
+    except SystemExit as stop:  # argparse's way out
+        found = stop.code
+    assert found == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return err
+
+
+def fails_in_one_line(capsys, argv, code):
+    error = fails(capsys, argv, code)
+    assert error.startswith("genmetrics: Expected ")
+    assert error.count("\n") == 1
+    return error
+
+
+def formula(image, size):
+    """Openai's guided-diffusion: halve by box, scale by bicubic, cut at floored offsets."""
+    width, height = image.size
+    while min(width, height) // size >= 2:
+        width, height = width // 2, height // 2
+        image = image.resize((width, height), Image.BOX)
+    ratio = size / min(width, height)
+    image = image.resize((round(width * ratio), round(height * ratio)), Image.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.array(image.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (16, 16),
+        (8, 8),
+        (17, 53),
+        (53, 17),
+        (15, 15),
+        (97, 33),
+        (8, 21),
+        (64, 67),
+        (5, 11),
+        (31, 32),
+    ],
+)
+def test_crop_is_the_formula(height, width):
+    image = pixels(1, height, width)[0]
+    np.testing.assert_array_equal(adm_center_crop(image, 8), formula(Image.fromarray(image), 8))
+
+
+def test_crop_of_a_square_of_the_size_is_the_image():
+    image = pixels(1, 7, 7)[0]
+    np.testing.assert_array_equal(adm_center_crop(image, 7), image)
+
+
+def test_halving_is_the_mean_of_four_pixels():
+    image = pixels(1, 14, 14)[0]
+    means = image.reshape(7, 2, 7, 2, 3).mean(axis=(1, 3))
+    assert np.abs(adm_center_crop(image, 7) - means).max() <= 1  # it rounds twice
+
+
+def test_crop_cuts_the_odd_row_off_the_end():
+    image = pixels(1, 10, 7)[0]
+    np.testing.assert_array_equal(adm_center_crop(image, 7), image[1:8])
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_pack_keeps_order_pixels_and_labels(classes, tmp_path, capsys, kind):
+    source = classes
+    if kind == "zip":
+        source = tmp_path / "set.zip"
+        with zipfile.ZipFile(source, "w") as zipped:
+            for file in classes.rglob("*.png"):
+                zipped.write(file, file.relative_to(classes))
+    out = tmp_path / "out.npz"
+    assert main(["pack", str(source), str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: 5 images, labels of 3 classes\n"
+    with np.load(out, allow_pickle=False) as archive:
+        assert archive.files == ["arr_0", "arr_1"]
+        np.testing.assert_array_equal(archive["arr_0"], pixels()[[2, 4, 0, 1, 3]])
+        np.testing.assert_array_equal(archive["arr_1"], [0, 0, 1, 1, 2])
+    packed = open_images(out)
+    assert isinstance(packed.images, np.memmap)
+    np.testing.assert_array_equal(packed.labels, open_images(classes).labels)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_pack_of_a_flat_folder_has_no_labels(write_images, tmp_path):
+    folder = write_images(pixels())
+    assert main(["pack", str(folder), str(tmp_path / "out.npz")]) == 0
+    with np.load(tmp_path / "out.npz") as archive:
+        assert archive.files == ["arr_0"]
+
+
+def test_pack_holds_few_images_at_once(tmp_path):
+    images = np.zeros((600, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "in.npz", images)
+    source = open_images(tmp_path / "in.npz")
+    tracemalloc.start()
+    pack_images(source, tmp_path / "out.npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < images.nbytes / 3
+
+
+def test_pack_refuses_mixed_sizes_and_leaves_the_old_file(write_images, tmp_path, capsys):
+    folder = write_images([*pixels(3), *pixels(1, 5, 7)])
+    (tmp_path / "out.npz").write_bytes(b"old")
+    error = fails_in_one_line(capsys, ["pack", folder, tmp_path / "out.npz"], 3)
+    assert "one size, 7x6; got 7x5 for 3.png" in error
+    assert (tmp_path / "out.npz").read_bytes() == b"old"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_prepare_writes_the_crops_under_their_names(tmp_path, capsys):
+    images = {"a/1.png": (40, 23), "b/x.y.jpeg": (30, 61), "2.bmp": (19, 19)}
+    for name, (height, width) in images.items():
+        save(tmp_path / "set" / name, pixels(1, height, width)[0])
+    out = tmp_path / "out"
+    assert main(["prepare", str(tmp_path / "set"), str(out), "--size", "9"]) == 0
+    result = capsys.readouterr()
+    assert result.out == f"{out}: 3 images of 9x9\n"
+    assert "1 of 3 images" in result.err
+    found = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
+    assert found == {"a/1.png", "b/x.y.png", "2.png"}
+    with Image.open(tmp_path / "set/b/x.y.jpeg") as image:
+        expected = formula(image.convert("RGB"), 9)
+    with Image.open(out / "b/x.y.png") as image:
+        assert image.format == "PNG"
+        np.testing.assert_array_equal(np.array(image), expected)
+
+
+def test_prepared_images_of_an_array_are_numbered(tmp_path):
+    images = pixels(12)
+    np.savez(tmp_path / "in.npz", images)
+    assert main(["prepare", str(tmp_path / "in.npz"), str(tmp_path / "out"), "--size", "6"]) == 0
+    source = open_images(tmp_path / "out")
+    assert source.names[:2] == ["000000.png", "000001.png"]
+    np.testing.assert_array_equal(source.read(11), images[11][:, :6])
+
+
+def test_prepare_then_pack_takes_mixed_sizes(tmp_path, write_images):
+    folder = write_images([*pixels(2, 20, 31), *pixels(1, 9, 9)])
+    assert main(["prepare", str(folder), str(tmp_path / "out"), "--size", "8"]) == 0
+    assert main(["pack", str(tmp_path / "out"), str(tmp_path / "out.npz")]) == 0
+    assert open_images(tmp_path / "out.npz").images.shape == (3, 8, 8, 3)
+
+
+def test_prepare_refuses_two_images_of_one_name(tmp_path, capsys):
+    for name in ("1.png", "1.bmp"):
+        save(tmp_path / "set" / name, pixels(1)[0])
+    argv = ["prepare", tmp_path / "set", tmp_path / "out", "--size", "4"]
+    assert "1.bmp and 1.png" in fails_in_one_line(capsys, argv, 3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_refuses_a_folder_with_files(write_images, capsys):
+    folder = write_images(pixels())
+    before = sorted(folder.iterdir())
+    error = fails_in_one_line(capsys, ["prepare", folder, folder, "--size", "4"], 2)
+    assert "new or empty folder" in error
+    assert sorted(folder.iterdir()) == before
+
+
+COMMANDS = pytest.mark.parametrize("command", ["pack", "prepare"])
+
+
+def arguments(command, source, target):
+    if command == "pack":
+        return ["pack", source, target / "out.npz"]
+    return ["prepare", source, target / "out", "--size", "4"]
+
+
+@COMMANDS
+def test_bad_images_are_named_or_skipped(write_images, tmp_path, capsys, command):
+    folder = write_images(pixels())
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:60])
+    argv = arguments(command, folder, tmp_path)
+    assert "1.png" in fails_in_one_line(capsys, argv, 3)
+    skipping = [*map(str, arguments(command, folder, tmp_path)), "--on-bad-image", "skip"]
+    if command == "prepare":
+        skipping[2] += "2"
+    assert main(skipping) == 0
+    result = capsys.readouterr()
+    assert "4 images" in result.out
+    assert "left out of n: 1.png" in result.err
+
+
+@COMMANDS
+def test_unreadable_inputs_exit_3(tmp_path, capsys, command):
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "deep/a/b/1.png", pixels(1)[0])
+    (tmp_path / "wide").mkdir()
+    Image.fromarray(np.full((4, 5), 40_000, np.uint16)).save(tmp_path / "wide/1.png")
+    np.savez(tmp_path / "float.npz", np.zeros((2, 4, 4, 3)))
+    np.savez(tmp_path / "key.npz", images=pixels())
+    np.savez(tmp_path / "object.npz", np.array([{}]))
+    (tmp_path / "torn.zip").write_bytes(b"PK")
+    for name, message in [
+        ("gone/away", f"({tmp_path} does)"),
+        ("empty", "got no files"),
+        ("deep", "--recursive"),
+        ("wide", "8 bits per channel"),
+        ("float.npz", "got float64"),
+        ("key.npz", "got images"),
+        ("object.npz", "allow_pickle=False"),
+        ("torn.zip", "zip archive"),
+    ]:
+        error = fails_in_one_line(capsys, arguments(command, tmp_path / name, tmp_path), 3)
+        assert message in error
+    assert (
+        main([str(a) for a in arguments(command, tmp_path / "deep", tmp_path)] + ["--recursive"])
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pack", "a"], "required: OUT.npz"),
+        (["pack", "a", "no/such/x.npz"], "existing folder"),
+        (["prepare", "a", "b"], "required: --size"),
+        (["prepare", "a", "b", "--size", "0"], "at least 1; got '0'"),
+        (["prepare", "a", "no/such/b", "--size", "4"], "existing folder"),
+        (["pack", "a", "x.npz", "--on-bad-image", "hide"], "'hide'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_usage_errors_exit_2(capsys, argv, message):
+    assert message in fails(capsys, argv, 2)
+
+
+def test_a_target_of_another_ending_exits_2(write_images, tmp_path, capsys):
+    argv = ["pack", write_images(pixels()), tmp_path / "x.npy"]
+    assert "ends in .npz" in fails_in_one_line(capsys, argv, 2)
