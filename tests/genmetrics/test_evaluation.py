@@ -168,6 +168,16 @@ def test_class_sorted_samples_are_remarked(tmp_path, extractor, emoji):
     assert "in the file's order is" in remark.message
 
 
+def test_kid_of_few_images_names_the_flag_that_helps(emoji, write_images, capsys):
+    arguments = ["eval", str(write_images(emoji[:12], "a")), "--ref"]
+    arguments += [str(write_images(emoji[12:30], "b")), *EFFLITE0, "--metrics", "kid"]
+    assert main(arguments) == 3
+    assert "--kid-subset-size" in capsys.readouterr().err
+    assert main([*arguments, "--kid-subset-size", "10", "--json", "-"]) == 0
+    score = json.loads(capsys.readouterr().out)["metrics"]["kid_efflite0"]
+    assert (score["subset_size"], score["n_samples"], score["n_ref"]) == (10, 12, 18)
+
+
 @pytest.fixture
 def reports(emoji, write_images, tmp_path, capsys):
     real = str(write_images(emoji[40:80], "real"))

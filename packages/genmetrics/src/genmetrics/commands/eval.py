@@ -11,6 +11,7 @@ from genmetrics.commands.arguments import (
     add_feature_options,
     add_reading_options,
     choose_device,
+    count,
     extraction,
     open_source,
     require_parent,
@@ -49,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pr-precision",
         choices=_PR_PRECISIONS,
         help="arithmetic of precision and recall; adm-fp16 repeats ADM's (default: float32)",
+    )
+    add(
+        "--kid-subset-size",
+        type=count,
+        metavar="N",
+        help="images in each of KID's subsets (default: 1000); compare equal sizes only",
     )
     add_scoring_options(parser)
 
@@ -106,6 +113,7 @@ def _protocol(options: argparse.Namespace) -> Protocol:
         options.extractor,
         metrics=options.metrics,
         pr_precision=options.pr_precision,
+        kid_subset_size=options.kid_subset_size,
     )
 
 
