@@ -19,7 +19,15 @@ from mimflow_train.config_file import to_dict
 from mimflow_train.errors import StorageError
 from mimflow_train.state import DecoderState, State, TrainState
 
-__all__ = ["joint_checkpoint", "latest_checkpoint", "load_state", "save_checkpoint"]
+__all__ = [
+    "checkpoints",
+    "damage",
+    "joint_checkpoint",
+    "latest_checkpoint",
+    "load_state",
+    "read_manifest",
+    "save_checkpoint",
+]
 
 FORMAT = 1
 _KEEP = 2
@@ -52,7 +60,7 @@ def save_checkpoint(state: State, config: TrainConfig, run_dir: Path) -> Path:
             f"Expected to write a checkpoint to {folder}; {error}. "
             "Free some space and run the same command again: it continues from the one before."
         ) from error
-    for old in _checkpoints(run_dir)[:-_KEEP]:
+    for old in checkpoints(run_dir)[:-_KEEP]:
         if old != joint_checkpoint(config, run_dir):
             shutil.rmtree(old)
     return folder
@@ -70,12 +78,12 @@ def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None
     Raises:
         StorageError: If there are checkpoints and all are damaged.
     """
-    folders = _checkpoints(run_dir)
+    folders = checkpoints(run_dir)
     for folder in reversed(folders):
-        damage = _damage(folder)
-        if damage is None:
+        found = damage(folder)
+        if found is None:
             return folder
-        warn(f"Checkpoint {folder} is damaged ({damage}); trying the one before it.")
+        warn(f"Checkpoint {folder} is damaged ({found}); trying the one before it.")
         shutil.rmtree(folder.with_name(f"damaged_{folder.name}"), ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):  # another rank was first
             folder.rename(folder.with_name(f"damaged_{folder.name}"))
@@ -104,8 +112,18 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     return state
 
 
-def _checkpoints(run_dir: Path) -> list[Path]:
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step_*"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself; empty if it says nothing that can be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return manifest
 
 
 def _manifest(folder: Path, state: State, config: TrainConfig) -> dict[str, Any]:
@@ -124,7 +142,7 @@ def _manifest(folder: Path, state: State, config: TrainConfig) -> dict[str, Any]
     }
 
 
-def _damage(folder: Path) -> str | None:
+def damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, None if nothing is."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())

@@ -1,0 +1,138 @@
+"""``mimflow-inspect``: what a run folder holds, whether it is whole, and its weights as one file."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from mimflow_train.cli.command import parse, run
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import read_config, to_dict
+from mimflow_train.errors import ConfigError, StorageError
+
+PROGRAM = "mimflow-inspect"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Show what a run folder holds; loads no network and runs nothing.
+
+    Examples: `mimflow-inspect runs/tiny-emoji --verify`;
+    `mimflow-inspect runs/tiny-emoji --export model.safetensors`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of mimflow-train."""
+    verify: bool = False
+    """Hold every file of every checkpoint against its checksum; exit code 6 if one is damaged."""
+    export: Path | None = None
+    """Write the newest weights that samples are made with to one .safetensors file, float32, with
+    the configuration in its metadata."""
+    json: bool = False
+    """Print JSON in place of the table."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    options = parse(InspectOptions, arguments, PROGRAM)
+    sys.exit(run(lambda: _main(options), PROGRAM))
+
+
+def _main(options: InspectOptions) -> int:
+    config = read_config(options.run)
+    if options.export is not None and options.export.suffix != ".safetensors":
+        raise ConfigError(
+            f"Expected --export FILE.safetensors; got {options.export}. Rename the file."
+        )
+
+    from mimflow_train.checkpoint import checkpoints, damage, read_manifest
+
+    rows: list[dict[str, Any]] = []
+    for folder in checkpoints(options.run):
+        manifest = read_manifest(folder)
+        rows.append(
+            {
+                "step": int(folder.name[5:]),
+                "phase": manifest.get("phase", "unknown"),
+                "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+                "versions": manifest.get("versions", {}),
+                "damage": damage(folder) if options.verify else None,
+            }
+        )
+    report = {
+        "run": str(options.run),
+        "scale": config.scale,
+        "data": config.data.source,
+        "steps": config.steps,
+        "all_steps": config.all_steps,
+        "checkpoints": rows,
+        "verified": options.verify,
+        "last_values": _last_values(options.run),
+    }
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if options.json else _table(report))
+    damaged = [row for row in rows if row["damage"]]
+    if damaged:
+        raise StorageError(
+            f"Expected whole checkpoints in {options.run}; {len(damaged)} of {len(rows)} are "
+            "damaged. mimflow-train goes on from the newest that is whole."
+        )
+    if options.export is not None:
+        _export(config, options.run, options.export)
+    return 0
+
+
+def _last_values(run_dir: Path) -> dict[str, Any]:
+    """Return the newest whole line of the run's metrics."""
+    path = run_dir / "metrics.jsonl"
+    for line in reversed(path.read_text().splitlines() if path.exists() else []):
+        try:
+            values: dict[str, Any] = json.loads(line)
+        except ValueError:  # a crash tore it
+            continue
+        return values
+    return {}
+
+
+def _table(report: dict[str, Any]) -> str:
+    done = max((row["step"] for row in report["checkpoints"]), default=0)
+    lines = [
+        f"{report['run']}: scale {report['scale']} on {report['data']}",
+        f"  {done:,} of {report['all_steps']:,} steps: {report['steps']:,} joint, "
+        f"{report['all_steps'] - report['steps']:,} of the decoder",
+    ]
+    for row in report["checkpoints"]:
+        state = row["damage"] or ("whole" if report["verified"] else "not verified")
+        torch_version = row["versions"].get("torch", "unknown")
+        lines.append(
+            f"  step {row['step']:>9,}  {row['phase']:<8} {row['bytes'] / 1e6:>10,.1f} MB  "
+            f"torch {torch_version}  {state}"
+        )
+    values = {key: each for key, each in report["last_values"].items() if key != "time"}
+    if values:
+        terms = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        lines.append(f"  last report  {terms}")
+    return "\n".join(lines) + "\n"
+
+
+def _export(config: TrainConfig, run_dir: Path, target: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from mimflow_train.checkpoint import latest_checkpoint
+    from mimflow_train.console import say
+
+    folder = latest_checkpoint(run_dir, say)
+    if folder is None:
+        raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
+    name = "ema" if config.weights == "ema" else "model"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"config": json.dumps(to_dict(config)), "weights": name, "checkpoint": folder.name}
+    save_file(load_file(folder / f"{name}.safetensors"), target, metadata)
+    sys.stdout.write(f"{name} weights of {folder.name} in {target}\n")
+
+
+if __name__ == "__main__":
+    main()
