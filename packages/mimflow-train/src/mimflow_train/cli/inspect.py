@@ -1,4 +1,4 @@
-"""``mimflow-inspect``: what a run folder holds, whether it is whole, and its weights as one file."""
+"""``mimflow-inspect``: what a run holds, whether it is whole, and its weights as one file."""
 
 import json
 import sys

@@ -1,0 +1,96 @@
+"""``mimflow-eval``: scores of a run through genmetrics."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from genmetrics.extractor_names import check_extractor_name
+from genmetrics.protocols import choose_protocol
+from mimflow_train.cli.command import parse, run
+from mimflow_train.config_file import read_config
+from mimflow_train.errors import ConfigError
+from mimflow_train.machine import choose_device
+
+PROGRAM = "mimflow-eval"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Score a trained run: samples and reconstructions against held-out images.
+
+    Examples: `mimflow-eval runs/tiny-emoji`;
+    `mimflow-eval runs/L --extractor inception --metrics fid,sfid,is,pr --num 50000 --json l.json`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of mimflow-train."""
+    extractor: str = "efflite0"
+    """Feature network of genmetrics: efflite0, inception, dinov2, clip, timm:NAME, ..."""
+    metrics: str = "fid,pr"
+    """What is computed of the samples: fid, sfid, is, pr, dc, kid, fd_inf, cmmd."""
+    num: int = 0
+    """Samples; 0 is as many as there are held-out images."""
+    spectra: int = 0
+    """Held-out latents at which the ends of the flow's Jacobian are computed."""
+    guidance: float | None = None
+    """Guidance scale, 0 for none; the run's own if not given."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    json: Path | None = None
+    """Also write everything to a JSON file."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    options = parse(EvalOptions, arguments, PROGRAM)
+    sys.exit(run(lambda: _main(options), PROGRAM))
+
+
+def _main(options: EvalOptions) -> int:
+    config = read_config(options.run)
+    for name in ("num", "spectra"):
+        if getattr(options, name) < 0:
+            raise ConfigError(f"Expected --{name} >= 0; got {getattr(options, name)}.")
+    if options.guidance is not None:
+        config = dataclasses.replace(config, guidance=options.guidance)
+    names = tuple(options.metrics.split(","))
+    extractor_name = check_extractor_name(options.extractor)
+    protocol = choose_protocol(None, extractor_name, metrics=names)
+    device = choose_device(options.device)
+
+    import torch  # after everything that a user can get wrong without it
+
+    from genmetrics import get_extractor
+    from mimflow_train.console import say
+    from mimflow_train.run import load_data, trained_model
+    from mimflow_train.scores import Judging, score_run
+
+    extractor = get_extractor(extractor_name, device=device)
+    model = trained_model(config, options.run, torch.device(device))
+    data = load_data(config, None, lambda _: None)
+    count = options.num or len(data.held_out.labels)
+    say(f"{count} samples, {len(data.held_out.labels)} held-out images, guidance {config.guidance}")
+    scores = score_run(
+        model,
+        config,
+        data,
+        options.run / "eval",
+        Judging(extractor=extractor, protocol=protocol, num=count, num_spectra=options.spectra),
+    )
+    if options.json is not None:
+        text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)
+        options.json.write_text(text + "\n")
+    sys.stdout.write(scores.to_text() + "\n")
+    for remark in scores.samples.remarks:
+        say(f"warning: {remark.message}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

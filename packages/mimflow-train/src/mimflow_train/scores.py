@@ -1,0 +1,189 @@
+"""A trained run before genmetrics: its samples and reconstructions as files, and their scores."""
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from genmetrics import (
+    Extractor,
+    Protocol,
+    Report,
+    SpectrumResult,
+    evaluate,
+    jacobian_spectrum,
+    open_images,
+    reconstruction_metrics,
+)
+from genmetrics.reconstruction_report import ReconstructionResult
+from mim_encoder import MaskRatio
+from mimflow_train.config import TrainConfig
+from mimflow_train.data.images import LabelledImages
+from mimflow_train.draws import generator
+from mimflow_train.evaluate import generate
+from mimflow_train.model import MIMFlow
+from mimflow_train.pictures import to_bytes
+from mimflow_train.reconstruction import decode, encode, spread
+from tarflow_prior import Block, TarFlow
+
+__all__ = ["Judging", "RunScores", "score_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How a run is judged.
+
+    Attributes:
+        extractor: The feature network.
+        protocol: Metrics of the samples.
+        num: How many samples; their classes are spread as the held-out images' are.
+        num_spectra: At how many latents the flow's Jacobian is looked at.
+    """
+
+    extractor: Extractor
+    protocol: Protocol
+    num: int
+    num_spectra: int = 0
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """What genmetrics says of a run.
+
+    Attributes:
+        samples: New images against held-out ones, of the same classes.
+        masked: Held-out images that were hidden in part, and what came back.
+        whole: The same with no patch hidden.
+        inversion_error: Largest difference of a latent and its way through the flow and back.
+        spectrum: Ends of the flow's Jacobian at held-out latents; None if it was not asked for.
+    """
+
+    samples: Report
+    masked: ReconstructionResult
+    whole: ReconstructionResult
+    inversion_error: float
+    spectrum: SpectrumResult | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "samples": self.samples.to_dict(),
+            "masked_reconstruction": self.masked.to_dict(),
+            "whole_reconstruction": self.whole.to_dict(),
+            "inversion_error": self.inversion_error,
+            "spectrum": self.spectrum and self.spectrum.to_dict(),
+        }
+
+    def to_text(self) -> str:
+        """Return the tables, one below the other."""
+        parts = [
+            ("samples of the flow against held-out images", self.samples.to_text()),
+            ("held-out images, hidden in part, decoded", self.masked.to_text()),
+            ("held-out images, no patch hidden, decoded", self.whole.to_text()),
+            ("flow and back", f"largest difference {self.inversion_error:.1e}"),
+        ]
+        if self.spectrum is not None:
+            parts.append(("Jacobian of the flow, no class", self.spectrum.to_text()))
+        return "\n\n".join(f"{title}\n{text}" for title, text in parts)
+
+
+def score_run(
+    model: MIMFlow,
+    config: TrainConfig,
+    data: LabelledImages,
+    folder: Path,
+    judging: Judging,
+) -> RunScores:
+    """Write the images of a run that are judged, and judge them.
+
+    Args:
+        model: The run's networks.
+        config: The run; its seed decides every draw.
+        data: Training and held-out images; the second are the reference.
+        folder: Receives ``samples.npz``, ``real.npz``, ``masked.npz`` and ``whole.npz``, for any
+            tool that reads ADM's format.
+        judging: How many samples, and what is asked of them.
+    """
+    extractor, num = judging.extractor, judging.num
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = data.held_out
+    unseen = held_out.stack(range(len(held_out.labels)))
+    order = held_out.labels[spread(len(held_out.labels), num)]
+    label = order if len(order) == num else held_out.labels.repeat(num // len(unseen) + 1)[:num]
+    drawn = to_bytes(generate(model, config, label, generator(config.seed, "mimflow-eval"))).cpu()
+    latents = encode(model, config, unseen, "mimflow-eval").z
+    bare = _without_mask(config)
+    whole = decode(model, encode(model, bare, unseen, "mimflow-eval").z)
+    paths = {
+        "samples": _write(folder / "samples.npz", drawn, label),
+        "real": _write(folder / "real.npz", unseen, held_out.labels),
+        "masked": _write(folder / "masked.npz", decode(model, latents), held_out.labels),
+        "whole": _write(folder / "whole.npz", whole, held_out.labels),
+    }
+    images = {name: open_images(path) for name, path in paths.items()}
+    masked_result, whole_result = (
+        reconstruction_metrics(
+            images["real"], images[name], ("psnr", "ssim", "rfid"), "index", extractor=extractor
+        )
+        for name in ("masked", "whole")
+    )
+    return RunScores(
+        samples=evaluate(
+            images["samples"],
+            images["real"],
+            extractor=extractor,
+            protocol=judging.protocol,
+            seed=config.seed,
+        ),
+        masked=masked_result,
+        whole=whole_result,
+        inversion_error=_inversion_error(model.flow, latents),
+        spectrum=_spectrum(model.flow, latents[: judging.num_spectra])
+        if judging.num_spectra
+        else None,
+    )
+
+
+def _without_mask(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, mask=MaskRatio(low=0.0, high=0.0))
+
+
+def _write(path: Path, images: UInt8[Tensor, "b 3 h w"], label: Tensor) -> Path:
+    np.savez(path, images.movedim(1, -1).numpy(), label.numpy())
+    return path
+
+
+@torch.no_grad()
+def _inversion_error(flow: TarFlow, z: Float[Tensor, "b k d"]) -> float:
+    back = flow.inverse(flow(z).u)
+    return float((back - z).abs().max())
+
+
+def _spectrum(flow: TarFlow, z: Float[Tensor, "b k d"]) -> SpectrumResult:
+    """Look at the flow in float64, where what is small can be told from rounding."""
+    exact = copy.deepcopy(flow).double()
+    blocks = [_OwnOrder(cast(Block, each)) for each in exact.blocks]
+    return jacobian_spectrum(exact, z.double(), blocks=blocks)
+
+
+class _OwnOrder:
+    """A block in the order in which it decodes; TarFlow's own speaks the order of the latents."""
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.permute = self.unpermute = block.in_decoding_order
+
+    def __call__(self, x: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
+        u: Tensor = self.permute(self.block(self.permute(x)).u)
+        return u
+
+    def log_scale(self, x: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
+        """Return the log of each entry's standard deviation."""
+        log_scale: Tensor = self.permute(self.block.standardize(self.permute(x))[1])
+        return log_scale

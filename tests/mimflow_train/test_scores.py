@@ -1,0 +1,68 @@
+"""``mimflow-eval``: the files it leaves, and that its numbers are genmetrics' own on them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from genmetrics import evaluate, get_extractor, open_images
+from mimflow_train.checkpoint import save_checkpoint
+from mimflow_train.cli import eval as command
+from mimflow_train.config_file import write_config
+from mimflow_train.overrides import override
+from mimflow_train.state import TrainState
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+@pytest.fixture
+def finished(config, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("mimflow_train.run.load_data", lambda *_: data)
+    config = override(config, ["seed=3"])
+    write_config(config, tmp_path)
+    save_checkpoint(TrainState(config, torch.device("cpu")), config, tmp_path)
+    return tmp_path
+
+
+def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys):
+    out = finished / "scores.json"
+    options = ["--metrics", "fid,pr", "--num", 24, "--spectra", 2, "--json", out]
+    assert run(finished, "--device", "cpu", *options) == 0
+    text = capsys.readouterr().out
+    for words in ("hidden in part", "no patch hidden", "flow and back", "sigma_min: exact"):
+        assert words in text
+    with np.load(finished / "eval" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (24, 16, 16, 3)
+        counts = np.bincount(arrays["arr_1"])
+    assert counts.tolist() == [9 + 8, 5, 2], "the held-out classes, and again from the start"
+    real = open_images(finished / "eval" / "real.npz")
+    assert np.array_equal(real.read(3), data.held_out.images[3].movedim(0, -1).numpy())
+    scores = json.loads(out.read_text())
+    again = evaluate(
+        open_images(finished / "eval" / "samples.npz"),
+        real,
+        extractor=get_extractor("efflite0"),
+        seed=3,
+    )
+    found = scores["samples"]["metrics"]["fd_efflite0"]
+    assert found["value"] == pytest.approx(again["fd_efflite0"].value)
+    masked, whole = (scores[f"{name}_reconstruction"]["metrics"] for name in ("masked", "whole"))
+    assert masked["psnr"]["value"] != whole["psnr"]["value"]
+    assert scores["inversion_error"] < 1e-4
+
+
+def test_mistakes_are_one_sentence(finished, capsys):
+    for arguments, message in (
+        (["--metrics", "fidd"], "got 'fidd'. Did you mean fid?"),
+        (["--extractor", "eflite0"], "efflite0"),
+        (["--num", "-1"], "Expected --num >= 0; got -1"),
+    ):
+        assert run(finished, *arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
