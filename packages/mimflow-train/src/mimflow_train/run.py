@@ -38,6 +38,7 @@ from mimflow_train.reconstruction import (
     evaluate_reconstruction,
     spread,
 )
+from mimflow_train.report import write_report
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = [
@@ -250,6 +251,7 @@ def finish(
     if before is not None:
         summary["before_decoder_phase"] = dataclasses.asdict(before)
     (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_report(run_dir)
     return scores, before
 
 

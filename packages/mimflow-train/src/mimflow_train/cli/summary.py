@@ -54,6 +54,7 @@ def summary(
     files = [
         ("samples", run_dir / "samples.png"),
         ("reconstructions", run_dir / "reconstructions.png"),
+        ("report", run_dir / "report.html"),
         ("curves", f"tensorboard --logdir {run_dir / 'tensorboard'}"),
         ("more images", f"mimflow-sample {run_dir} --num 12 --out grid.png"),
     ]

@@ -32,6 +32,7 @@ _FILES_OF_A_RUN = (
     "metrics.jsonl",
     "ray",
     "reconstructions.png",
+    "report.html",
     "samples",
     "samples.png",
     "summary.json",
