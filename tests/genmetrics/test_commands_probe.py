@@ -64,6 +64,15 @@ def test_json_holds_every_choice(files, capsys):
     assert [run["seed"] for run in noise["runs"]] == [0]
 
 
+def test_files_of_the_features_command_need_no_keys(files, capsys):
+    for path in files:
+        arrays = dict(np.load(path))
+        ids = np.array([f"{i}.png" for i in range(len(arrays["labels"]))])
+        np.savez(path, **arrays, ids=ids, meta="{}")
+    report = report_of(capsys, arguments(files, *QUICK, "--json", "-"))
+    assert list(report["probes"]) == ["state", "noise"]
+
+
 def test_keys_pool_and_batch_are_chosen(files, capsys):
     argv = arguments(files, *QUICK, "--keys", "noise", "--pool", "flatten", "--batch-size", "40")
     report = report_of(capsys, [*argv, "--json", "-"])

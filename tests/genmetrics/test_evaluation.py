@@ -1,6 +1,7 @@
 """``genmetrics eval`` with all its metrics, statistics as a reference, and ``compare``."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,13 @@ class Means(torch.nn.Module):
         means = pixels.mean(dim=(2, 3))
         spread = pixels.std(dim=(1, 2, 3))[:, None]
         return {"pool3": torch.cat([means, spread], 1).float(), "spatial": means.float()}
+
+
+class Wide(torch.nn.Module):
+    """More features than there are images."""
+
+    def forward(self, images):
+        return {"pool3": torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)}
 
 
 @pytest.fixture
@@ -83,6 +91,14 @@ def test_every_metric_is_the_function_s_own_on_features_of_one_pass(sets, extrac
     assert report["fid"].value != report["sfid"].value
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert json.loads(text)["protocol"]["name"] == "adm"
+
+
+def test_extrapolation_from_fewer_samples_than_dimensions_has_no_error(sets, extractor):
+    wide = replace(extractor, network=Wide(), outputs={"pool3": 48})
+    protocol = choose_protocol("adm", None, metrics=("fd_inf",))
+    report = evaluate(*sets, extractor=wide, protocol=protocol)
+    assert report["fid_inf"].se is None
+    assert [remark.code for remark in report.remarks] == ["TOO_FEW_FOR_LINE"]
 
 
 def test_scores_of_another_network_do_not_carry_the_literature_s_names(sets):

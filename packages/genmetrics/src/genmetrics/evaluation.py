@@ -23,6 +23,10 @@ _ORDER = (
     "The Inception Score of the images in the file's order is {file_order:.2f}, in random order "
     "{mean:.2f}: the samples look sorted by class. Report the second."
 )
+_NO_LINE = (
+    "{n} samples are not more than the dimensions, where distances do not fall as 1 / N: {name} is "
+    "no estimate of the distance at infinitely many. Add samples, or leave fd_inf out."
+)
 
 
 def evaluate(
@@ -108,6 +112,8 @@ def _remarks(
     for name, score in scores.items():
         if score.details.get("rank_deficient"):
             yield from _frechet_remarks(name, score, extractor.outputs)
+        if score.details.get("too_few_for_line"):
+            yield Remark("TOO_FEW_FOR_LINE", _NO_LINE.format(n=score.n_samples, name=name))
         if score.details.get("order_matters"):
             values = {"file_order": score.details["file_order_mean"], "mean": score.value}
             yield Remark("CLASS_SORTED", _ORDER.format(**values))

@@ -16,6 +16,7 @@ from genmetrics.errors import BadInput
 Pooling = Literal["mean", "max", "flatten", "first"]
 
 LABEL_KEYS = ("labels", "y")
+_NOT_FEATURES = ("ids", "meta")  # what `genmetrics features` writes beside them
 _ROWS_AT_A_TIME = 1024
 
 
@@ -81,7 +82,7 @@ def load_probe_file(
     Args:
         path: A file with integer ``labels`` (or ``y``) and arrays of floats, ``(n, d)`` or
             ``(n, t, c)``.
-        keys: Which arrays; None takes all but the labels.
+        keys: Which arrays; None takes all but the labels, ``ids`` and ``meta``.
         pool: How tokens are pooled.
 
     Raises:
@@ -127,7 +128,9 @@ def _chosen(archive: np.lib.npyio.NpzFile, keys: Sequence[str] | None, path: Pat
             f"Expected integers under the key labels or y in {path}; "
             f"got {_listing(archive) or 'no keys'}."
         )
-    features = [key for key in archive.files if key != label_key] if keys is None else list(keys)
+    features = list(keys or ())
+    if keys is None:
+        features = [key for key in archive.files if key not in (label_key, *_NOT_FEATURES)]
     missing = [key for key in features if key not in archive.files or key == label_key]
     if missing or not features:
         wanted = ", ".join(missing) or "at least one array"

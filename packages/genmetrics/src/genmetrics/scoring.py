@@ -190,7 +190,9 @@ def _fd_infinity(sets: Sets) -> dict[str, Score]:
     x = sets.samples[output]
     result = fd_infinity(x, sets.reference_stats(output), seed=sets.seed)
     name = f"{sets.extractor.frechet_name}_inf"
-    return {name: Score(result.value, len(x), None, result.se, {"r2": result.r2})}
+    few = len(x) <= x.shape[1]
+    details = {"r2": result.r2, "too_few_for_line": few}
+    return {name: Score(result.value, len(x), None, None if few else result.se, details)}
 
 
 SCORERS: Mapping[str, Callable[[Sets], dict[str, Score]]] = {

@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="repa",
         help="whose recipe (default: repa)",
     )
-    add("--keys", type=_names, metavar="A,B", help="arrays to probe (default: all but labels)")
+    add(
+        "--keys",
+        type=_names,
+        metavar="A,B",
+        help="arrays to probe (default: all but labels, ids, meta)",
+    )
     add(
         "--pool",
         choices=("mean", "max", "flatten", "first"),
