@@ -56,6 +56,10 @@ class NoFlow:
     flow = 3
 
 
+def broken():
+    raise KeyError("no checkpoint")
+
+
 def ill():
     scales = torch.logspace(0, -5, 101).double()
     return lambda z: scales * z
@@ -176,6 +180,7 @@ def test_the_plot_has_earlier_reports_beside(folder, capsys):
         (["jacobian", "--model", "no_such_module:f", "--latents", "z.npz"], 2, "can be imported"),
         (["jacobian", "--model", "justaname", "--latents", "z.npz"], 2, "package.module:factory"),
         (argv("Strange"), 2, "got Linear"),
+        (argv("broken"), 2, "it raised KeyError: 'no checkpoint'"),
         (argv("NoFlow"), 2, "got NoFlow"),
         (argv("Affine", "--smin", "inverse", "--method", "gkl"), 2, "inverse for smin"),
         (argv("Affine", "--tol", "0"), 2, "above 0"),

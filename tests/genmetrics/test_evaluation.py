@@ -123,9 +123,9 @@ def test_statistics_replace_the_reference_s_images_in_frechet_distances(sets, ex
     assert alone.reference.kind == "statistics"
     assert alone["fid"].n_ref == 50
     protocol = choose_protocol("adm", None, metrics=("pr",))
-    with pytest.raises(ValueError, match="a reference of images for pr, dc, kid and cmmd"):
+    with pytest.raises(ValueError, match="a reference of images for pr; got statistics alone"):
         evaluate(samples, open_reference(file), extractor=extractor, protocol=protocol)
-    with pytest.raises(ValueError, match="statistics of the output spatial"):
+    with pytest.raises(ValueError, match="statistics of the output spatial for sfid"):
         evaluate(
             samples,
             open_reference(file),
@@ -169,6 +169,48 @@ def test_statistics_of_another_network_are_refused(sets, extractor):
         evaluate(samples, Reference(real.path, None, {"features": stats}), extractor=extractor)
 
 
+def test_what_cannot_be_scored_is_said_before_any_image_is_read(sets, extractor, monkeypatch):
+    samples, real = sets
+    monkeypatch.setattr("genmetrics.evaluation.extract", lambda *_, **__: pytest.fail("a pass"))
+    dino = replace(extractor, name="dinov2", outputs={"features": 4}, classifier=None)
+    for metric, message in (("sfid", "inception for sfid; got dinov2"), ("is", "a classifier")):
+        protocol = choose_protocol(None, "dinov2", metrics=(metric,))
+        with pytest.raises(ValueError, match=message):
+            evaluate(samples, real, extractor=dino, protocol=protocol)
+
+
+def test_adm_s_images_serve_another_network(sets, emoji, tmp_path):
+    samples, real = sets
+    file = tmp_path / "adm.npz"
+    np.savez(file, arr_0=np.stack(list(emoji[40:90])), mu=np.zeros(9), sigma=np.eye(9))
+    extractor = get_extractor("efflite0")
+    report = evaluate(samples, open_reference(file), extractor=extractor)
+    alone = evaluate(samples, real, extractor=extractor)
+    assert report["fd_efflite0"].value == pytest.approx(alone["fd_efflite0"].value)
+    (remark,) = [each for each in report.remarks if each.code == "OTHER_STATISTICS"]
+    assert "statistics of pool3 are of another network" in remark.message
+
+
+def test_a_set_against_itself_is_remarked(sets, extractor):
+    samples, real = sets
+    codes = [each.code for each in evaluate(samples, samples, extractor=extractor).remarks]
+    assert "SAME_IMAGES" in codes
+    codes = [each.code for each in evaluate(samples, real, extractor=extractor).remarks]
+    assert "SAME_IMAGES" not in codes
+
+
+def test_statistics_alone_leave_out_what_nobody_asked_for(emoji, write_images, tmp_path, capsys):
+    samples, real = (str(write_images(emoji[i : i + 9], str(i))) for i in (0, 9))
+    file = str(tmp_path / "real.npz")
+    assert main(["stats", "build", real, file, *EFFLITE0]) == 0
+    capsys.readouterr()
+    assert main(["eval", samples, "--ref", file, *EFFLITE0, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert list(json.loads(captured.out)["metrics"]) == ["fd_efflite0"]
+    assert "The reference has no images, so pr is left out." in captured.err
+    assert main(["eval", samples, "--ref", file, *EFFLITE0, "--metrics", "pr"]) == 2
+
+
 def test_class_sorted_samples_are_remarked(tmp_path, extractor, emoji):
     shades = torch.arange(0, 250, 10).to(torch.uint8).repeat_interleave(8)
     images = shades[:, None, None, None].expand(-1, 6, 6, 3).contiguous().clone()
@@ -187,8 +229,8 @@ def test_class_sorted_samples_are_remarked(tmp_path, extractor, emoji):
 def test_kid_of_few_images_names_the_flag_that_helps(emoji, write_images, capsys):
     arguments = ["eval", str(write_images(emoji[:12], "a")), "--ref"]
     arguments += [str(write_images(emoji[12:30], "b")), *EFFLITE0, "--metrics", "kid"]
-    assert main(arguments) == 3
-    assert "--kid-subset-size" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert "--kid-subset-size of at most 12" in capsys.readouterr().err
     assert main([*arguments, "--kid-subset-size", "10", "--json", "-"]) == 0
     score = json.loads(capsys.readouterr().out)["metrics"]["kid_efflite0"]
     assert (score["subset_size"], score["n_samples"], score["n_ref"]) == (10, 12, 18)
@@ -224,6 +266,17 @@ def test_compare_tells_noise_from_difference(reports, capsys):
     second.update(n_samples=30)
     (row,) = [each for each in compare_reports(a, b) if each.name == "precision_efflite0"]
     assert row.verdict == "other N: not comparable"
+
+
+def test_compare_looks_at_constants_of_shared_scores_only(reports):
+    a, b = (json.loads(file.read_text()) for file in reports)
+    b["protocol"]["kid_subset_size"] = 7
+    assert compare_reports(a, b)
+    b["protocol"]["neighbours"] = 7
+    with pytest.raises(BadInput, match="neighbours is 3 in one and 7 in the other"):
+        compare_reports(a, b)
+    del b["metrics"]["precision_efflite0"], b["metrics"]["recall_efflite0"]
+    assert [row.name for row in compare_reports(a, b)] == ["fd_efflite0"]
 
 
 def test_compare_refuses_reports_made_differently(reports, tmp_path, capsys):

@@ -148,7 +148,10 @@ def open_image_array(path: Path) -> ImageArray:
     except BadInput:
         raise
     except _TORN as error:
-        raise BadInput(f"Expected an .npz file of arrays in {path}; got {error}.") from error
+        raise BadInput(
+            f"Expected an .npz file of arrays in {path}; got {str(error).partition('.')[0]}. "
+            "Save it again with np.savez."
+        ) from error
     images = _channels_last(path, images)
     labels, notes = None, []
     if other is not None and other.shape == (len(images),) and other.dtype.kind in "iu":

@@ -11,7 +11,14 @@ from genmetrics.errors import BadInput
 
 __all__ = ["Difference", "compare_reports", "read_report"]
 
-_SAME = ("protocol", "extractor")
+_CONSTANTS_OF = {  # which scores a constant changes
+    "neighbours": ("precision", "recall", "density", "coverage"),
+    "pr_precision": ("precision", "recall", "density", "coverage"),
+    "is_chunk": ("is",),
+    "kid_subsets": ("kid",),
+    "kid_subset_size": ("kid",),
+    "cmmd_sigma": ("cmmd",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +85,10 @@ def compare_reports(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differen
     Raises:
         BadInput: If they were not made in the same way: protocol, network, weights or reference.
     """
-    for part in _SAME:
-        _require_same(part, a.get(part), b.get(part))
     names = [name for name in a["metrics"] if name in b["metrics"]]
+    for part in ("protocol", "extractor"):
+        first, second = (_that_matters(report.get(part, {}), names) for report in (a, b))
+        _require_same(part, first, second)
     if not names:
         raise BadInput(
             "Expected a score that both reports have; got none. Compute the same metrics."
@@ -88,9 +96,20 @@ def compare_reports(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differen
     return [_difference(name, a["metrics"][name], b["metrics"][name]) for name in names]
 
 
+def _that_matters(part: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return the constants that change one of these scores."""
+    plain = {name.partition("_")[0] for name in names}
+    return {
+        key: value
+        for key, value in part.items()
+        if key not in ("metrics", "source")
+        and (key not in _CONSTANTS_OF or plain & set(_CONSTANTS_OF[key]))
+    }
+
+
 def _require_same(name: str, a: Any, b: Any) -> None:
     if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted((set(a) | set(b)) - {"metrics", "source"}):
+        for key in sorted(set(a) | set(b)):
             _require_same(f"{name}.{key}", a.get(key), b.get(key))
     elif a != b:
         raise BadInput(

@@ -1,13 +1,13 @@
 """Judge samples against real images: one pass over each for all metrics."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from genmetrics.errors import BadInput
 from genmetrics.extractors import Extractor
+from genmetrics.feasibility import require_possible, usable_statistics
 from genmetrics.features import extract
 from genmetrics.inception import SHA256_PREFIX
 from genmetrics.protocols import Protocol, choose_protocol
@@ -15,7 +15,6 @@ from genmetrics.reference import Reference
 from genmetrics.report import ImageSet, Remark, Report, Score
 from genmetrics.scoring import SCORERS, Sets
 from genmetrics.sources import ImageSource
-from genmetrics.stats import GaussianStats, require_compatible
 
 __all__ = ["evaluate"]
 
@@ -26,6 +25,16 @@ _ORDER = (
 _NO_LINE = (
     "{n} samples are not more than the dimensions, where distances do not fall as 1 / N: {name} is "
     "no estimate of the distance at infinitely many. Add samples, or leave fd_inf out."
+)
+
+
+_IGNORED = (
+    "The reference's statistics of {} are of another network; distances are to its images, so this "
+    "is not the score of ADM's protocol."
+)
+_SAME = (
+    "Samples and reference are the same images: distances are 0 or nearly so whatever they show. "
+    "Judge against other images."
 )
 
 
@@ -62,14 +71,11 @@ def evaluate(
     if not isinstance(reference, Reference):
         reference = Reference.of(reference)
     protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
-    for output, stats in reference.statistics.items():
-        require_compatible(stats, _expected(extractor, output))
+    statistics = usable_statistics(reference, extractor)
+    ignored = sorted(set(reference.statistics) - set(statistics))
+    reference = replace(reference, statistics=statistics)
+    require_possible(samples, reference, extractor, protocol)
     sources = [samples, *([reference.images] if reference.images is not None else [])]
-    for source in sources:
-        if len(source) < 2:
-            raise BadInput(
-                f"Expected at least 2 images in {source.path}; got {len(source)}. Add images."
-            )
     features = [extract(each, extractor, progress=progress, **extraction) for each in sources]
     real: dict[str, Tensor] = features[1] if len(features) > 1 else {}
     sets = Sets(features[0], real, reference.statistics, extractor, protocol, seed)
@@ -77,6 +83,10 @@ def evaluate(
     for metric in protocol.metrics:
         scores |= SCORERS[metric](sets)
     remarks = [Remark("INPUT", sentence) for source in sources for sentence in source.remarks()]
+    if ignored:
+        remarks.append(Remark("OTHER_STATISTICS", _IGNORED.format(", ".join(ignored))))
+    if reference.images is not None and samples.fingerprint() == reference.images.fingerprint():
+        remarks.append(Remark("SAME_IMAGES", _SAME))
     remarks += _remarks(scores, extractor, reference)
     return Report(
         scores=scores,
@@ -86,24 +96,6 @@ def evaluate(
         reference=reference.described,
         remarks=tuple(remarks),
     )
-
-
-def _expected(extractor: Extractor, output: str) -> GaussianStats:
-    """Return statistics of nothing, with the provenance that this extractor's would have."""
-    if output not in extractor.outputs:
-        raise BadInput(
-            f"Expected statistics of {', '.join(extractor.outputs)}, the outputs of "
-            f"{extractor.name}; the reference has {output}. Use its own --extractor."
-        )
-    dim = extractor.outputs[output]
-    meta = {
-        "extractor": extractor.name,
-        "weights_sha256": extractor.weights_sha256,
-        "preprocess_id": extractor.preprocess_id,
-        "output": output,
-    }
-    zeros = torch.zeros(dim, dtype=torch.float64)
-    return GaussianStats(None, zeros, zeros.expand(dim, dim), meta)
 
 
 def _remarks(

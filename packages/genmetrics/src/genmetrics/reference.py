@@ -76,4 +76,7 @@ def _keys(path: Path) -> set[str]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return set(archive.files)
     except Exception as error:  # a torn archive raises anything
-        raise BadInput(f"Expected an .npz file of arrays in {path}; got {error}.") from error
+        raise BadInput(
+            f"Expected an .npz file of arrays in {path}; got {str(error).partition('.')[0]}. "
+            "Save it again with np.savez."
+        ) from error

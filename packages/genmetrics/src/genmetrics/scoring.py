@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from genmetrics.class_scores import inception_score
-from genmetrics.errors import UsageError
 from genmetrics.extractors import Extractor
 from genmetrics.extrapolation import fd_infinity
 from genmetrics.floor import frechet_at_equal_count, frechet_floor
@@ -43,16 +42,7 @@ class Sets:
 
     @property
     def main(self) -> tuple[Tensor, Tensor]:
-        """Main features of samples and real images.
-
-        Raises:
-            UsageError: If there are no real images.
-        """
-        if not self.reference:
-            raise UsageError(
-                "Expected a reference of images for pr, dc, kid and cmmd; got statistics alone. "
-                "Give images, or leave these metrics out with --metrics."
-            )
+        """Main features of samples and real images."""
         output = self.extractor.main_output
         return self.samples[output], self.reference[output]
 
@@ -75,22 +65,12 @@ def _fid(sets: Sets) -> dict[str, Score]:
 
 
 def _sfid(sets: Sets) -> dict[str, Score]:
-    if "spatial" not in sets.extractor.outputs:
-        raise UsageError(
-            f"Expected --extractor inception for sfid; got {sets.extractor.name}. "
-            "Leave sfid out of --metrics."
-        )
     return {"sfid": _frechet(sets, "spatial")}
 
 
 def _frechet(sets: Sets, output: str) -> Score:
     x = sets.samples[output]
-    if output in sets.statistics or not sets.reference:
-        if output not in sets.statistics:
-            raise UsageError(
-                f"Expected statistics of the output {output} in the reference; it holds "
-                f"{', '.join(sets.statistics)}. Leave the metric out with --metrics."
-            )
+    if output in sets.statistics:
         own = StatsAccumulator(x.shape[1]).update(x).finalize()
         distance = frechet_distance(own, sets.statistics[output])
         return _frechet_score(sets, x, distance, sets.statistics[output])
@@ -102,7 +82,7 @@ def _frechet(sets: Sets, output: str) -> Score:
     floor = frechet_floor(y, len(x), seed=sets.seed)
     at_equal_count = frechet_at_equal_count(x, y, len(x), seed=sets.seed)
     rows = tuple(
-        (f"  {label}", f"{each.value:.4f} +- {each.std:.4f}", f"{sides}, {each.n} each")
+        (f"  {label}", f"{each.value:.4f} (sd {each.std:.4f})", f"{sides}, {each.n} each")
         for label, each, sides in (
             ("at equal N", at_equal_count, "samples against reference"),
             ("floor", floor, "reference against reference"),

@@ -70,9 +70,9 @@ def tiny(class_names: tuple[str, ...] = CLASS_NAMES, source: str = "emoji") -> T
         mask=MaskRatio(),
         guidance=3.0,
         global_batch=64,
-        steps=700,
+        steps=620,
         decoder_phase=DecoderPhaseConfig(
-            steps=120,
+            steps=110,
             gan_weight=3.0,
             augment=True,
             discriminator=DiscriminatorConfig(depth=2),

@@ -80,6 +80,8 @@ def score(options: argparse.Namespace, command: Sequence[str], protocol: Protoco
     if options.json not in (None, "-"):
         require_parent(Path(options.json), "--json")
     samples, reference = open_source(options, options.samples), _open_reference(options)
+    if options.metrics is None and reference.images is None:
+        protocol = _without_images(protocol)
     how: dict[str, Any] = extraction(options)
     device = choose_device(options.device)
 
@@ -101,6 +103,17 @@ def score(options: argparse.Namespace, command: Sequence[str], protocol: Protoco
     for remark in report.remarks:
         sys.stderr.write(f"warning: {remark.message}\n")
     write(document(report.to_dict(), command), report.to_text(), options.json)
+
+
+def _without_images(protocol: Protocol) -> Protocol:
+    """Leave out what statistics alone do not give; nobody asked for it by name."""
+    kept = tuple(each for each in protocol.metrics if each in ("fid", "sfid", "is", "fd_inf"))
+    left_out = [each for each in protocol.metrics if each not in kept]
+    if left_out:
+        sys.stderr.write(
+            f"warning: The reference has no images, so {', '.join(left_out)} is left out.\n"
+        )
+    return replace(protocol, metrics=kept)
 
 
 def _metrics(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("samples", type=Path, metavar="A", help="images to judge")
     parser.add_argument("reference", type=Path, metavar="B", help="real images, or statistics")
     add_scoring_options(parser)
+    parser.set_defaults(metrics=("fid",))
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:

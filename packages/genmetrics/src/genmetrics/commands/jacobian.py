@@ -180,7 +180,13 @@ def _load_model(name: str) -> Any:
             f"Expected --model to name a function that can be imported; got '{error}'. "
             "Run in the folder of the module, or install it."
         ) from error
-    return function()
+    try:
+        return function()
+    except Exception as error:  # a user's function raises anything
+        raise UsageError(
+            f"Expected {name} to return a flow; it raised {type(error).__name__}: {error}. "
+            "Call it in Python to see where."
+        ) from error
 
 
 def _parts(model: Any, device: "torch.device", dtype: "torch.dtype") -> tuple[Any, Any, Any]:

@@ -1,0 +1,106 @@
+"""What can be scored at all, decided before any image is decoded."""
+
+import torch
+
+from genmetrics.errors import BadInput, UsageError
+from genmetrics.extractors import Extractor
+from genmetrics.protocols import Protocol
+from genmetrics.reference import Reference
+from genmetrics.sources import ImageSource
+from genmetrics.stats import GaussianStats, require_compatible
+
+__all__ = ["require_possible", "usable_statistics"]
+
+_NEED_IMAGES = ("pr", "dc", "kid", "cmmd")
+_OUTPUT_OF = {"fid": 0, "fd_inf": 0, "sfid": 1}  # place among the extractor's outputs
+
+
+def require_possible(
+    samples: ImageSource, reference: Reference, extractor: Extractor, protocol: Protocol
+) -> None:
+    """Raise unless every metric of the protocol can be computed.
+
+    Args:
+        samples: The images to judge.
+        reference: What they are judged against, with statistics of this extractor only.
+        extractor: The feature network.
+        protocol: The metrics.
+
+    Raises:
+        BadInput: If a set has fewer than 2 images.
+        UsageError: If a metric needs another network, other statistics or more images.
+    """
+    sources = [each for each in (samples, reference.images) if each is not None]
+    for source in sources:
+        if len(source) < 2:
+            raise BadInput(
+                f"Expected at least 2 images in {source.path}; got {len(source)}. Add images."
+            )
+    metrics = protocol.metrics
+    pictures = [metric for metric in metrics if metric in _NEED_IMAGES]
+    if pictures and reference.images is None:
+        raise UsageError(
+            f"Expected a reference of images for {', '.join(pictures)}; got statistics alone. "
+            "Give images, or leave these metrics out with --metrics."
+        )
+    if "sfid" in metrics and len(extractor.outputs) < 2:
+        raise UsageError(
+            f"Expected --extractor inception for sfid; got {extractor.name}. "
+            "Leave sfid out of --metrics."
+        )
+    if "is" in metrics and extractor.classifier is None:
+        raise UsageError(
+            f"Expected an --extractor with a classifier for is; got {extractor.name}. "
+            "Choose inception or efflite0, or leave is out of --metrics."
+        )
+    fewest = min(len(source) for source in sources)
+    if "kid" in metrics and protocol.kid_subset_size > fewest:
+        raise UsageError(
+            f"Expected --kid-subset-size of at most {fewest}, the smaller set's images; got "
+            f"{protocol.kid_subset_size}. Lower it, and compare KIDs of one subset size only."
+        )
+    _require_statistics(reference, extractor, protocol)
+
+
+def _require_statistics(reference: Reference, extractor: Extractor, protocol: Protocol) -> None:
+    if reference.images is not None:
+        return
+    outputs = list(extractor.outputs)
+    for metric in protocol.metrics:
+        if metric in _OUTPUT_OF and outputs[_OUTPUT_OF[metric]] not in reference.statistics:
+            raise UsageError(
+                f"Expected statistics of the output {outputs[_OUTPUT_OF[metric]]} for {metric}; "
+                f"the reference holds {', '.join(reference.statistics)}. "
+                "Leave the metric out with --metrics."
+            )
+
+
+def usable_statistics(reference: Reference, extractor: Extractor) -> dict[str, GaussianStats]:
+    """Return the reference's statistics that are of this extractor.
+
+    Raises:
+        BadInput: If there are none and no images either, or they are of another network.
+    """
+    usable = {name: s for name, s in reference.statistics.items() if name in extractor.outputs}
+    if reference.statistics and not usable and reference.images is None:
+        raise BadInput(
+            f"Expected statistics of {', '.join(extractor.outputs)}, the outputs of "
+            f"{extractor.name}; the reference has {', '.join(reference.statistics)}. "
+            "Use the --extractor that they were made with."
+        )
+    for name, stats in usable.items():
+        require_compatible(stats, _provenance(extractor, name))
+    return usable
+
+
+def _provenance(extractor: Extractor, output: str) -> GaussianStats:
+    """Return statistics of nothing that say where this extractor's would be from."""
+    dim = extractor.outputs[output]
+    meta = {
+        "extractor": extractor.name,
+        "weights_sha256": extractor.weights_sha256,
+        "preprocess_id": extractor.preprocess_id,
+        "output": output,
+    }
+    zeros = torch.zeros(dim, dtype=torch.float64)
+    return GaussianStats(None, zeros, zeros.expand(dim, dim), meta)
