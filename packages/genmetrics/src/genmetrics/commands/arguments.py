@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genmetrics.commands.reading import add_source_options, open_all
 from genmetrics.errors import UsageError
 from genmetrics.extractor_names import check_extractor_name
 
@@ -26,15 +27,8 @@ __all__ = [
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add how images are found and which of them are read."""
+    add_source_options(parser)
     add = parser.add_argument
-    add("--recursive", action="store_true", help="read sub-folders at any depth")
-    add(
-        "--on-bad-image",
-        choices=("error", "skip"),
-        default="error",
-        help="skip leaves out pictures that cannot be read, names them, and lowers N; it decodes "
-        "all pictures once more (default: error)",
-    )
     add("--limit", type=count, metavar="N", help="read only N images of each set, at random")
     add("--seed", type=seed, default=0, metavar="S", help="seed of random choices (default: 0)")
 
@@ -162,9 +156,7 @@ def open_source(options: argparse.Namespace, path: Path) -> "ImageSource":
     """Open images as ``add_reading_options`` says."""
     from numpy.random import default_rng
 
-    from genmetrics.sources import open_images
-
-    source = open_images(path, recursive=options.recursive, on_bad_image=options.on_bad_image)
+    source = open_all(options, path)
     if options.limit is None or options.limit >= len(source):
         return source
     chosen = default_rng(options.seed).choice(len(source), options.limit, replace=False)

@@ -1,4 +1,4 @@
-"""How commands that write files find their images. Imports no torch."""
+"""How commands find their images. Imports no torch."""
 
 import argparse
 import sys
@@ -19,8 +19,8 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--on-bad-image",
         choices=("error", "skip"),
         default="error",
-        help="skip leaves out pictures that cannot be read, at the cost of decoding all of them "
-        "once more (default: error)",
+        help="skip leaves out pictures that cannot be read, names them, and lowers N; it decodes "
+        "all pictures once more (default: error)",
     )
 
 
