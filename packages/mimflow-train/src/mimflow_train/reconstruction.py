@@ -26,6 +26,7 @@ __all__ = [
     "judged_images",
     "same_classes",
     "spread",
+    "unmasked",
 ]
 
 CHUNK = 64
@@ -80,13 +81,18 @@ def evaluate_reconstruction(
     def psnr(hidden: TrainConfig) -> float:
         return _psnr(decode(model, encode(model, hidden, unseen, "evaluate held out").z), unseen)
 
-    whole = dataclasses.replace(config, mask=MaskRatio(low=0.0, high=0.0))
+    whole = unmasked(config)
     return Reconstruction(
         psnr=psnr(config),
         psnr_whole=psnr(whole),
         fd_posterior=distance(config),
         fd_whole=distance(whole),
     )
+
+
+def unmasked(config: TrainConfig) -> TrainConfig:
+    """Return a run in which no patch is hidden."""
+    return dataclasses.replace(config, mask=MaskRatio(low=0.0, high=0.0))
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """A trained run before genmetrics: its samples and reconstructions as files, and their scores."""
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,14 +21,13 @@ from genmetrics import (
     reconstruction_metrics,
 )
 from genmetrics.reconstruction_report import ReconstructionResult
-from mim_encoder import MaskRatio
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.draws import generator
 from mimflow_train.evaluate import generate
 from mimflow_train.model import MIMFlow
 from mimflow_train.pictures import to_bytes
-from mimflow_train.reconstruction import decode, encode, spread
+from mimflow_train.reconstruction import decode, encode, spread, unmasked
 from tarflow_prior import Block, TarFlow
 
 __all__ = ["Judging", "RunScores", "score_run"]
@@ -118,8 +116,7 @@ def score_run(
     label = order if len(order) == num else held_out.labels.repeat(num // len(unseen) + 1)[:num]
     drawn = to_bytes(generate(model, config, label, generator(config.seed, "mimflow-eval"))).cpu()
     latents = encode(model, config, unseen, "mimflow-eval").z
-    bare = _without_mask(config)
-    whole = decode(model, encode(model, bare, unseen, "mimflow-eval").z)
+    whole = decode(model, encode(model, unmasked(config), unseen, "mimflow-eval").z)
     paths = {
         "samples": _write(folder / "samples.npz", drawn, label),
         "real": _write(folder / "real.npz", unseen, held_out.labels),
@@ -148,10 +145,6 @@ def score_run(
         if judging.num_spectra
         else None,
     )
-
-
-def _without_mask(config: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(config, mask=MaskRatio(low=0.0, high=0.0))
 
 
 def _write(path: Path, images: UInt8[Tensor, "b 3 h w"], label: Tensor) -> Path:

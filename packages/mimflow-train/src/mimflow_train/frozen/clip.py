@@ -13,7 +13,7 @@ from open_clip.constants import (  # type: ignore[import-untyped]
 from open_clip.model import resize_pos_embed  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from mimflow_train.frozen.teacher import PATCH, at_grid, cosine_distance, standardized
+from mimflow_train.frozen.teacher import PATCH, at_grid, cosine_distance, frozen, standardized
 from mimflow_train.frozen.weights import PretrainedFile, loading, read_tensors
 
 __all__ = ["CLIP_FILE", "ClipTeacher", "empty_image_tower"]
@@ -55,7 +55,7 @@ class ClipTeacher:
         self.device = device
         with loading(CLIP_FILE.network, file):
             network = _image_tower(file, grid)
-        self.network = network.to(device).eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
+        self.network = frozen(network, device)
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from mimflow_train.frozen.teacher import standardized
+from mimflow_train.frozen.teacher import frozen, standardized
 from mimflow_train.frozen.weights import PretrainedFile, hub_file, loading
 
 __all__ = ["DINO_FILE", "DINO_NAME", "DINO_SIZE", "DinoTokens"]
@@ -50,7 +50,7 @@ class DinoTokens:
             network = timm.create_model(
                 DINO_NAME, pretrained=True, pretrained_cfg_overlay={"file": str(file)}
             )
-        self.network = network.to(device).eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
+        self.network = frozen(network, device)
 
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
         """Return the tokens of images in [-1, 1], which are resized to 224 px."""

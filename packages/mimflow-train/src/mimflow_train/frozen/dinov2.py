@@ -8,7 +8,7 @@ from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from mimflow_train.frozen.teacher import PATCH, at_grid, cosine_distance, standardized
+from mimflow_train.frozen.teacher import PATCH, at_grid, cosine_distance, frozen, standardized
 from mimflow_train.frozen.weights import PretrainedFile, hub_file, loading
 
 __all__ = ["DINOV2_FILE", "DINOV2_NAME", "DinoV2Teacher"]
@@ -55,7 +55,7 @@ class DinoV2Teacher:
                 img_size=(PATCH * grid[0], PATCH * grid[1]),
                 patch_size=PATCH,
             )
-        self.network = network.to(device).eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
+        self.network = frozen(network, device)
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:

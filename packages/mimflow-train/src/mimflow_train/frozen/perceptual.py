@@ -12,7 +12,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.models import convnext_small  # type: ignore[import-untyped]
 
-from mimflow_train.frozen.teacher import standardized
+from mimflow_train.frozen.teacher import frozen, standardized
 from mimflow_train.frozen.weights import PretrainedFile, hub_file, loading, read_tensors
 
 __all__ = [
@@ -82,7 +82,7 @@ class LpipsDistance:
             # lpips cuts torchvision's `features` into slices and keeps the number of each layer.
             keys = {key: f"features.{key.partition('.')[2]}" for key in trunk.state_dict()}
             trunk.load_state_dict({ours: vgg16[theirs] for ours, theirs in keys.items()})
-        return cls(_frozen(network, device))
+        return cls(frozen(network, device))
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
@@ -131,7 +131,7 @@ class ConvNextDistance:
             network: nn.Module = convnext_small()
         with loading(CONVNEXT_FILE.network, file):
             network.load_state_dict(read_tensors(file), assign=True)
-        return cls(_frozen(network, device))
+        return cls(frozen(network, device))
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
@@ -166,7 +166,3 @@ class PerceptualLoss:
     ) -> Float[Tensor, ""]:
         """Return the mean distance over the batch; gradients reach ``image`` only."""
         return (self.lpips(image, target) + 0.1 * self.logits(image, target)) / 1.1
-
-
-def _frozen(network: nn.Module, device: torch.device) -> nn.Module:
-    return network.to(device).eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from einops import reduce
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "PATCH",
@@ -15,6 +15,7 @@ __all__ = [
     "Teacher",
     "at_grid",
     "cosine_distance",
+    "frozen",
     "square_distance",
     "standardized",
 ]
@@ -68,6 +69,11 @@ def square_distance(
         10.0
     """
     return reduce((features.float() - target.float()).square(), "b n f -> b n", "mean")
+
+
+def frozen(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return a network on its device, in eval mode and without gradients of its own."""
+    return network.to(device).eval().requires_grad_(requires_grad=False)
 
 
 def at_grid(
