@@ -1,6 +1,7 @@
 import pytest
 import torch
 from einops import rearrange, repeat
+from timm.models.eva import EvaBlock
 from torch.utils.flop_counter import FlopCounterMode
 
 from mim_encoder import EncoderConfig, MaskedEncoder, MaskRatio, mask_to_pixels, random_mask
@@ -46,7 +47,8 @@ def attend_to_visible_patches(encoder, image, masked):
     allowed = torch.cat([torch.ones(batch, 1, 1, skip, dtype=torch.bool), visible], dim=-1)
     ropes = encoder.trunk.rope.get_embed(list(encoder.config.grid))
     for block, rope in zip(encoder.trunk.blocks, ropes, strict=True):
-        x = block(x, rope=rope, attn_mask=allowed.expand(-1, -1, x.shape[1], -1))
+        attend = allowed.expand(-1, -1, x.shape[1], -1)
+        x = EvaBlock.forward(block, x, rope=rope, attn_mask=attend)
     x = encoder.trunk.norm(x)
     return x[:, 1:skip], x[:, skip:]
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from einops import rearrange
@@ -106,16 +108,35 @@ def test_layer_scale_starts_at_its_value_and_is_absent_when_none():
     assert not [name for name in names if "gamma" in name]
 
 
-def test_drop_path_grows_linearly_over_the_blocks_and_acts_in_training_only():
-    config = TrunkConfig(width=8, depth=3, num_heads=1, num_prefix=1, drop_path=0.8)
-    trunk = ViTTrunk(config)
-    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in trunk.blocks]
-    assert rates == [0.0, 0.4, 0.8]
-    tokens = torch.randn(4, 1, 8), torch.randn(4, 6, 8)
-    trunk.eval()
-    assert torch.equal(trunk(*tokens, (2, 3))[1], trunk(*tokens, (2, 3))[1])
-    trunk.train()
-    assert not torch.equal(trunk(*tokens, (2, 3))[1], trunk(*tokens, (2, 3))[1])
+DROPPED = TrunkConfig(width=8, depth=3, num_heads=1, num_prefix=1, layer_scale=0.5, drop_path=0.8)
+TOKENS = torch.randn(5, 1, 8), torch.randn(5, 6, 8)
+
+
+def test_without_draws_no_branch_is_skipped():
+    trunk = ViTTrunk(DROPPED)
+    whole = ViTTrunk(dataclasses.replace(DROPPED, drop_path=0.0))
+    whole.load_state_dict(trunk.state_dict())
+    assert torch.equal(trunk.train()(*TOKENS, (2, 3))[1], whole(*TOKENS, (2, 3))[1])
+
+
+@pytest.mark.parametrize("branch", [0, 1])
+def test_a_branch_is_skipped_or_enlarged_as_its_draw_says(branch):
+    trunk = ViTTrunk(DROPPED).double()
+    tokens = [each.double() for each in TOKENS]
+    uniform = torch.full((5, 3, 2), 0.9, dtype=torch.float64)
+    enlarged = trunk(*tokens, (2, 3), uniform=uniform)[1]
+    uniform[3, 2, branch] = 0.7  # below 0.8, the last block's share
+    uniform[:, 1] = 0.5  # above 0.4, the second block's
+    uniform[:, 0] = 0.0  # the first block has none
+    skipped = trunk(*tokens, (2, 3), uniform=uniform)[1]
+    for block, share in zip(trunk.blocks, (0.0, 0.4, 0.8), strict=True):
+        block.gamma_1.data /= 1 - share
+        block.gamma_2.data /= 1 - share
+    expected = trunk(*tokens, (2, 3))[1]
+    torch.testing.assert_close(enlarged, expected)
+    torch.testing.assert_close(skipped[[0, 1, 2, 4]], expected[[0, 1, 2, 4]])
+    getattr(trunk.blocks[2], f"gamma_{branch + 1}").data.zero_()
+    torch.testing.assert_close(skipped[3], trunk(*tokens, (2, 3))[1][3])
 
 
 @pytest.mark.parametrize(("width", "deviation"), [(768, 0.02), (192, 0.04)])

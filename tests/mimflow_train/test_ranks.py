@@ -71,7 +71,9 @@ for name in ("plain", "all"):
 @pytest.fixture
 def folder(config, tmp_path):
     """Two configurations and the program of a worker."""
-    config = dataclasses.replace(config, global_batch=12)
+    decoder = dataclasses.replace(config.model.decoder, depth=2, drop_path=0.5)
+    model = dataclasses.replace(config.model, decoder=decoder)
+    config = dataclasses.replace(config, global_batch=12, model=model)
     phase = DecoderPhaseConfig(
         steps=3,
         gan_weight=0.5,

@@ -151,12 +151,14 @@ def test_decodes_under_bfloat16_autocast():
     assert (rounded.float() - exact).abs().max() < 0.05 * exact.std()
 
 
-def test_drop_path_changes_training_only():
-    decoder, z = build(drop_path=0.9), latents(8)
-    decoder.eval()
-    assert torch.equal(decoder(z), decoder(z))
-    decoder.train()
-    assert not torch.equal(decoder(z), decoder(z))
+def test_drop_path_is_a_function_of_the_draws_of_each_image():
+    decoder, z = build(drop_path=0.9), latents(3)
+    draws = torch.ones(3, decoder.config.depth, 2)
+    draws[1] = 0.0
+    mixed, kept = decoder(z, uniform=draws), decoder(z, uniform=torch.ones_like(draws))
+    assert torch.equal(mixed[[0, 2]], kept[[0, 2]])
+    assert not torch.equal(mixed[1], kept[1])
+    assert torch.equal(decoder.train()(z), decoder.eval()(z))
 
 
 @pytest.mark.parametrize(("k", "d"), [(4, 3), (5, 1), (1, 3)])

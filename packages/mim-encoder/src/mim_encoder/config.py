@@ -87,8 +87,8 @@ class TrunkConfig:
         num_prefix: Tokens without a place in the image (class token, latents), at least 0.
         mlp_ratio: Hidden width of the MLPs, in units of ``width``.
         layer_scale: Initial factor on every residual branch; None leaves the factors out.
-        drop_path: Probability of skipping the last block in training, in [0, 1); earlier blocks
-            less, linearly down to 0 at the first.
+        drop_path: Probability of skipping a branch of the last block where draws are given, in
+            [0, 1); earlier blocks less, linearly down to 0 at the first.
         rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
     """
 

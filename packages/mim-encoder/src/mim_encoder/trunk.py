@@ -1,5 +1,6 @@
 """The transformer that encoder and decoders share."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -38,16 +39,15 @@ class ViTTrunk(nn.Module):
             config.width, config.depth, config.num_heads, temperature=config.rope_theta
         )
         self.blocks = nn.ModuleList(
-            EvaBlock(
+            _Block(
                 config.width,
                 config.num_heads,
                 mlp_ratio=config.mlp_ratio,
                 num_prefix_tokens=config.num_prefix,
-                drop_path=config.drop_path * index / max(config.depth - 1, 1),
                 init_values=config.layer_scale,
                 norm_layer=LayerNorm,
             )
-            for index in range(config.depth)
+            for _ in range(config.depth)
         )
         self.norm = LayerNorm(config.width)
         self.blocks.apply(partial(_init_linear, std=0.02 * (768 / config.width) ** 0.5))
@@ -58,6 +58,7 @@ class ViTTrunk(nn.Module):
         image: Float[Tensor, "b n width"],
         grid: tuple[int, int],
         places: Int[Tensor, "b n"] | None = None,
+        uniform: Float[Tensor, "b depth 2"] | None = None,
     ) -> tuple[Float[Tensor, "b prefix width"], Float[Tensor, "b n width"]]:
         """Mix all tokens with all others.
 
@@ -67,17 +68,54 @@ class ViTTrunk(nn.Module):
             grid: Rows and columns of patches.
             places: Which patch of the grid each image token is, counted in raster order; None for
                 all of them.
+            uniform: Uniform draws in [0, 1), one for each image, block and branch (attention, MLP):
+                the branch is skipped where the draw is below the block's share of ``drop_path``
+                (stochastic depth); None skips none.
 
         Returns:
             Both kinds of token after the final LayerNorm.
         """
         tokens, sizes = pack([prefix, image], "b * width")
-        for block, rope in zip(self.blocks, self.rope.get_embed(list(grid)), strict=True):
+        ropes = self.rope.get_embed(list(grid))
+        for block, rope, factors in zip(self.blocks, ropes, self._factors(uniform), strict=True):
             if places is not None:
                 rope = rearrange(rope[:, places], "heads b n angles -> b heads n angles")
-            tokens = block(tokens, rope=rope)
+            tokens = block(tokens, rope, factors)
         prefix, image = unpack(self.norm(tokens), sizes, "b * width")
         return prefix, image
+
+    def _factors(
+        self, uniform: Float[Tensor, "b depth 2"] | None
+    ) -> Sequence[Float[Tensor, "b 2"] | None]:
+        """Return what each block multiplies its branches with: 0, or 1 over the share kept."""
+        if uniform is None or not self.config.drop_path:
+            return [None] * self.config.depth
+        last, depth = self.config.drop_path, self.config.depth
+        rate = torch.linspace(0, last, depth, dtype=uniform.dtype, device=uniform.device)
+        rate = rearrange(rate, "depth -> depth 1")
+        return ((uniform >= rate) / (1 - rate)).unbind(1)
+
+
+class _Block(EvaBlock):
+    """Attention and MLP on a residual stream, either skipped image by image."""
+
+    def forward(  # type: ignore[override]  # the factors are what it adds
+        self,
+        x: Float[Tensor, "b t width"],
+        rope: Tensor,
+        factors: Float[Tensor, "b 2"] | None = None,
+    ) -> Float[Tensor, "b t width"]:
+        if factors is None:
+            whole: Tensor = super().forward(x, rope=rope)
+            return whole
+        attention, mlp = rearrange(factors.to(x.dtype), "b branches -> branches b 1 1")
+        x = x + attention * self._scaled(self.attn(self.norm1(x), rope=rope), self.gamma_1)
+        mixed: Tensor = x + mlp * self._scaled(self.mlp(self.norm2(x)), self.gamma_2)
+        return mixed
+
+    @staticmethod
+    def _scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
+        return branch if gamma is None else gamma * branch
 
 
 def _init_linear(module: nn.Module, std: float) -> None:

@@ -98,7 +98,7 @@ class DecoderPhase:
     ) -> Tensor:
         """Add the decoder's gradients; the adversarial ones apart if their weight is adaptive."""
         with precision(part.image.device, self.config.precision):
-            image = self._decode(part)
+            image = self._decode(part, part.draws.depth)
             objective = reconstruction_objective(
                 image,
                 part.image,
@@ -138,20 +138,18 @@ class DecoderPhase:
         mean = loss.detach() / part.num_parts
         terms["discriminator"] = terms.get("discriminator", torch.zeros(())) + mean
 
-    def _decode(self, part: Part) -> Tensor:
+    def _decode(self, part: Part, depth: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             posterior = self.state.model.encoder(part.image, part.draws.masked)
             z = posterior.perturb(part.draws.noise)
-        image: Tensor = self.state.model.decoder(z)
+        image: Tensor = self.state.model.decoder(z, uniform=depth)
         return image
 
     @torch.no_grad()
     def _fresh_fakes(self, part: Part) -> Tensor:
-        """Return images as they will be saved: no drop path, 8 bit."""
-        self.state.model.decoder.eval()
+        """Return images as they will be saved: every branch taken, 8 bit."""
         with precision(part.image.device, self.config.precision):
             image = self._decode(part)
-        self.state.model.decoder.train()
         return to_unit(to_bytes(image)).to(part.image)
 
     def _augmented(self, image: Tensor, part: Part, view: int) -> Tensor:

@@ -23,12 +23,14 @@ __all__ = ["Draws", "draw_step", "drop_labels", "generator"]
 class Draws(NamedTuple):
     """What one training step needs besides images and labels.
 
+    ``depth`` decides which branches of the pixel decoder are skipped (stochastic depth), and
     ``augment`` is for the three views that the decoder phase makes of each image.
     """
 
     masked: Bool[Tensor, "b n"]
     noise: Float[Tensor, "b k d"]
     dropped: Bool[Tensor, " b"]
+    depth: Float[Tensor, "b depth 2"]
     augment: Float[Tensor, "b views 5"]
 
 
@@ -66,11 +68,14 @@ def draw_step(config: TrainConfig, step: int, rows: slice) -> Draws:
         generator=generator(config.seed, "latent noise", step),
     )
     uniform = torch.rand(batch, generator=generator(config.seed, "label drop", step))
+    depth = torch.rand(
+        batch, config.model.decoder.depth, 2, generator=generator(config.seed, "depth", step)
+    )
     augment = torch.rand(
         batch, _VIEWS, NUM_UNIFORM, generator=generator(config.seed, "augment", step)
     )
     dropped = uniform < config.label_drop_prob
-    return Draws(masked[rows], noise[rows], dropped[rows], augment[rows])
+    return Draws(masked[rows], noise[rows], dropped[rows], depth[rows], augment[rows])
 
 
 def drop_labels(label: Int64[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:

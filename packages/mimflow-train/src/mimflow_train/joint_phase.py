@@ -62,11 +62,11 @@ class JointPhase:
             quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if not part.is_last and isinstance(self.module, DistributedDataParallel):
                 quiet = self.module.no_sync()
-            masked, noise = part.draws.masked, part.draws.noise
+            masked, noise, depth = part.draws.masked, part.draws.noise, part.draws.depth
             with quiet:
                 with precision(device, self.config.precision):
                     objective = joint_objective(
-                        self.module(part.image, part.label, masked, noise),
+                        self.module(part.image, part.label, masked, noise, depth),
                         part.image,
                         masked,
                         weights=self.config.loss,

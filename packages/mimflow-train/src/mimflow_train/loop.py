@@ -58,7 +58,6 @@ def train(
         draws = draw_step(config, state.step, rows)
         label = drop_labels(data.train.labels[indices], draws.dropped)
         image = _flipped(to_unit(pixels), config, state.step, rows)
-        _seed_dropout(config, state.step, context.rank)
         values = phase.gradients(Batch(image, label, indices), draws)
         norms = phase.clip()
         if all(math.isfinite(float(norm)) for norm in norms.values()):
@@ -103,12 +102,6 @@ def _flipped(image: Tensor, config: TrainConfig, step: int, rows: slice) -> Tens
         return image
     uniform = torch.rand(config.global_batch, generator=generator(config.seed, "flip", step))
     return torch.where((uniform[rows] < 0.5)[:, None, None, None], image.flip(-1), image)
-
-
-def _seed_dropout(config: TrainConfig, step: int, rank: int) -> None:
-    """Make drop path, torch's only global draw here, stateless; it alone depends on the rank."""
-    draw = generator(config.seed, f"drop path {rank}", step)
-    torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))
 
 
 def _check_diverged(skipped: int, values: dict[str, Tensor], step: int) -> None:

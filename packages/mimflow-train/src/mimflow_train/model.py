@@ -46,6 +46,7 @@ class MIMFlow(nn.Module):
         label: Int64[Tensor, " b"],
         masked: Bool[Tensor, "b n"],
         noise: Float[Tensor, "b k d"],
+        uniform: Float[Tensor, "b depth 2"] | None = None,
     ) -> MIMFlowOutput:
         """Encode what is visible, add noise (Eq. 1), and read the same latents in three ways.
 
@@ -54,13 +55,14 @@ class MIMFlow(nn.Module):
             label: Class of each image, -1 for the null class.
             masked: True where a patch is hidden from the encoder.
             noise: Standard normal noise of the latents.
+            uniform: Draws that decide which branches of the decoder are skipped; None skips none.
         """
         posterior = self.encoder(image, masked)
         z = posterior.perturb(noise)
         return MIMFlowOutput(
             posterior=posterior,
             flow=self.flow(z, label),
-            image=self.decoder(z),
+            image=self.decoder(z, uniform=uniform),
             features={name: decode(z) for name, decode in self.feature_decoders.items()},
         )
 

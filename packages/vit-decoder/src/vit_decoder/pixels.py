@@ -40,13 +40,18 @@ class PixelDecoder(nn.Module):
         return cast(nn.Parameter, layer.weight)
 
     def forward(
-        self, z: Float[Tensor, "b k d"], size: tuple[int, int] | None = None
+        self,
+        z: Float[Tensor, "b k d"],
+        size: tuple[int, int] | None = None,
+        uniform: Float[Tensor, "b depth 2"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Decode latents.
 
         Args:
             z: Latent tokens.
             size: Height and width of the image, in pixels; by default the configured square.
+            uniform: Uniform draws in [0, 1), one for each image, block and branch: the branch is
+                skipped where the draw is below the block's share of ``drop_path``; None skips none.
 
         Returns:
             Images in the [-1, 1] convention, not clamped.
@@ -55,7 +60,7 @@ class PixelDecoder(nn.Module):
             ValueError: If the latents or the size do not fit the configuration.
         """
         grid = self.config.grid if size is None else self._grid(size)
-        patches = self.head(self.to_tokens(z, grid))
+        patches = self.head(self.to_tokens(z, grid, uniform))
         image = unpatchify(patches, grid, self.config.patch_size)
         return image if self.refine is None else image + self.refine(image)
 

@@ -42,13 +42,18 @@ class LatentsToImageTokens(nn.Module):
         self.trunk = ViTTrunk(config)
 
     def forward(
-        self, z: Float[Tensor, "b k d"], grid: tuple[int, int]
+        self,
+        z: Float[Tensor, "b k d"],
+        grid: tuple[int, int],
+        uniform: Float[Tensor, "b depth 2"] | None = None,
     ) -> Float[Tensor, "b n width"]:
         """Return one token per place of the grid, in raster order.
 
         Args:
             z: Latent tokens.
             grid: Rows and columns.
+            uniform: Draws that decide which branches are skipped, as for `ViTTrunk`; None skips
+                none.
 
         Raises:
             ValueError: If number or width of the latents is not the configured one.
@@ -61,7 +66,7 @@ class LatentsToImageTokens(nn.Module):
             prefix = torch.cat([class_tokens, prefix], dim=1)
         image = repeat(self.image_token, "1 width -> b n width", b=len(z), n=rows * columns)
         tokens: Tensor
-        _, tokens = self.trunk(prefix, image, grid)
+        _, tokens = self.trunk(prefix, image, grid, uniform=uniform)
         return tokens
 
 
