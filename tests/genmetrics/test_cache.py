@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from genmetrics import UsageError, extract_features, open_images
+from genmetrics import Processes, UsageError, extract_features, open_images
 from genmetrics.cache import FeatureCache
+from genmetrics.cli import main
 from genmetrics.extractors import Extractor
 from genmetrics.features import BATCHES_PER_SHARD, extract
 
@@ -146,10 +147,35 @@ def test_tensors_are_cached_by_their_bytes(images, extractor, tmp_path):
     assert (first, second, third) == (N, 0, N)
 
 
+@pytest.mark.parametrize("cached", ["nothing", "two thirds", "all"])
+def test_copies_and_plain_images_are_known_with_any_part_in_the_cache(
+    images, write_images, extractor, tmp_path, cached
+):
+    images[31], images[52], images[11] = images[2], images[7], 9
+    folder = write_images(images, "repeated")
+    if cached != "nothing":
+        read(open_images(folder), extractor, tmp_path / "cache")
+    if cached == "two thirds":
+        shards(tmp_path / "cache")[1].unlink()
+    source = open_images(folder)
+    read(source, extractor, tmp_path / "cache")
+    plain, copies = source.remarks()
+    assert "1 of 53 images" in plain
+    assert "throughout: 11.png" in plain
+    assert "2 of 53 images" in copies
+    assert "31.png = 2.png, 52.png = 7.png" in copies
+
+
+def test_processes_notice_copies_too(images, write_images, extractor):
+    source = open_images(write_images(images[[0, 1, 0]], "repeated"))
+    extract(source, extractor, workers=Processes(1))
+    assert "2.png = 0.png" in source.remarks()[0]
+
+
 def test_key_is_written_for_people(tmp_path):
     cache = FeatureCache(tmp_path, {"images": "a1", "extractor": "x"})
     key = json.loads((cache.folder / "key.json").read_text())
-    assert key == {"format": 1, "images": "a1", "extractor": "x"}
+    assert key == {"format": 2, "images": "a1", "extractor": "x"}
 
 
 def test_unwritable_folder_is_a_usage_error(folder, extractor, tmp_path):
@@ -211,3 +237,48 @@ def test_killed_run_goes_on_and_ends_with_the_same_numbers(folder, tmp_path):
     assert computed == N - 24 * found
     assert sum(map(int, (tmp_path / "whole").read_text().split())) == N
     assert torch.equal(resumed, whole)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_killed_command_goes_on_and_prints_the_same_numbers(
+    images, write_images, tmp_path, one_thread, capsys
+):
+    n = 37
+    samples, real = write_images(images[:n], "samples"), write_images(images[:5], "real")
+    cache = tmp_path / "cache"
+    argv = ["eval", str(samples), "--ref", str(real), "--metrics", "fid,pr", "--json", "-"]
+    argv += ["--extractor", "efflite0", "--batch-size", "1", "--workers", "1", "--device", "cpu"]
+    cached = ["--cache", str(cache)]
+
+    def finished(*options):
+        assert main([*argv, *options]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out)["metrics"], err
+
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "genmetrics", *argv, *cached],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while len(shards(cache)) < 2:
+        assert time.monotonic() < deadline
+        assert killed.poll() is None
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.communicate()[0] == b""
+    found = 8 * len(shards(cache))
+    assert 16 <= found < n  # shards of 8 images, of the samples first
+    resumed, told = finished(*cached)
+    assert f"{found} of {n} images from the cache, {n - found} computed\n" in told
+    assert "0 of 5 images from the cache, 5 computed\n" in told
+    whole, told = finished()
+    assert "from the cache" not in told
+    assert resumed == whole

@@ -72,6 +72,13 @@ def test_lies_between_one_and_the_number_of_classes(n, c, chunk, seed):
     assert 1 <= found.file_order_mean <= c + 1e-9
 
 
+@pytest.mark.parametrize("chunk", [100, 1000], ids=["four chunks", "one chunk"])
+def test_the_error_is_the_spread_over_new_samples(chunk):
+    found = [inception_score(random_logits(400, 7, seed), chunk=chunk) for seed in range(100)]
+    spread = np.std([each.mean for each in found], ddof=1)
+    assert np.mean([each.se for each in found]) == pytest.approx(spread, rel=0.2)
+
+
 def test_images_that_say_nothing_score_one():
     found = inception_score(torch.zeros(20, 7), chunk=6)
     assert (found.mean, found.file_order_mean, found.single_split) == pytest.approx((1, 1, 1))

@@ -68,6 +68,70 @@ def test_json_holds_the_conventions(folders, capsys):
     assert report["command"][:2] == ["genmetrics", "recon"]
 
 
+@pytest.fixture
+def classes(emoji, write_images):
+    """Five pairs in two folders; each copy is darker than the one before."""
+    for folder, places in (("cat", (0, 1)), ("dog", (2, 3, 4))):
+        write_images(emoji[list(places)], f"real/{folder}")
+        copies = [(emoji[i] * (0.95 - 0.1 * i)).astype(np.uint8) for i in places]
+        write_images(np.stack(copies), f"recon/{folder}")
+    return lambda root: [str(root / name) for name in ("real", "recon")]
+
+
+def test_worst_pairs_are_listed_by_each_metric(classes, tmp_path, capsys):
+    argv = ["recon", *classes(tmp_path), "--metrics", "psnr,ssim", "--worst", "2"]
+    report = report_of(capsys, [*argv, "--json", "-"])
+    first, second = report["worst"]["psnr"]
+    assert (first["name"], second["name"]) == ("dog/2", "dog/1")
+    assert first["value"] < second["value"] < report["metrics"]["psnr"]["value"]
+    assert len(report["worst"]["ssim"]) == 2
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("worst psnr")] == [
+        *("dog/2", "dog/1")
+    ]
+
+
+def test_the_largest_lpips_is_the_worst(classes, tmp_path, capsys, alexnet):
+    argv = ["recon", *classes(tmp_path), "--metrics", "lpips", "--lpips-weights", alexnet]
+    values = report_of(capsys, [*argv, "--worst", "5", "--json=-"])["worst"]["lpips"]
+    found = [each["value"] for each in values]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]
+
+
+def test_classes_have_scores_of_their_own_with_their_counts(classes, tmp_path, capsys):
+    argv = ["recon", *classes(tmp_path), "--metrics", "psnr,ssim", "--per-class"]
+    report = report_of(capsys, [*argv, "--json", "-"])
+    cat, dog = (report["per_class"][name] for name in ("cat", "dog"))
+    assert (cat["n_pairs"], dog["n_pairs"]) == (2, 3)
+    mean = (2 * cat["psnr"]["value"] + 3 * dog["psnr"]["value"]) / 5
+    assert mean == pytest.approx(report["metrics"]["psnr"]["value"])
+    assert cat["psnr"]["value"] > dog["psnr"]["value"]
+    assert main(argv) == 0
+    assert "class          pairs       psnr       ssim" in capsys.readouterr().out
+
+
+def test_classes_of_images_without_any_are_refused_before_a_pair_is_read(folders, capsys):
+    assert main(["recon", *folders, "--per-class", "--metrics", "psnr"]) == 3
+    assert "Leave --per-class out." in capsys.readouterr().err
+
+
+def test_rfid_takes_its_features_from_the_cache(folders, tmp_path, capsys, monkeypatch):
+    cache = ["--cache", str(tmp_path / "cache"), "--json", "-"]
+    argv = ["recon", *folders, *EFFLITE0, "--metrics", "rfid", *cache]
+    first = report_of(capsys, argv)["metrics"]
+    monkeypatch.setattr("genmetrics.extractors.Extractor.__call__", lambda *_: pytest.fail("run"))
+    assert report_of(capsys, argv)["metrics"] == first
+
+
+def test_equal_pairs_are_not_called_far_above_their_distance(folders, capsys):
+    argv = ["recon", folders[0], folders[0], *EFFLITE0, "--metrics", "psnr,rfid", "--json", "-"]
+    codes = [each["code"] for each in report_of(capsys, argv)["warnings"]]
+    assert "EQUAL_PAIRS" in codes
+    assert "RANK_DEFICIENT" not in codes
+
+
 def test_arrays_pair_by_index(emoji, tmp_path, capsys):
     for name in "xy":
         np.savez(tmp_path / f"{name}.npz", emoji[:4])

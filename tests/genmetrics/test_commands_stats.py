@@ -201,7 +201,7 @@ def test_skipped_images_lower_the_count_and_are_named(quick, emoji, write_images
     )
     assert "2.png" in error
     assert not (tmp_path / "out.npz").exists()
-    assert build(folder, tmp_path / "out.npz", "--on-bad-image", "skip") == 0
+    assert build(folder, tmp_path / "out.npz", "--on-bad-image", "skip") == 6
     result = capsys.readouterr()
     assert "features of 5 images" in result.out
     assert "left out of n: 2.png" in result.err

@@ -29,7 +29,7 @@ def drawn(monkeypatch):
 
     calls = []
     monkeypatch.setattr(
-        genmetrics.plots, "plot_latents", lambda xy, file, *, labels: calls.append((xy, labels))
+        genmetrics.plots, "plot_latents", lambda xy, _, *, labels, **__: calls.append((xy, labels))
     )
     return calls
 
@@ -42,6 +42,16 @@ def test_a_picture_is_written_and_described(save, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}: 60 samples, 6 classes\n"
     with Image.open(out) as image:
         assert image.size[0] > 900
+
+
+def test_the_title_says_n_and_the_legend_the_folders_of_the_images(save, tmp_path):
+    features, labels = clusters(n=14, classes=2)
+    ids = np.array([f"{('cat', 'dog')[label]}/{i}.png" for i, label in enumerate(labels)])
+    out = tmp_path / "plot.svg"
+    path = save(features=features, labels=labels, ids=ids)
+    assert main(["umap", path, "--out", str(out), "--method", "pca"]) == 0
+    for text in ("PCA of 14 samples, 2 classes", "cat", "dog"):
+        assert f"<!-- {text} -->" in out.read_text()
 
 
 def test_classes_are_chosen_by_the_seed(save, tmp_path, monkeypatch, capsys):

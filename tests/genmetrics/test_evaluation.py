@@ -98,7 +98,9 @@ def test_extrapolation_from_fewer_samples_than_dimensions_has_no_error(sets, ext
     protocol = choose_protocol("adm", None, metrics=("fd_inf",))
     report = evaluate(*sets, extractor=wide, protocol=protocol)
     assert report["fid_inf"].se is None
-    assert [remark.code for remark in report.remarks] == ["TOO_FEW_FOR_LINE"]
+    (remark,) = report.remarks
+    assert remark.code == "TOO_FEW_FOR_LINE"
+    assert "fid_inf needs 480 samples, ten times the dimensions; there are 40" in remark.message
 
 
 def test_scores_of_another_network_do_not_carry_the_literature_s_names(sets):
@@ -199,6 +201,16 @@ def test_a_set_against_itself_is_remarked(sets, extractor):
     assert "SAME_IMAGES" not in codes
 
 
+def test_no_distance_is_not_called_far_above_that_of_many_images(emoji, write_images, extractor):
+    """Also of copies under another time stamp, whose fingerprint differs."""
+    wide = replace(extractor, network=Wide(), outputs={"pool3": 48})
+    first, copy = (open_images(write_images(emoji[:20], name)) for name in "ab")
+    report = evaluate(first, copy, extractor=wide)
+    assert [remark.code for remark in report.remarks] == ["SAME_IMAGES", "SMALL_REFERENCE"]
+    other = evaluate(first, open_images(write_images(emoji[20:40], "c")), extractor=wide)
+    assert [remark.code for remark in other.remarks] == ["RANK_DEFICIENT", "SMALL_REFERENCE"]
+
+
 def test_statistics_alone_leave_out_what_nobody_asked_for(emoji, write_images, tmp_path, capsys):
     samples, real = (str(write_images(emoji[i : i + 9], str(i))) for i in (0, 9))
     file = str(tmp_path / "real.npz")
@@ -249,23 +261,106 @@ def reports(emoji, write_images, tmp_path, capsys):
     return files
 
 
-def test_compare_tells_noise_from_difference(reports, capsys):
+def compared(name, a, b):
+    """The verdict on one score of two reports whose values are given, on a made-up report."""
+    frame = {"protocol": {}, "extractor": {}}
+    first, second = ({**frame, "metrics": {name: {"n_ref": 90, **score}}} for score in (a, b))
+    (row,) = compare_reports(first, second)
+    return row
+
+
+def test_compare_prints_a_verdict_with_its_reason(reports, capsys):
+    assert main(["compare", *map(str, reports)]) == 0
+    table, warnings = capsys.readouterr()
+    assert warnings == ""
+    assert "within noise: N below the dimensions, so mostly bias and a rough error; " in table
     assert main(["compare", *map(str, reports), "--json", "-"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["differences"]}
-    assert rows["fd_efflite0"]["verdict"] == "no standard error"
-    assert rows["precision_efflite0"]["verdict"] in ("within noise", "differs")
-    a, b = (json.loads(file.read_text()) for file in reports)
-    first, second = (each["metrics"]["precision_efflite0"] for each in (a, b))
-    first.update(value=0.5, se=0.03, n_samples=20)
-    second.update(value=0.6, se=0.04, n_samples=20)
-    (row,) = [each for each in compare_reports(a, b) if each.name == "precision_efflite0"]
+    assert {row["verdict"] for row in rows.values()} <= {"within noise", "differs"}
+    assert all(row["reason"] and row["se"] > 0 for row in rows.values())
+
+
+def test_compare_holds_the_difference_against_the_combined_error():
+    a = {"value": 0.5, "se": 0.03, "n_samples": 200}
+    b = {"value": 0.6, "se": 0.04, "n_samples": 200}
+    row = compared("precision", a, b)
     assert (row.se, row.verdict) == (pytest.approx(0.05), "differs")  # 0.1 is 2 of 0.05
-    second.update(value=0.59)
-    (row,) = [each for each in compare_reports(a, b) if each.name == "precision_efflite0"]
+    assert row.reason == "2.0 standard errors"
+    row = compared("precision", a, b | {"value": 0.59})
     assert row.verdict == "within noise"
-    second.update(n_samples=30)
-    (row,) = [each for each in compare_reports(a, b) if each.name == "precision_efflite0"]
-    assert row.verdict == "other N: not comparable"
+    assert row.reason == "1.8 standard errors; less than 0.098 cannot be told at this N"
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("fid", "not comparable"),
+        ("recall", "not comparable"),
+        ("coverage_efflite0", "not comparable"),
+        ("is", "not comparable"),
+        ("cmmd", "not comparable"),
+        ("precision", "differs"),  # these do not depend on the number of samples
+        ("density", "differs"),
+        ("kid_efflite0", "differs"),
+        ("fd_efflite0_inf", "differs"),
+    ],
+)
+def test_compare_refuses_other_counts_where_the_score_depends_on_them(name, verdict):
+    a = {"value": 0.5, "se": 0.03, "n_samples": 200}
+    row = compared(name, a, {"value": 0.9, "se": 0.04, "n_samples": 300})
+    assert row.verdict == verdict
+    assert ("score both with --limit 200" in row.reason) == (verdict == "not comparable")
+
+
+def test_compare_takes_whole_chunks_of_the_inception_score_at_any_count():
+    a = {"value": 5.0, "se": 0.3, "n_samples": 200, "chunk": 100}
+    assert compared("is", a, a | {"n_samples": 300}).verdict == "within noise"
+    a["chunk"] = 250
+    assert compared("is", a, a | {"n_samples": 300}).verdict == "not comparable"
+
+
+def test_compare_falls_back_on_distances_at_an_equal_count():
+    a = {"value": 9.0, "se": 0.3, "n_samples": 200, "at_equal_count": {"value": 15.0, "n": 50}}
+    b = {"value": 5.0, "se": 0.2, "n_samples": 450, "at_equal_count": {"value": 12.0, "n": 50}}
+    row = compared("fid", a, b)
+    assert (row.a, row.b, row.verdict) == (15.0, 12.0, "differs")
+    assert row.se == pytest.approx(0.6 * 2**0.5)  # 0.3 sqrt(200 / 50), 0.2 sqrt(450 / 50)
+    assert row.reason.startswith("at N = 50 of both, from subsets; 3.5 standard errors")
+    b["at_equal_count"] = {"value": 12.0, "n": 45}
+    assert compared("fid", a, b).verdict == "not comparable"
+
+
+def test_compare_refuses_references_of_other_counts():
+    a = {"value": 0.5, "se": 0.03, "n_samples": 200, "n_ref": 90}
+    row = compared("precision", a, a | {"n_ref": 80})
+    assert (row.verdict, row.reason[:30]) == ("not comparable", "90 and 80 reference images, on")
+    assert compared("kid", a, a | {"n_ref": 80}).verdict == "within noise"
+
+
+def test_compare_says_what_has_no_error():
+    a = {"value": 0.5, "se": None, "n_samples": 200}
+    row = compared("fid_inf", a, a)
+    assert (row.verdict, row.se) == ("unknown", None)
+    assert "no standard error" in row.reason
+
+
+def test_compare_warns_of_other_references_and_equal_samples(reports, capsys, tmp_path):
+    a, b = (json.loads(file.read_text()) for file in reports)
+    b["reference"] |= {"fingerprint": "0", "path": "elsewhere"}
+    b["samples"]["fingerprint"] = a["samples"]["fingerprint"]
+    (tmp_path / "b.json").write_text(json.dumps(b))
+    assert main(["compare", str(reports[0]), str(tmp_path / "b.json")]) == 0
+    err = capsys.readouterr().err
+    assert "elsewhere are other files" in err
+    assert "of the same samples" in err
+
+
+def test_compare_refuses_reports_of_other_commands(reports, capsys, tmp_path):
+    a = json.loads(reports[0].read_text())
+    del a["protocol"]
+    (tmp_path / "recon.json").write_text(json.dumps(a))
+    assert main(["compare", str(reports[0]), str(tmp_path / "recon.json")]) == 3
+    assert "a report of another command" in capsys.readouterr().err
 
 
 def test_compare_looks_at_constants_of_shared_scores_only(reports):

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from genmetrics import BadInput, StatsAccumulator, UsageError, frechet_distance
+from genmetrics import BadInput, GaussianStats, StatsAccumulator, UsageError, frechet_distance
 from genmetrics.extrapolation import fd_infinity
 from genmetrics.frechet_error import frechet_standard_error
 
@@ -59,6 +59,20 @@ def test_its_error_is_within_a_fifth_of_the_spread_over_new_samples():
     found = [fd_infinity(rows(200, 3, seed, offset=0.4), reference) for seed in range(1, 201)]
     spread = np.std([each.value for each in found])
     assert np.mean([each.se for each in found]) == pytest.approx(spread, rel=0.2)
+
+
+def test_the_line_holds_from_ten_samples_per_dimension_on_and_says_so():
+    scales = 2 * torch.linspace(1, 20, 31, dtype=torch.float64) ** -0.7
+    reference = GaussianStats(None, torch.zeros(31).double(), torch.diag(scales**2))
+    truth = 31 * 0.1**2 + 0.1**2 * (scales**2).sum().item()
+    errors = {}
+    for n in (37, 310):
+        x = [rows(n, 31, seed) * scales * 1.1 + 0.1 for seed in range(20)]
+        found = [fd_infinity(each, reference) for each in x]
+        bias = np.mean([each.value for each in found]) - truth
+        errors[n] = abs(bias) / np.mean([each.se for each in found])
+        assert [(each.reliable, each.needed) for each in found] == 20 * [(n >= 310, 310)]
+    assert errors[310] < 1 < 1.7 < errors[37]
 
 
 def test_repeats_steady_the_line():

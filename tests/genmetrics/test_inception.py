@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_fidelity
+from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x,
 )
 
-from genmetrics import WeightsUnavailable, evaluate, get_extractor, open_images
+from genmetrics import WeightsUnavailable, choose_protocol, evaluate, get_extractor, open_images
 from genmetrics.inception import (
     WEIGHTS_FILE,
     WEIGHTS_VARIABLE,
@@ -40,6 +42,7 @@ def weights(tmp_path_factory):
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight)
+        network.fc.weight.data *= 50  # so that classes differ from image to image
     torch.save(network.state_dict(), folder / "random.pth")
     return folder / "random.pth"
 
@@ -69,6 +72,76 @@ def test_features_and_logits_are_torch_fidelitys_own_from_one_pass(weights, emoj
         torch.testing.assert_close(
             values, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item()
         )
+
+
+@pytest.fixture(scope="module")
+def both_pipelines(weights, emoji, tmp_path_factory):
+    """torch-fidelity's own scores of two folders of pictures, and ours.
+
+    Where it draws at random it is asked for what no draw changes: samples unshuffled, one KID
+    subset that is the whole set.
+    """
+    n, folders = 8, []
+    for name, images in (("samples", emoji[:n] // 2 + 100), ("real", emoji[n : 2 * n])):
+        folders.append(tmp_path_factory.mktemp(name))
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(folders[-1] / f"{index:02}.png")
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(folders[0]),
+        input2=str(folders[1]),
+        **dict.fromkeys(("isc", "fid", "kid", "prc"), True),
+        feature_extractor="inception-v3-compat",  # its precision and recall are of VGG16 otherwise
+        feature_layer_prc="2048",
+        feature_extractor_weights_path=str(weights),
+        samples_shuffle=False,
+        isc_splits=2,
+        kid_subsets=1,
+        kid_subset_size=n,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,  # read in this process
+        verbose=False,
+    )
+    ours = evaluate(
+        *(open_images(folder) for folder in folders),
+        extractor=get_extractor("inception", weights=weights),
+        protocol=choose_protocol(
+            "adm",
+            None,
+            metrics=("fid", "is", "pr", "kid"),
+            is_chunk=n // 2,
+            kid_subsets=1,
+            kid_subset_size=n,
+        ),
+    )
+    return theirs, ours
+
+
+# Both run one network in float32 on inputs that their resizes round differently (6e-5 of 255). That
+# moves these scores by 2e-7, 3e-6 and 2e-5; another resize or normalisation by 1e-2 and more.
+def test_fid_is_that_of_torch_fidelitys_whole_pipeline(both_pipelines):
+    theirs, ours = both_pipelines
+    assert ours["fid"].value == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
+
+
+def test_kid_is_that_of_torch_fidelitys_whole_pipeline(both_pipelines):
+    theirs, ours = both_pipelines
+    expected = theirs["kernel_inception_distance_mean"]
+    assert ours["kid"].value == pytest.approx(expected, rel=1e-4)
+
+
+def test_inception_score_in_file_order_is_that_of_torch_fidelitys_whole_pipeline(both_pipelines):
+    theirs, ours = both_pipelines
+    expected = theirs["inception_score_mean"] - 1
+    assert ours["is"].details["file_order_mean"] - 1 == pytest.approx(expected, rel=1e-3)
+    assert expected > 0.01
+
+
+def test_precision_and_recall_count_as_torch_fidelitys_whole_pipeline(both_pipelines):
+    theirs, ours = both_pipelines
+    counts = [round(8 * theirs[name]) for name in ("precision", "recall")]
+    assert [8 * ours[name].value for name in ("precision", "recall")] == counts
+    assert counts[0] != counts[1]
 
 
 def test_spatial_features_run_over_rows_then_columns_then_channels():

@@ -71,6 +71,11 @@ def test_a_class_without_votes_is_not_among_the_five():
     assert knn_accuracy(train, wrong, 1).top5 == 0.0
 
 
+def test_top5_of_five_classes_is_not_reported():
+    data = ProbeData(torch.eye(5), torch.arange(5))
+    assert knn_accuracy(data, data, 1).top5 is None
+
+
 def test_shuffled_labels_give_chance():
     train, val = random_data(400, signal=3.0), random_data(2003, seed=1, signal=3.0)
     order = torch.randperm(2003, generator=torch.Generator().manual_seed(0))

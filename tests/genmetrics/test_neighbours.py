@@ -186,7 +186,7 @@ def test_swapping_the_sets_swaps_precision_and_recall():
     x, y = rows(47, 5, 0, 0.8), rows(43, 5, 1)
     forth, back = precision_recall(x, y, tile=9), precision_recall(y, x, tile=9)
     assert (forth.precision, forth.recall) == (back.recall, back.precision)
-    assert (forth.precision_se, forth.n_generated) == (back.recall_se, back.n_reference)
+    assert forth.n_generated == back.n_reference
 
 
 def test_grow_with_the_number_of_neighbours():
@@ -202,9 +202,43 @@ def test_says_what_the_numbers_depend_on():
     found = precision_recall(rows(47, 5, 0, 0.8), rows(43, 5, 1), k=2, precision="float64")
     assert (found.n_generated, found.n_reference, found.k, found.mode) == (47, 43, 2, "float64")
     assert (found.density, found.coverage) == (None, None)
-    p, r = found.precision, found.recall
-    assert found.precision_se == pytest.approx((p * (1 - p) / 47) ** 0.5)
-    assert found.recall_se == pytest.approx((r * (1 - r) / 43) ** 0.5)
+    assert (found.density_se, found.coverage_se) == (None, None)
+    p = (47 * found.precision + 2) / 51
+    assert found.precision_se == pytest.approx((p * (1 - p) / 51) ** 0.5)
+
+
+@pytest.mark.parametrize("tile", [7, 1000])
+def test_recall_s_error_is_the_jackknife_of_taking_one_ball_away(tile):
+    made, real = rows(53, 3, 0, 0.5), rows(2003, 3, 1)
+    radius = torch.cdist(made, made).kthvalue(3, dim=1).values
+    inside = torch.cdist(real, made) <= radius
+    left = [inside[:, torch.arange(53) != i].any(dim=1).double().mean() for i in range(53)]
+    expected = torch.stack(left).std(correction=0).item() * 52**0.5
+    found = precision_recall(made, real, k=2, tile=tile)
+    assert found.recall == inside.any(dim=1).double().mean().item()
+    assert found.recall_se == pytest.approx(expected, rel=1e-9)
+
+
+def test_errors_are_the_spread_over_new_samples_and_recall_s_is_not_less():
+    real = rows(199, 4, 0)
+    made = [rows(211, 4, seed, 0.7, offset=0.5) for seed in range(1, 61)]
+    found = [precision_recall(each, real, density_coverage=True) for each in made]
+    for name, low, high in (
+        ("precision", 0.75, 1.25),
+        ("recall", 0.85, 1.8),
+        ("density", 0.75, 1.25),
+        ("coverage", 0.75, 1.25),
+    ):
+        spread = torch.tensor([getattr(each, name) for each in found]).std().item()
+        error = torch.tensor([getattr(each, f"{name}_se") for each in found]).mean().item()
+        assert low < error / spread < high, name
+
+
+def test_shares_of_none_and_all_have_an_error():
+    found = precision_recall(rows(19, 3, 0) + 99, rows(17, 3, 1))
+    assert (found.precision, found.recall) == (0, 0)
+    assert found.precision_se == pytest.approx((2 / 23 * 21 / 23 / 23) ** 0.5)
+    assert found.recall_se == pytest.approx((2 / 21 * 19 / 21 / 21) ** 0.5)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -211,7 +211,7 @@ def test_bad_images_are_named_or_skipped(write_images, tmp_path, capsys, command
     skipping = [*map(str, arguments(command, folder, tmp_path)), "--on-bad-image", "skip"]
     if command == "prepare":
         skipping[2] += "2"
-    assert main(skipping) == 0
+    assert main(skipping) == 6
     result = capsys.readouterr()
     assert "4 images" in result.out
     assert "left out of n: 1.png" in result.err

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
-from genmetrics.plots import Extremes, plot_latents, plot_spectra
+from genmetrics.plots import _SERIES, Extremes, _class_looks, plot_latents, plot_spectra
 from genmetrics.projection import project
 
 
@@ -162,6 +162,13 @@ def test_classes_have_colours_and_a_legend_while_it_can_be_read(tmp_path):
     assert ink_right_of(tmp_path / "few.png", 0.92) > 20
     assert ink_right_of(tmp_path / "many.png", 0.92) > 20
     assert ink_right_of(tmp_path / "crowd.png", 0.92) == 0
+
+
+def test_every_class_of_a_legend_has_a_look_of_its_own_in_safe_colours():
+    for count in (1, 7, 8, 21):
+        looks = _class_looks(None, count)
+        assert len(set(looks)) == count
+        assert {look.colour for look in looks} <= set(_SERIES)
 
 
 def test_names_replace_numbers_in_the_legend(tmp_path):

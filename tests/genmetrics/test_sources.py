@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genmetrics import BadInput, open_images
+from genmetrics import BadInput, UsageError, open_images
 from genmetrics.sources import ImageSource, read_ahead
 
 
@@ -210,6 +210,57 @@ def test_sixteen_bits_of_colour_are_refused_though_pillow_says_rgb(tmp_path, nam
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput, match="got mode 16-bit RGB"):
         open_images(tmp_path).read(0)
+
+
+def test_the_upper_eight_of_sixteen_bits_are_kept(tmp_path):
+    levels = np.arange(20, dtype=np.uint16).reshape(4, 5) * 3000 + 200
+    save(tmp_path / "1.png", levels)
+    (tmp_path / "2.png").write_bytes(png_of_16_bits())
+    source = open_images(tmp_path, allow_16bit=True)
+    np.testing.assert_array_equal(source.read(0), np.stack(3 * [levels // 256], axis=2))
+    np.testing.assert_array_equal(source.read(1)[3, 4], [0x12, 0x56, 0x9A])
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_thirty_two_bits_are_never_cut(tmp_path, mode):
+    Image.new(mode, (5, 4)).save(tmp_path / "1.tif")
+    with pytest.raises(BadInput, match=f"got mode {mode} in .*Convert it to 8 bits.$"):
+        open_images(tmp_path, allow_16bit=True).read(0)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_are_rounded_to_the_nearest_level(tmp_path, low, dtype):
+    images = pixels(3)
+    floats = (low + images / 255 * (1 - low)).astype(dtype)
+    np.savez(tmp_path / "x.npz", floats.transpose(0, 3, 1, 2))
+    source = open_images(tmp_path / "x.npz", float_range=(low, 1.0)).select([2, 0])
+    np.testing.assert_array_equal(source.read(0), images[2])
+
+
+def test_fingerprints_of_floats_follow_their_range(tmp_path):
+    np.savez(tmp_path / "x.npz", pixels(3) / 255)
+    ranges = [(0.0, 1.0), (-1.0, 1.0), (0.0, 1.0)]
+    a, b, c = (open_images(tmp_path / "x.npz", float_range=each).fingerprint() for each in ranges)
+    assert a == c != b
+
+
+def test_a_float_range_out_of_order_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", pixels(3) / 255)
+    with pytest.raises(UsageError, match="black, then white"):
+        open_images(tmp_path / "x.npz", float_range=(1.0, 0.0))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_strict_size_reads_headers_only(tmp_path, zipped):
+    folder = tmp_path / "set"
+    for name, size in (("1.bmp", (4, 5)), ("2.bmp", (4, 5)), ("3.bmp", (5, 4))):
+        save(folder / name, np.zeros((*size, 3), np.uint8))
+    whole = (folder / "2.bmp").read_bytes()
+    (folder / "2.bmp").write_bytes(whole[:60])  # the header and no pixels
+    path = zip_folder(folder, tmp_path / "x.zip") if zipped else folder
+    with pytest.raises(BadInput, match=r"2 sizes \(2 of 5x4, 1 of 4x5\), such as 1.bmp and 3.bmp"):
+        open_images(path, strict_size=True)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +536,7 @@ def test_a_set_of_bad_images_only_is_an_error(tmp_path):
 class Counting:
     """Images that know how many of them were asked for."""
 
-    path, kind, labels = None, "test", None
+    path, kind, labels, contents = None, "test", None, None
 
     def __init__(self, n):
         self.n = n

@@ -1,14 +1,16 @@
 """What a run costs, against counts of the fact sheet and against what autograd really keeps."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 from mimflow_train.config import DecoderPhaseConfig, LossConfig
-from mimflow_train.costs import run_cost
+from mimflow_train.costs import run_cost, training_flops
 from mimflow_train.model import MIMFlow
-from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES, paper
+from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES, paper, tiny
+from mimflow_train.state import TrainState
 
 
 @pytest.mark.parametrize("scale", ["S", "B", "L", "XL", "XXL"])
@@ -36,8 +38,57 @@ def test_scale_l_is_the_paper_s():
     assert config.decoder_phase.gan_weight == 0.05
 
 
+@functools.cache
+def cost_of(scale):
+    return run_cost(RECIPES[scale](IMAGENET_CLASSES, "folder") if scale != "tiny" else tiny())
+
+
+GOLDEN = {  # trained parameters, GFLOP a training image, GiB at 32 images, GiB of a checkpoint
+    "tiny": (11_313_536, 1.61, 0.53, 0.17),
+    "S": (75_477_696, 411, 16.8, 1.12),
+    "B": (365_335_744, 845, 29.4, 5.44),
+    "L": (649_745_344, 1062, 37.2, 9.68),
+    "XL": (1_348_438_464, 2321, 69.8, 20.1),
+    "XXL": (1_718_727_360, 1877, 61.7, 25.6),
+}
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        each if each in ("tiny", "L") else pytest.param(each, marks=pytest.mark.slow)
+        for each in GOLDEN
+    ],
+)
+def test_cost_of_every_recipe_is_as_before(scale):
+    cost = cost_of(scale)
+    parameters, gflop, memory, disk = GOLDEN[scale]
+    assert sum(part.parameters for part in cost.trained) == parameters
+    assert cost.training_flops / 1e9 == pytest.approx(gflop, rel=0.01)
+    assert cost.memory(32) / 2**30 == pytest.approx(memory, rel=0.01)
+    assert cost.checkpoint_bytes / 2**30 == pytest.approx(disk, rel=0.01)
+
+
+def test_checkpoint_is_as_large_as_was_said(config):
+    state = TrainState(config, torch.device("cpu"))
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()
+    written = sum(each.nbytes for file in state.tensors().values() for each in file.values())
+    assert run_cost(config).checkpoint_bytes == pytest.approx(written, rel=0.05)
+
+
+def test_work_of_a_step_counts_no_discriminator_s_eye(config):
+    rae = dataclasses.replace(config, decoder_phase=DecoderPhaseConfig.preset("rae"))
+    assert training_flops(rae) == training_flops(config)
+
+
+def test_work_alone_is_counted_as_in_the_whole_cost(config):
+    assert training_flops(config) == run_cost(config).training_flops
+
+
 def test_cost_of_scale_l_is_that_of_the_fact_sheet():
-    cost = run_cost(paper("L", IMAGENET_CLASSES, "folder"))
+    cost = cost_of("L")
     assert cost.training_flops == pytest.approx(1.04e12, rel=0.03)
     parts = {part.name: part for part in cost.trained}
     assert parts["encoder"].gmac + parts["pixel decoder"].gmac == pytest.approx(71.178, abs=1e-3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mimflow_train.checkpoint import save_checkpoint
+from mimflow_train.checkpoint import snapshot, write_checkpoint
 from mimflow_train.cli import inspect as command
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict, write_config
@@ -22,7 +22,7 @@ def finished(config, tmp_path):
         for parameter in state.ema.parameters():
             parameter.add_(1.0)
     for state.step in (3, 6):
-        save_checkpoint(state, config, tmp_path)
+        write_checkpoint(snapshot(state), config, tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 6, "time": 1.0, "loss": 0.5}\n{"step": 7')
     return state, tmp_path
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from mimflow_train.checkpoint import load_state, save_checkpoint
+from mimflow_train.checkpoint import load_state, snapshot, write_checkpoint
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.data.images import MemoryImages, Split
 from mimflow_train.errors import ConfigError, DivergedError
@@ -43,7 +43,7 @@ def test_stopped_and_continued_run_equals_an_uninterrupted_one(config, data, tmp
     whole, _ = run(config, data)
     part, _ = run(config, data, stop_at=3)
     assert part.step == 3
-    folder = save_checkpoint(part, config, tmp_path)
+    folder = write_checkpoint(snapshot(part), config, tmp_path)
     torch.manual_seed(99)
     rest, _ = run(config, data, load_state(folder, config, CPU))
     assert rest.step == whole.step == 6

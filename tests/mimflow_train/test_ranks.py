@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
+from mimflow_train.plan import Plan
 from mimflow_train.run import train_phases
 from mimflow_train.state import DecoderState, TrainState
 
@@ -51,7 +52,7 @@ for name in ("plain", "all"):
         kept[state.step] = {n: {k: v.clone() for k, v in part.items()}
                             for n, part in state.tensors().items()}
     def trained(state, save=lambda _: None):
-        return train_phases(context, state, data, until=6, save_every=1, save=save)
+        return train_phases(context, state, data, plan=Plan(until=6, checkpoint_every=1), save=save)
     state = trained(TrainState(config, torch.device("cpu")), keep)
     for step, kind in ((2, TrainState), (5, DecoderState)):
         torch.manual_seed(step)

@@ -1,30 +1,65 @@
 """The page of a run: complete, self-contained, and honest about what is missing."""
 
 import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mimflow_train.cli import report as command
 from mimflow_train.config_file import write_config
+from mimflow_train.diagnostics import diagnose, write_diagnostics
+from mimflow_train.model import MIMFlow
 from mimflow_train.overrides import override
+
+VOID = ("meta", "img", "link")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SPECTRUM = {
+    "n": 2,
+    "dim": 24,
+    "resolved": 1,
+    "samples": [
+        {"sigma_max": 3.0, "sigma_min": 0.5, "log10_kappa": 0.8},
+        {"sigma_max": 4.0, "sigma_min": None, "log10_kappa": None},
+    ],
+}
+SCORE = {"value": 12.5, "se": 0.25, "n_samples": 24, "n_ref": 16}
+EVALUATION = {
+    "samples": {"metrics": {"fd_efflite0": SCORE}, "warnings": [{"message": "Few images."}]},
+    "masked_reconstruction": {"metrics": {"psnr": {"value": 9.0, "n_pairs": 16}}},
+    "whole_reconstruction": {"metrics": {}},
+    "inversion_error": 1e-6,
+    "num_inverted": 13,
+    "spectrum": SPECTRUM,
+}
 
 
 class Page(HTMLParser):
+    """What a page holds; tags must be closed in the order in which they were opened."""
+
     def __init__(self, text):
         super().__init__()
-        self.sources, self.open = [], []
+        self.sources, self.links, self.anchors = [], [], []
+        self.captions, self.open = 0, []
         self.feed(text)
+        self.close()
 
     def handle_starttag(self, tag, attributes):
-        self.sources += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        values = dict(attributes)
+        if tag == "img":
+            self.sources.append(values["src"])
+        if tag == "a":
+            self.links.append(values["href"])
+        self.anchors += [values["id"]] if "id" in values else []
+        self.captions += tag == "figcaption"
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        while self.open.pop() != tag:
-            pass
+        assert self.open.pop() == tag
 
 
 @pytest.fixture
@@ -33,43 +68,129 @@ def folder(config, tmp_path):
     return tmp_path
 
 
-def written(folder, capsys):
-    with pytest.raises(SystemExit) as ended:
-        command.main([str(folder)])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
-    return (folder / "report.html").read_text()
-
-
-def test_page_holds_scores_curves_and_pictures_itself(folder, capsys):
-    summary = {"psnr": 12.3456, "fd_flow": 99.0, "before_decoder_phase": {"psnr": 10.5}}
+@pytest.fixture
+def finished(folder, config, data):
+    """A run folder with everything that a page can show."""
+    summary = {
+        "num_images": 16,
+        "psnr": 12.3456,
+        "fd_flow": 99.0,
+        "before_decoder_phase": {"psnr": 10.5},
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
-    lines = [json.dumps({"step": s, "time": 0.0, "nll": 1.0 / s}) for s in (10, 20)]
-    lines += [json.dumps({"step": 30, "time": 0.0, "gan": 0.5}), '{"step": 4']
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    lines = [
+        {"step": s, "time": 0.0, "nll": 1 / s, "images_per_second": 7.0, "rate_bits": 2.0}
+        for s in (10, 20)
+    ]
+    lines = [*map(json.dumps, lines), json.dumps({"step": 30, "time": 0.0, "gan": 0.5})]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4']))
     for name in ("samples", "reconstructions", *(f"samples/step_{i:08d}" for i in range(9))):
         path = folder / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4), "red").save(path)
-    text = written(folder, capsys)
-    page = Page(text)
+    write_diagnostics(diagnose(MIMFlow(config.model).eval(), config, data), folder)
+    (folder / "eval").mkdir()
+    (folder / "eval" / "scores.json").write_text(json.dumps(EVALUATION))
+    manifest = folder / "checkpoints" / "step_00000006" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"versions": {"torch": "2.15"}, "commit": "f00d"}))
+    return folder
+
+
+def run(capsys, *arguments, code=0):
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(argument) for argument in arguments])
+    assert ended.value.code == code
+    return capsys.readouterr()
+
+
+def written(folder, capsys):
+    assert run(capsys, folder).out == f"{folder / 'report.html'}\n"
+    return (folder / "report.html").read_text()
+
+
+def test_page_is_balanced_and_holds_its_pictures_itself(finished, capsys):
+    page = Page(written(finished, capsys))
     assert page.open == []
-    assert len(page.sources) == 2 + 1 + 4
+    # samples, reconstructions, curves, health, 3 of latents, 4 of the flow, spectrum, 4 grids
+    assert len(page.sources) == page.captions == 2 + 2 + 3 + 4 + 1 + 4
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    for part in ("12.35", "10.5", "now", "before the decoder phase", "Step 8", "Step 0"):
-        assert part in text, part
+    assert page.links == [f"#{anchor}" for anchor in page.anchors]
+
+
+def test_page_is_complete(finished, capsys):
+    text = written(finished, capsys)
     assert "not there yet" not in text
+    for part in ("12.35", "10.50", "before the decoder phase", "Step 8", "Step 0", "f00d"):
+        assert part in text, part
+
+
+def test_metrics_come_with_their_n(finished, capsys):
+    text = written(finished, capsys)
+    for cells in ("12.50</td>", "0.2500</td>", "24 and 16</td>", "13</td>", "N = 16 held-out"):
+        assert cells in text, cells
+    assert "Few images." in text
+
+
+def test_names_are_text_and_no_markup(folder, capsys):
+    text = written(folder, capsys)
     assert "&lt;b&gt;mine&lt;/b&gt;" in text
     assert "<b>" not in text
 
 
 def test_run_that_has_just_begun_says_what_is_missing(folder, capsys):
-    text = written(folder, capsys)
-    assert text.count("not there yet") == 5
+    page = written(folder, capsys)
+    # scores, two pictures, curves, health, latents, flow, spectrum, genmetrics, grids
+    assert page.count("not there yet") == 10
+    assert Page(page).open == []
+
+
+def test_large_pictures_are_made_smaller(folder, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "samples.png", compress_level=1)
+    assert (folder / "samples.png").stat().st_size > 12e6
+    page = Page(written(folder, capsys))
+    assert page.sources[0].startswith("data:image/webp;base64,")
+    assert (folder / "report.html").stat().st_size < 6e6
 
 
 def test_folder_without_a_run_is_one_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        command.main([str(tmp_path)])
-    assert ended.value.code == 2
-    assert "Expected a run folder" in capsys.readouterr().err
+    assert "Expected a run folder" in run(capsys, tmp_path, code=2).err
+
+
+def test_runs_side_by_side_show_what_differs(finished, config, tmp_path, capsys):
+    other, out = tmp_path / "other", tmp_path / "both.html"
+    write_config(override(config, ["data.source=<b>mine</b>", "seed=11"]), other)
+    (other / "summary.json").write_text(json.dumps({"num_images": 17, "psnr": 8.25}))
+    assert run(capsys, finished, other, "--out", out).out == f"{out}\n"
+    text = out.read_text()
+    assert Page(text).open == []
+    assert '<tr><td>seed</td><td class="number">0</td><td class="number">11</td></tr>' in text
+    assert '<td class="number">12.35</td><td class="number">8.250</td>' in text
+    assert "optim.lr" not in text
+    assert "Here N differs" in text
+
+
+def test_page_of_one_run_stays_in_its_folder(folder, capsys):
+    message = run(capsys, folder, "--out", "x.html", code=2).err
+    assert "Expected several runs with --out" in message
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_browser_shows_every_picture_and_complains_of_nothing(finished, tmp_path, capsys):
+    probe = """<script>addEventListener("load", () => {
+      const images = [...document.images];
+      const good = images.filter(each => each.complete && each.naturalWidth && each.width);
+      document.title = `${good.length} of ${images.length}, ` +
+        (document.documentElement.scrollWidth > innerWidth ? "too wide" : "fits");
+    })</script></body>"""
+    page = tmp_path / "probed.html"
+    page.write_text(written(finished, capsys).replace("</body>", probe))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,800", "--dump-dom"]
+    shown = subprocess.run(
+        [CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "<title>16 of 16, fits</title>" in shown.stdout
+    assert "CONSOLE" not in shown.stderr

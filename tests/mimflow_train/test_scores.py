@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genmetrics import evaluate, get_extractor, open_images
-from mimflow_train.checkpoint import save_checkpoint
+from mimflow_train.checkpoint import snapshot, write_checkpoint
 from mimflow_train.cli import eval as command
 from mimflow_train.config_file import write_config
 from mimflow_train.overrides import override
@@ -25,16 +25,16 @@ def finished(config, data, tmp_path, monkeypatch):
     monkeypatch.setattr("mimflow_train.run.load_data", lambda *_: data)
     config = override(config, ["seed=3"])
     write_config(config, tmp_path)
-    save_checkpoint(TrainState(config, torch.device("cpu")), config, tmp_path)
+    write_checkpoint(snapshot(TrainState(config, torch.device("cpu"))), config, tmp_path)
     return tmp_path
 
 
 def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys):
     out = finished / "scores.json"
-    options = ["--metrics", "fid,pr", "--num", 24, "--spectra", 2, "--json", out]
+    options = ["--metrics", "fid,pr", "--num", 24, "--spectra", 2, "--inversion", 13, "--json", out]
     assert run(finished, "--device", "cpu", *options) == 0
     text = capsys.readouterr().out
-    for words in ("hidden in part", "no patch hidden", "flow and back", "sigma_min: exact"):
+    for words in ("hidden in part", "no patch hidden", "sigma_min: exact", "N = 13"):
         assert words in text
     with np.load(finished / "eval" / "samples.npz") as arrays:
         assert arrays["arr_0"].shape == (24, 16, 16, 3)
@@ -53,7 +53,17 @@ def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys):
     assert found["value"] == pytest.approx(again["fd_efflite0"].value)
     masked, whole = (scores[f"{name}_reconstruction"]["metrics"] for name in ("masked", "whole"))
     assert masked["psnr"]["value"] != whole["psnr"]["value"]
-    assert scores["inversion_error"] < 1e-4
+    assert (scores["inversion_error"] < 1e-4, scores["num_inverted"]) == (True, 13)
+    assert scores["probe"] is None
+    assert json.loads((finished / "eval" / "scores.json").read_text()) == scores
+
+
+def test_probe_tells_its_accuracy_by_depth_and_its_n(finished, capsys):
+    assert run(finished, "--device", "cpu", "--num", 5, "--metrics", "fid", "--probe", 9) == 0
+    assert "N = 8 training and 16 held-out images" in capsys.readouterr().out, "2 of class 2"
+    probe = json.loads((finished / "eval" / "scores.json").read_text())["probe"]
+    assert list(probe["accuracy"])[-3:] == ["latents", "block 1", "block 2"]
+    assert (probe["n_train"], probe["n_held_out"], probe["chance"]) == (8, 16, 1 / 3)
 
 
 def test_mistakes_are_one_sentence(finished, capsys):
@@ -61,6 +71,8 @@ def test_mistakes_are_one_sentence(finished, capsys):
         (["--metrics", "fidd"], "got 'fidd'. Did you mean fid?"),
         (["--extractor", "eflite0"], "efflite0"),
         (["--num", "-1"], "Expected --num >= 0; got -1"),
+        (["--probe", "-1"], "Expected --probe >= 0; got -1"),
+        (["--inversion", "0"], "Expected --inversion >= 1; got 0"),
     ):
         assert run(finished, *arguments) == 2
         error = capsys.readouterr().err

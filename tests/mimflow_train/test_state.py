@@ -4,10 +4,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mimflow_train.checkpoint import latest_checkpoint, load_state, save_checkpoint
+from mimflow_train.checkpoint import latest_checkpoint, load_state, snapshot, write_checkpoint
 from mimflow_train.config import OptimConfig
 from mimflow_train.errors import StorageError
-from mimflow_train.run import Saver
 from mimflow_train.state import TrainState, learning_rate
 
 CPU = torch.device("cpu")
@@ -67,7 +66,7 @@ def test_average_is_not_trained(config):
 
 def test_checkpoint_brings_back_every_tensor(config, tmp_path):
     state = stepped(config)
-    folder = save_checkpoint(state, config, tmp_path)
+    folder = write_checkpoint(snapshot(state), config, tmp_path)
     loaded = load_state(folder, config, CPU)
     assert loaded.step == 2
     assert loaded.tensors().keys() == state.tensors().keys()
@@ -79,7 +78,7 @@ def test_only_the_newest_checkpoints_stay(config, tmp_path):
     state = stepped(config)
     for step in (1, 2, 3):
         state.step = step
-        save_checkpoint(state, config, tmp_path)
+        write_checkpoint(snapshot(state), config, tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_00000002", "step_00000003"]
 
@@ -87,9 +86,9 @@ def test_only_the_newest_checkpoints_stay(config, tmp_path):
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
 def test_damaged_checkpoint_is_passed_over(config, tmp_path, name):
     state = stepped(config)
-    earlier = save_checkpoint(state, config, tmp_path)
+    earlier = write_checkpoint(snapshot(state), config, tmp_path)
     state.step = 3
-    damaged = save_checkpoint(state, config, tmp_path) / name
+    damaged = write_checkpoint(snapshot(state), config, tmp_path) / name
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 0xFF
     damaged.write_bytes(bytes(content))
@@ -104,9 +103,9 @@ def test_damaged_checkpoint_is_passed_over(config, tmp_path, name):
 
 def test_another_rank_may_set_a_damaged_checkpoint_aside_first(config, tmp_path):
     state = stepped(config)
-    earlier = save_checkpoint(state, config, tmp_path)
+    earlier = write_checkpoint(snapshot(state), config, tmp_path)
     state.step = 3
-    damaged = save_checkpoint(state, config, tmp_path)
+    damaged = write_checkpoint(snapshot(state), config, tmp_path)
     (damaged / "manifest.json").unlink()
 
     def other_rank(_):
@@ -116,7 +115,7 @@ def test_another_rank_may_set_a_damaged_checkpoint_aside_first(config, tmp_path)
 
 
 def test_only_damaged_checkpoints_start_nothing_anew(config, tmp_path):
-    folder = save_checkpoint(stepped(config), config, tmp_path)
+    folder = write_checkpoint(snapshot(stepped(config)), config, tmp_path)
     (folder / "ema.safetensors").unlink()
     with pytest.raises(StorageError, match="all 1 are damaged"):
         latest_checkpoint(tmp_path, lambda _: None)
@@ -124,32 +123,14 @@ def test_only_damaged_checkpoints_start_nothing_anew(config, tmp_path):
 
 def test_failed_save_leaves_the_earlier_checkpoint(config, tmp_path, monkeypatch):
     state = stepped(config)
-    earlier = save_checkpoint(state, config, tmp_path)
+    earlier = write_checkpoint(snapshot(state), config, tmp_path)
     state.step = 3
 
     monkeypatch.setattr("mimflow_train.checkpoint.save_file", full_disk)
     with pytest.raises(StorageError, match="No space left"):
-        save_checkpoint(state, config, tmp_path)
+        write_checkpoint(snapshot(state), config, tmp_path)
     assert latest_checkpoint(tmp_path, lambda _: None) == earlier
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [earlier.name]
-
-
-def test_third_failed_save_in_a_row_ends_the_run(config, data, tmp_path, monkeypatch, capsys):
-    state, saver = stepped(config), Saver(config, data, tmp_path)
-    saver(state)
-    monkeypatch.setattr("mimflow_train.checkpoint.save_file", full_disk)
-    saver(state)
-    saver(state)
-    assert capsys.readouterr().err.count("Training goes on") == 2
-    with pytest.raises(StorageError, match="No space left"):
-        saver(state)
-
-
-def test_failed_save_at_the_end_is_no_warning(config, data, tmp_path, monkeypatch):
-    state = stepped(config, steps=config.steps)
-    monkeypatch.setattr("mimflow_train.checkpoint.save_file", full_disk)
-    with pytest.raises(StorageError, match="No space left"):
-        Saver(config, data, tmp_path)(state)
 
 
 def test_constant_schedule_stays_after_the_warmup():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         WeightsUnavailable,
     )
     from genmetrics.evaluation import evaluate
+    from genmetrics.evaluator import Evaluator
     from genmetrics.extractors import Extractor, get_extractor
     from genmetrics.extrapolation import FDInfinity, fd_infinity
     from genmetrics.features import extract, extract_features
@@ -64,6 +65,7 @@ __all__ = [
     "CMMDResult",
     "Difference",
     "EqualCountDistance",
+    "Evaluator",
     "Extractor",
     "FDInfinity",
     "FlowBlock",
@@ -154,6 +156,7 @@ _MODULE_OF = {
     "CMMDResult": "kernel_distances",
     "Difference": "compare",
     "EqualCountDistance": "floor",
+    "Evaluator": "evaluator",
     "Extractor": "extractors",
     "FDInfinity": "extrapolation",
     "FlowBlock": "jacobian.triangular",

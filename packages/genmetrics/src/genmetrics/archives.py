@@ -1,18 +1,22 @@
 """Arrays and files inside zip archives, read from any thread. Imports no torch."""
 
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from genmetrics.contents import Contents, content_remarks
 from genmetrics.errors import BadInput
+from genmetrics.float_images import FloatImages, FloatRange
 
 _TORN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_LONGEST_HEADER = 2**16  # of an array
 
 STATISTICS_NOT_USED = "they are not used, so this is not the score of ADM's protocol"
 
@@ -70,7 +74,7 @@ class ImageArray:
 
     Args:
         path: The file it is from.
-        images: Bytes, channels last; may be a memory map.
+        images: Bytes, channels last; may be a memory map, or floats read as bytes.
         indices: Which rows, in order.
         digest: What identifies the whole array's content.
         labels: Class of each row of the whole array, or None.
@@ -82,7 +86,7 @@ class ImageArray:
     def __init__(
         self,
         path: Path,
-        images: UInt8[np.ndarray, "n h w 3"],
+        images: UInt8[np.ndarray, "n h w 3"] | FloatImages,
         indices: Sequence[int],
         *,
         digest: str,
@@ -93,6 +97,7 @@ class ImageArray:
         self.images = images
         self.indices = indices
         self.notes = notes
+        self.contents: Contents | None = None
         self.labels = None if labels is None else labels[np.asarray(indices, np.int64)]
         self._digest = digest
         self._all_labels = labels
@@ -101,7 +106,11 @@ class ImageArray:
         return len(self.indices)
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return one image."""
+        """Return one image.
+
+        Raises:
+            BadInput: If it is of floats that are not in their range.
+        """
         return np.asarray(self.images[self.indices[index]])
 
     def select(self, indices: Sequence[int]) -> "ImageArray":
@@ -121,12 +130,17 @@ class ImageArray:
         return hashlib.sha256(self._digest.encode() + rows).hexdigest()
 
     def remarks(self) -> list[str]:
-        """Repeat what was noticed when the file was opened."""
-        return list(self.notes)
+        """Repeat what was noticed when the file was opened, and say what is plain or repeated."""
+        names = [str(row) for row in self.indices]
+        return [*self.notes, *content_remarks(self.contents, names, self.path)]
 
 
-def open_image_array(path: Path) -> ImageArray:
+def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> ImageArray:
     """Open ``arr_0`` of an ``.npz``, and ``arr_1`` as labels.
+
+    Args:
+        path: The file.
+        float_range: Values of black and white in an array of floats.
 
     Raises:
         BadInput: If there is no array of images; lists what there is.
@@ -137,7 +151,7 @@ def open_image_array(path: Path) -> ImageArray:
             keys = archive.files
             if "arr_0" not in keys:
                 raise BadInput(
-                    f"Expected the key arr_0 in {path}; got {', '.join(keys) or 'no keys'}. "
+                    f"Expected the key arr_0 in {path}; got {_listing(archive.zip)}. "
                     "Save images with np.savez(path, images)."
                 )
             member = archive.zip.getinfo("arr_0.npy")
@@ -152,7 +166,8 @@ def open_image_array(path: Path) -> ImageArray:
             f"Expected an .npz file of arrays in {path}; got {str(error).partition('.')[0]}. "
             "Save it again with np.savez."
         ) from error
-    images = _channels_last(path, images)
+    images = _channels_last(images)
+    _require_images(path, images, float_range)
     labels, notes = None, []
     if other is not None and other.shape == (len(images),) and other.dtype.kind in "iu":
         labels = other.astype(np.int64)
@@ -167,20 +182,45 @@ def open_image_array(path: Path) -> ImageArray:
             f"in arr_0; {STATISTICS_NOT_USED}."
         )
     digest = f"{member.CRC:08x} {member.file_size}"
-    return ImageArray(path, images, range(len(images)), digest=digest, labels=labels, notes=notes)
+    pixels: np.ndarray | FloatImages = images
+    if images.dtype.kind == "f" and float_range is not None:
+        digest += f" {float_range[0]!r} {float_range[1]!r}"
+        pixels = FloatImages(path, images, float_range)
+    return ImageArray(path, pixels, range(len(images)), digest=digest, labels=labels, notes=notes)
 
 
-def _channels_last(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
+def _listing(archive: zipfile.ZipFile) -> str:
+    """Return name, dtype and shape of every array, from the headers alone."""
+    found = []
+    for member in archive.infolist():
+        with archive.open(member) as file:
+            shape, _, dtype = _npy_header(io.BytesIO(file.read(_LONGEST_HEADER)))
+        found.append(f"{member.filename.removesuffix('.npy')} {dtype} {shape}")
+    return ", ".join(found) or "no keys"
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
     if images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
-        images = images.transpose(0, 2, 3, 1)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        return images.transpose(0, 2, 3, 1)
+    return images
+
+
+def _require_images(path: Path, images: np.ndarray, float_range: FloatRange | None) -> None:
+    wanted = f"Expected arr_0 of dtype uint8 and shape (n, h, w, 3) in {path}; got"
+    found = f"{images.dtype} {images.shape}"
+    if images.ndim != 4 or images.shape[3] != 3:
         raise BadInput(
-            f"Expected arr_0 of dtype uint8 and shape (n, h, w, 3) in {path}; "
-            f"got {images.dtype} {images.shape}. Save bytes, channels last."
+            f"{wanted} {found}. Save channels last: images.transpose(0, 2, 3, 1) of (n, 3, h, w)."
         )
+    if images.dtype.kind == "f" and float_range is None:
+        raise BadInput(
+            f"{wanted} {found}. Say which values are black and white: --float-range 0,1 or "
+            "--float-range -1,1 (float_range in Python)."
+        )
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise BadInput(f"{wanted} {found}. Save bytes.")
     if len(images) == 0:
         raise BadInput(f"Expected images in {path}; got an arr_0 of length 0.")
-    return images
 
 
 def _map_stored(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
@@ -190,11 +230,7 @@ def _map_stored(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
         return None
     with path.open("rb") as file:
         _seek_to_content(file, member)
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        shape, fortran, dtype = _npy_header(file)
         if dtype.hasobject or 0 in shape or shape == ():
             return None
         offset = file.tell()
@@ -202,3 +238,10 @@ def _map_stored(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
         path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C"
     )
     return mapped
+
+
+def _npy_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether the order is Fortran's, and dtype; leaves the file at the content."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)

@@ -11,12 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Shaped
 
 from genmetrics.errors import UsageError
 
 CACHE_VARIABLE = "GENMETRICS_CACHE"
-FORMAT = 1
+FORMAT = 2
 
 
 class FeatureCache:
@@ -36,8 +36,9 @@ class FeatureCache:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache = FeatureCache(Path(folder), {"images": "a1b2"})
-        ...     cache.save(range(0, 2), {"features": np.ones((2, 3), np.float32)})
-        ...     cache.load(range(0, 2), {"features": 3})["features"].shape
+        ...     whole = {"features": np.ones((5, 3), np.float32)}
+        ...     cache.save(range(0, 2), {"features": whole["features"][:2]})
+        ...     cache.load(range(0, 2), whole)["features"].shape
         (2, 3)
     """
 
@@ -52,15 +53,15 @@ class FeatureCache:
             self._write("key.json", text.encode())
 
     def load(
-        self, rows: range, outputs: Mapping[str, int]
-    ) -> dict[str, Float32[np.ndarray, "n _"]] | None:
-        """Return the features of some images, or None if they must be computed.
+        self, rows: range, whole: Mapping[str, Shaped[np.ndarray, "..."]]
+    ) -> dict[str, Shaped[np.ndarray, "..."]] | None:
+        """Return what is known of some images, or None if it must be computed.
 
         A damaged shard counts as missing, with a warning; its checksums are those of the format.
 
         Args:
             rows: Which images.
-            outputs: Numbers per feature of each output.
+            whole: Arrays of all images, by name: what is stored has their dtype and shape.
         """
         file = self.folder / _shard_name(rows)
         if not file.exists():
@@ -68,28 +69,28 @@ class FeatureCache:
         try:
             # Opened here, since np.load leaves the file of a torn archive open.
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                features = {name: archive[name] for name in outputs}
+                found = {name: archive[name] for name in whole}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             _warn(file, str(error))
             return None
-        for name, dim in outputs.items():
-            shape, dtype = features[name].shape, features[name].dtype
-            if shape != (len(rows), dim) or dtype != np.float32:
+        for name, array in whole.items():
+            shape, dtype = found[name].shape, found[name].dtype
+            if shape != (len(rows), *array.shape[1:]) or dtype != array.dtype:
                 _warn(file, f"{name} is {dtype} {shape}")
                 return None
-        return features
+        return found
 
-    def save(self, rows: range, features: Mapping[str, Float32[np.ndarray, "n _"]]) -> None:
-        """Write the features of some images, so that a crash leaves all of the shard or nothing.
+    def save(self, rows: range, part: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
+        """Write what is known of some images; a crash leaves all of the shard or nothing.
 
         Args:
             rows: Which images.
-            features: Their features, by output.
+            part: Arrays of these images, by name.
 
         Raises:
             UsageError: If the folder cannot be written.
         """
-        self._write(_shard_name(rows), features)
+        self._write(_shard_name(rows), part)
 
     def _write(self, name: str, content: bytes | Mapping[str, np.ndarray]) -> None:
         """Write a file under another name, wait until it is on the disk, then rename it."""

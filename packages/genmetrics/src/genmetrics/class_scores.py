@@ -20,6 +20,7 @@ from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import require_finite
 
 _ORDER_TOLERANCE = 0.05
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class ISResult:
     Args:
         mean: The score: mean over the chunks of the shuffled samples.
         std: Population standard deviation over these chunks; None if there is one only.
+        se: Standard error of ``mean`` over new samples, by the delta method: to first order a
+            sample moves the logarithm of the score by its ``KL(p(y|x) || p(y))`` less the mean.
         n: Samples.
         chunk: Samples in each chunk; the last may have fewer and counts the same.
         num_chunks: Chunks.
@@ -40,6 +43,7 @@ class ISResult:
 
     mean: float
     std: float | None
+    se: float
     n: int
     chunk: int
     num_chunks: int
@@ -83,14 +87,17 @@ def inception_score(
     in_file_order = list(_chunk_sums(logits, torch.arange(n), chunk))
     file_order_mean = fmean(_score(*sums) for sums in in_file_order)
     mean = fmean(shuffled)
+    single_split = _score(*(sum(parts) for parts in zip(*in_file_order, strict=True)))
+    marginal = torch.stack([sums[0] for sums in in_file_order]).sum(dim=0) / n
     return ISResult(
         mean=mean,
         std=pstdev(shuffled) if len(shuffled) > 1 else None,
+        se=mean * _gains(logits, marginal).std().item() / math.sqrt(n),
         n=n,
         chunk=chunk,
         num_chunks=len(shuffled),
         file_order_mean=file_order_mean,
-        single_split=_score(*(sum(parts) for parts in zip(*in_file_order, strict=True))),
+        single_split=single_split,
         order_matters=abs(file_order_mean - mean) > _ORDER_TOLERANCE * mean,
     )
 
@@ -103,6 +110,16 @@ def _chunk_sums(
         log_prob = logits[rows.to(logits.device)].to("cpu", torch.float64).log_softmax(dim=1)
         prob = log_prob.exp()
         yield prob.sum(dim=0), (prob * log_prob).sum(), len(rows)
+
+
+def _gains(logits: Tensor, marginal: Float64[Tensor, " c"]) -> Float64[Tensor, " n"]:
+    """Return ``KL(p(y|x) || p(y))`` of each sample."""
+    log_marginal = marginal.clamp(min=torch.finfo(torch.float64).tiny).log()
+    parts = []
+    for rows in logits.split(_ROWS_AT_ONCE):
+        log_prob = rows.to("cpu", torch.float64).log_softmax(dim=1)
+        parts.append((log_prob.exp() * (log_prob - log_marginal)).sum(dim=1))
+    return torch.cat(parts)
 
 
 def _score(prob_sum: Tensor, negentropy_sum: Tensor, n: int) -> float:

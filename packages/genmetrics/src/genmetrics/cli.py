@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from genmetrics.commands.output import logs_on_stderr
 from genmetrics.errors import GenmetricsError
 
 # Modules of genmetrics.commands.
@@ -37,7 +38,8 @@ Images: a folder (with sub-folders one level deep), a zip of one, or the uint8 a
 .npz. FID needs the Inception weights of torch-fidelity: `genmetrics doctor` says where they go.
 efflite0 needs no download; its scores carry its name and are not FID.
 
-exit codes: 0 done, 2 usage, 3 bad images, 4 weights unavailable, 5 numerical failure
+exit codes: 0 done, 2 usage, 3 bad images, 4 weights unavailable, 5 numerical failure,
+6 done, but images that cannot be read were left out (--on-bad-image skip)
 """
 
 
@@ -47,16 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments; None takes the process's own.
     """
-    options = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(_with_values_joined(words))
     try:
-        options.run(options, ["genmetrics", *(sys.argv[1:] if argv is None else argv)])
+        with logs_on_stderr():
+            options.run(options, ["genmetrics", *words])
     except GenmetricsError as error:
         sys.stderr.write(f"genmetrics: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("genmetrics: interrupted\n")
         return 130
-    return 0
+    exit_code: int = options.exit_code
+    return exit_code
+
+
+def _with_values_joined(words: Sequence[str]) -> list[str]:
+    """Write ``--float-range=-1,1`` in one word, since argparse takes ``-1,1`` for an option."""
+    joined = list(words)
+    for place in reversed([i for i, word in enumerate(words[:-1]) if word == "--float-range"]):
+        joined[place : place + 2] = [f"{joined[place]}={joined[place + 1]}"]
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,5 +86,5 @@ def _parser() -> argparse.ArgumentParser:
         module = import_module(f"genmetrics.commands.{name}")
         command = commands.add_parser(name, help=module.HELP, allow_abbrev=False)
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, exit_code=0)
     return parser

@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from genmetrics.errors import BadInput
 
-__all__ = ["Difference", "compare_reports", "read_report"]
+__all__ = ["Difference", "compare_reports", "read_report", "reference_doubts"]
 
 _CONSTANTS_OF = {  # which scores a constant changes
     "neighbours": ("precision", "recall", "density", "coverage"),
@@ -21,17 +21,31 @@ _CONSTANTS_OF = {  # which scores a constant changes
 }
 
 
+# What a score's expectation depends on, apart from the images; kid draws subsets of one size.
+_FREE_OF_SAMPLE_COUNT = ("precision", "density", "kid")
+_FREE_OF_REFERENCE_COUNT = ("is", "kid")
+_LIMIT = 1.96  # standard errors; chance exceeds it in one comparison of twenty
+_FEW = 50
+_NO_ERROR = "a report has no standard error of it; see its warnings"
+
+Verdict = Literal["differs", "within noise", "not comparable", "unknown"]
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One score in two reports.
 
     Args:
         name: The score.
-        a: Its value in the first report.
+        a: Its value in the first report; at ``n`` samples of it, if the reports' counts differ.
         b: Its value in the second.
         se: Standard error of ``b - a``; None if one of the two is unknown.
         n_a: Samples of the first.
         n_b: Samples of the second.
+        verdict: ``differs`` if the difference exceeds 1.96 standard errors, ``within noise`` if
+            not, ``not comparable`` if the two depend on unequal numbers of images, ``unknown``
+            without an error.
+        reason: What the verdict rests on, and what can be concluded.
     """
 
     name: str
@@ -40,15 +54,8 @@ class Difference:
     se: float | None
     n_a: int
     n_b: int
-
-    @property
-    def verdict(self) -> str:
-        """Whether the difference can be trusted: it exceeds 1.96 standard errors, at equal N."""
-        if self.n_a != self.n_b:
-            return "other N: not comparable"
-        if self.se is None:
-            return "no standard error"
-        return "differs" if abs(self.b - self.a) > 1.96 * self.se else "within noise"
+    verdict: Verdict
+    reason: str
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -66,10 +73,11 @@ def read_report(path: Path) -> dict[str, Any]:
     if (
         not isinstance(report, dict)
         or report.get("schema") != "genmetrics/1"
-        or "metrics" not in report
+        or not {"metrics", "protocol", "extractor"} <= report.keys()
     ):
         raise BadInput(
-            f"Expected a report of the schema genmetrics/1 in {path}; got another JSON file. "
+            f"Expected a report of the schema genmetrics/1 in {path}; got another JSON file, or a "
+            "report of another command. "
             "Write it with genmetrics eval --json FILE."
         )
     return report
@@ -118,8 +126,89 @@ def _require_same(name: str, a: Any, b: Any) -> None:
         )
 
 
+def reference_doubts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return sentences on whether both reports judge other samples by one reference.
+
+    Args:
+        a: A report of :func:`read_report`.
+        b: Another one.
+    """
+    doubts = []
+    references, samples = (
+        [each.get(part, {}) for each in (a, b)] for part in ("reference", "samples")
+    )
+    if _prints_differ(*references):
+        paths = " and ".join(str(each.get("path")) for each in references)
+        doubts.append(
+            f"The references {paths} are other files, or were written anew. Unless they are the "
+            "same images, no score can be compared."
+        )
+    if samples[0].get("fingerprint") is not None and not _prints_differ(*samples):
+        doubts.append("Both reports are of the same samples: differences are not those of models.")
+    return doubts
+
+
+def _prints_differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    prints = {each.get("fingerprint") for each in (a, b)}
+    return None not in prints and len(prints) > 1
+
+
 def _difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
-    se = None
-    if a.get("se") is not None and b.get("se") is not None:
-        se = math.hypot(a["se"], b["se"])
-    return Difference(name, a["value"], b["value"], se, a["n_samples"], b["n_samples"])
+    n_a, n_b = a["n_samples"], b["n_samples"]
+    obstacle = _obstacle(name, a, b)
+    common = _equal_count(a, b) if obstacle else None
+    se_a, se_b = a.get("se"), b.get("se")
+    se = None if se_a is None or se_b is None else math.hypot(se_a, se_b)
+    if common is not None and se_a is not None and se_b is not None:
+        first, second = (each["at_equal_count"]["value"] for each in (a, b))
+        # Fewer samples have a larger error, by the root of their number.
+        se = math.hypot(se_a * math.sqrt(n_a / common), se_b * math.sqrt(n_b / common))
+        verdict, reason = _verdict(second - first, se)
+        reason = f"at N = {common} of both, from subsets; {reason}"
+        return Difference(name, first, second, se, n_a, n_b, verdict, reason)
+    if obstacle:
+        verdict, reason = "not comparable", obstacle
+    elif se is None:
+        verdict, reason = "unknown", _NO_ERROR
+    else:
+        verdict, reason = _verdict(b["value"] - a["value"], se)
+        reason = _caveat(a, b) + reason
+    return Difference(name, a["value"], b["value"], se, n_a, n_b, verdict, reason)
+
+
+def _verdict(gap: float, se: float) -> tuple[Verdict, str]:
+    ratio = f"{abs(gap) / se:.1f} standard errors" if se > 0 else "no error at all"
+    if abs(gap) > _LIMIT * se:
+        return "differs", ratio
+    return "within noise", f"{ratio}; less than {_LIMIT * se:.3g} cannot be told at this N"
+
+
+def _obstacle(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
+    """Say which count the score depends on and is not the same."""
+    plain = "inf" if name.endswith("_inf") else name.partition("_")[0]
+    n_a, n_b = a["n_samples"], b["n_samples"]
+    if a.get("n_ref") != b.get("n_ref") and plain not in _FREE_OF_REFERENCE_COUNT:
+        return (
+            f"{a.get('n_ref')} and {b.get('n_ref')} reference images, on which it depends; "
+            "use one reference"
+        )
+    free = plain in (*_FREE_OF_SAMPLE_COUNT, "inf")
+    whole_chunks = plain == "is" and min(n_a, n_b) >= a.get("chunk", math.inf)
+    if n_a == n_b or free or whole_chunks:
+        return None
+    return f"{n_a} and {n_b} samples, on which it depends; score both with --limit {min(n_a, n_b)}"
+
+
+def _equal_count(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | None:
+    """Return the count at which both have a distance to one reference, besides their own."""
+    counts = {(each.get("at_equal_count") or {}).get("n") for each in (a, b)}
+    same_reference = a.get("n_ref") == b.get("n_ref")
+    return counts.pop() if same_reference and len(counts) == 1 else None
+
+
+def _caveat(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    if a.get("rank_deficient") or b.get("rank_deficient"):
+        return "N below the dimensions, so mostly bias and a rough error; "
+    if min(a["n_samples"], b["n_samples"]) < _FEW:
+        return "few samples, so a rough error; "
+    return ""

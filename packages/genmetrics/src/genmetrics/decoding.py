@@ -3,11 +3,28 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
+from typing import NamedTuple
 
 import numpy as np
 
+from genmetrics.contents import digest, is_plain
 from genmetrics.sources import ImageSource
+
+
+class Decoded(NamedTuple):
+    """One image with what is noted of its content.
+
+    Args:
+        pixels: Bytes, channels last.
+        digest: Of the pixels and their size.
+        plain: Whether it has one colour throughout.
+    """
+
+    pixels: np.ndarray
+    digest: int
+    plain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +44,7 @@ class Processes:
 
 def batches_ahead(
     source: ImageSource, ranges: Sequence[range], workers: int | Processes
-) -> Iterator[tuple[range, list[np.ndarray]]]:
+) -> Iterator[tuple[range, list[Decoded]]]:
     """Yield ranges of images, the next one being decoded meanwhile.
 
     Args:
@@ -50,10 +67,10 @@ def batches_ahead(
 
 def _pool(
     source: ImageSource, workers: int | Processes
-) -> tuple[Executor, Callable[[int], np.ndarray]]:
+) -> tuple[Executor, Callable[[int], Decoded]]:
     if isinstance(workers, int) or source.kind == "npz":
         count = workers if isinstance(workers, int) else workers.count
-        return ThreadPoolExecutor(count), source.read
+        return ThreadPoolExecutor(count), partial(_read, source)
     context = get_context("spawn")
     pool = ProcessPoolExecutor(workers.count, context, initializer=_keep, initargs=(source,))
     return pool, _read_kept
@@ -66,5 +83,11 @@ def _keep(source: ImageSource) -> None:
     _kept.append(source)
 
 
-def _read_kept(index: int) -> np.ndarray:
-    return _kept[0].read(index)
+def _read_kept(index: int) -> Decoded:
+    return _read(_kept[0], index)
+
+
+def _read(source: ImageSource, index: int) -> Decoded:
+    """Decode and digest, so that digests too are made by the readers and not before the network."""
+    pixels = source.read(index)
+    return Decoded(pixels, digest(pixels), is_plain(pixels))

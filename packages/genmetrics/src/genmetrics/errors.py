@@ -1,5 +1,7 @@
 """What can go wrong for a user, by exit code. Every message is one or two sentences."""
 
+EXIT_SKIPPED = 6  # the command finished, without the images that cannot be read
+
 
 class GenmetricsError(Exception):
     """A mistake or a missing file that the message explains; subclasses fix the exit code."""

@@ -1,13 +1,13 @@
 """Judge samples against real images: one pass over each for all metrics."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from genmetrics.extractors import Extractor
-from genmetrics.feasibility import require_possible, usable_statistics
+from genmetrics.feasibility import require_enough, require_suitable, usable_statistics
 from genmetrics.features import extract
 from genmetrics.inception import SHA256_PREFIX
 from genmetrics.protocols import Protocol, choose_protocol
@@ -23,11 +23,10 @@ _ORDER = (
     "{mean:.2f}: the samples look sorted by class. Report the second."
 )
 _NO_LINE = (
-    "{n} samples are not more than the dimensions, where distances do not fall as 1 / N: {name} is "
-    "no estimate of the distance at infinitely many. Add samples, or leave fd_inf out."
+    "{name} needs {needed} samples, ten times the dimensions; there are {n}, and in their smaller "
+    "subsets distances do not fall as 1 / N. The line is off by more than its noise, so it has no "
+    "error. Add samples, or leave fd_inf out."
 )
-
-
 _IGNORED = (
     "The reference's statistics of {} are of another network; distances are to its images, so this "
     "is not the score of ADM's protocol."
@@ -68,44 +67,122 @@ def evaluate(
         UsageError: If a metric needs another network or reference.
         NumericalFailure: If features are not finite.
     """
-    if not isinstance(reference, Reference):
-        reference = Reference.of(reference)
-    protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
-    statistics = usable_statistics(reference, extractor)
-    ignored = sorted(set(reference.statistics) - set(statistics))
-    reference = replace(reference, statistics=statistics)
-    require_possible(samples, reference, extractor, protocol)
-    sources = [samples, *([reference.images] if reference.images is not None else [])]
+    judge = Judge.of(reference, extractor, protocol, seed)
+    sources = [samples, *judge.images]
+    described = [ImageSet.of(source) for source in sources]
+    require_enough(described, judge.protocol)
     features = [extract(each, extractor, progress=progress, **extraction) for each in sources]
     real: dict[str, Tensor] = features[1] if len(features) > 1 else {}
-    sets = Sets(features[0], real, reference.statistics, extractor, protocol, seed)
-    scores: dict[str, Score] = {}
-    for metric in protocol.metrics:
-        scores |= SCORERS[metric](sets)
-    remarks = [Remark("INPUT", sentence) for source in sources for sentence in source.remarks()]
-    if ignored:
-        remarks.append(Remark("OTHER_STATISTICS", _IGNORED.format(", ".join(ignored))))
-    if reference.images is not None and samples.fingerprint() == reference.images.fingerprint():
-        remarks.append(Remark("SAME_IMAGES", _SAME))
-    remarks += _remarks(scores, extractor, reference)
-    return Report(
-        scores=scores,
-        protocol=protocol,
-        extractor=extractor,
-        samples=ImageSet.of(samples),
-        reference=reference.described,
-        remarks=tuple(remarks),
-    )
+    return judge.report(features[0], real, described[0], samples.remarks())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What samples are judged by, apart from features.
+
+    Args:
+        reference: Real images or their statistics, of this extractor only.
+        extractor: The feature network.
+        protocol: Metrics and constants.
+        seed: Seed of the random subsets.
+        ignored: Outputs of other networks that the reference has statistics of.
+    """
+
+    reference: Reference
+    extractor: Extractor
+    protocol: Protocol
+    seed: int
+    ignored: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        reference: ImageSource | Reference,
+        extractor: Extractor,
+        protocol: Protocol | None,
+        seed: int,
+    ) -> "Judge":
+        """Check that every metric can be computed, before any image is decoded.
+
+        Raises:
+            BadInput: If the reference's statistics are of another network.
+            UsageError: If a metric needs another network or reference.
+        """
+        if not isinstance(reference, Reference):
+            reference = Reference.of(reference)
+        protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
+        usable = usable_statistics(reference, extractor)
+        ignored = tuple(sorted(set(reference.statistics) - set(usable)))
+        reference = replace(reference, statistics=usable)
+        require_suitable(reference, extractor, protocol)
+        return cls(
+            reference=reference,
+            extractor=extractor,
+            protocol=protocol,
+            seed=seed,
+            ignored=ignored,
+        )
+
+    @property
+    def images(self) -> list[ImageSource]:
+        """The reference's images, if it has any."""
+        return [] if self.reference.images is None else [self.reference.images]
+
+    def report(
+        self,
+        features: Mapping[str, Tensor],
+        real: Mapping[str, Tensor],
+        samples: ImageSet,
+        noticed: Sequence[str] = (),
+    ) -> Report:
+        """Score features.
+
+        Args:
+            features: Of the samples, by output.
+            real: Of the reference's images; empty if there are none.
+            samples: What the features are of.
+            noticed: Sentences on the samples.
+        """
+        sets = Sets(
+            features, real, self.reference.statistics, self.extractor, self.protocol, self.seed
+        )
+        scores: dict[str, Score] = {}
+        for metric in self.protocol.metrics:
+            scores |= SCORERS[metric](sets)
+        reference = self.reference.described
+        sentences = [*noticed, *(text for each in self.images for text in each.remarks())]
+        remarks = [Remark("INPUT", sentence) for sentence in sentences]
+        if self.ignored:
+            remarks.append(Remark("OTHER_STATISTICS", _IGNORED.format(", ".join(self.ignored))))
+        same = samples.fingerprint == reference.fingerprint or _no_distance(scores)
+        if same:
+            remarks.append(Remark("SAME_IMAGES", _SAME))
+        remarks += _remarks(scores, self.extractor, self.reference, same=same)
+        return Report(
+            scores=scores,
+            protocol=self.protocol,
+            extractor=self.extractor,
+            samples=samples,
+            reference=reference,
+            remarks=tuple(remarks),
+        )
+
+
+def _no_distance(scores: Mapping[str, Score]) -> bool:
+    """Say whether a Frechet distance is nothing beside its floor."""
+    floors = ((score.value, score.details.get("floor")) for score in scores.values())
+    return any(floor is not None and value < 1e-3 * floor["value"] for value, floor in floors)
 
 
 def _remarks(
-    scores: dict[str, Score], extractor: Extractor, reference: Reference
+    scores: dict[str, Score], extractor: Extractor, reference: Reference, *, same: bool
 ) -> Iterator[Remark]:
     for name, score in scores.items():
-        if score.details.get("rank_deficient"):
+        if score.details.get("rank_deficient") and not same:
             yield from _frechet_remarks(name, score, extractor.outputs)
-        if score.details.get("too_few_for_line"):
-            yield Remark("TOO_FEW_FOR_LINE", _NO_LINE.format(n=score.n_samples, name=name))
+        if score.details.get("reliable") is False:
+            words = {"name": name, "n": score.n_samples, "needed": score.details["needed"]}
+            yield Remark("TOO_FEW_FOR_LINE", _NO_LINE.format(**words))
         if score.details.get("order_matters"):
             values = {"file_order": score.details["file_order_mean"], "mean": score.value}
             yield Remark("CLASS_SORTED", _ORDER.format(**values))
@@ -124,7 +201,7 @@ def _frechet_remarks(name: str, score: Score, outputs: Mapping[str, int]) -> Ite
     yield Remark(
         "RANK_DEFICIENT",
         f"{fewest} images are not more than the {dim} dimensions: {name} is far above its value "
-        "for many images. Compare it only at the same N, and with the floor.",
+        "for many images, and its error rough. Compare it only at the same N, and with the floor.",
     )
 
 

@@ -31,6 +31,7 @@ class FDInfinity:
         se: Standard error of ``value``: of the line, and of the samples it is drawn from.
         sizes: Samples in each subset; the last is all of them.
         values: Distance at each size, mean over the repeats.
+        dim: Dimensions of the features.
     """
 
     value: float
@@ -39,6 +40,17 @@ class FDInfinity:
     se: float
     sizes: tuple[int, ...]
     values: tuple[float, ...]
+    dim: int
+
+    @property
+    def needed(self) -> int:
+        """Samples from which on the smallest subset has as many as there are dimensions."""
+        return 10 * self.dim
+
+    @property
+    def reliable(self) -> bool:
+        """Whether there are so many; with fewer, ``1 / n`` is no law and ``se`` says too little."""
+        return self.sizes[-1] >= self.needed
 
 
 def fd_infinity(
@@ -55,8 +67,8 @@ def fd_infinity(
     bias stays in the result.
 
     Args:
-        samples: Features of the samples, at least 20 rows; far more than dimensions, for the
-            ``1 / n`` law to hold at a tenth of them.
+        samples: Features of the samples, at least 20 rows; ten times as many as dimensions for the
+            ``1 / n`` law to hold at a tenth of them, see ``reliable`` of the result.
         reference: Statistics of the real images.
         points: Sizes, at least 3.
         repeats: Subsets drawn at each size, at least 1.
@@ -97,6 +109,7 @@ def fd_infinity(
         se=math.hypot(line_error, frechet_standard_error(samples, reference)),
         sizes=tuple(sizes),
         values=tuple(values),
+        dim=samples.shape[1],
     )
 
 

@@ -1,41 +1,33 @@
 """What can be scored at all, decided before any image is decoded."""
 
+from collections.abc import Sequence
+
 import torch
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.extractors import Extractor
 from genmetrics.protocols import Protocol
 from genmetrics.reference import Reference
-from genmetrics.sources import ImageSource
+from genmetrics.report import ImageSet
 from genmetrics.stats import GaussianStats, require_compatible
 
-__all__ = ["require_possible", "usable_statistics"]
+__all__ = ["require_enough", "require_suitable", "usable_statistics"]
 
 _NEED_IMAGES = ("pr", "dc", "kid", "cmmd")
 _OUTPUT_OF = {"fid": 0, "fd_inf": 0, "sfid": 1}  # place among the extractor's outputs
 
 
-def require_possible(
-    samples: ImageSource, reference: Reference, extractor: Extractor, protocol: Protocol
-) -> None:
-    """Raise unless every metric of the protocol can be computed.
+def require_suitable(reference: Reference, extractor: Extractor, protocol: Protocol) -> None:
+    """Raise unless the network and the reference serve every metric of the protocol.
 
     Args:
-        samples: The images to judge.
-        reference: What they are judged against, with statistics of this extractor only.
+        reference: What samples are judged against, with statistics of this extractor only.
         extractor: The feature network.
         protocol: The metrics.
 
     Raises:
-        BadInput: If a set has fewer than 2 images.
-        UsageError: If a metric needs another network, other statistics or more images.
+        UsageError: If a metric needs another network or other statistics.
     """
-    sources = [each for each in (samples, reference.images) if each is not None]
-    for source in sources:
-        if len(source) < 2:
-            raise BadInput(
-                f"Expected at least 2 images in {source.path}; got {len(source)}. Add images."
-            )
     metrics = protocol.metrics
     pictures = [metric for metric in metrics if metric in _NEED_IMAGES]
     if pictures and reference.images is None:
@@ -53,13 +45,30 @@ def require_possible(
             f"Expected an --extractor with a classifier for is; got {extractor.name}. "
             "Choose inception or efflite0, or leave is out of --metrics."
         )
-    fewest = min(len(source) for source in sources)
-    if "kid" in metrics and protocol.kid_subset_size > fewest:
+    _require_statistics(reference, extractor, protocol)
+
+
+def require_enough(sets: Sequence[ImageSet], protocol: Protocol) -> None:
+    """Raise unless there are enough images for every metric of the protocol.
+
+    Args:
+        sets: Samples and real images.
+        protocol: The metrics.
+
+    Raises:
+        BadInput: If a set has fewer than 2 images.
+        UsageError: If a set is smaller than a subset of KID.
+    """
+    counts = [each.n or 0 for each in sets]
+    for each, n in zip(sets, counts, strict=True):
+        if n < 2:
+            raise BadInput(f"Expected at least 2 images in {each.path}; got {n}. Add images.")
+    fewest = min(counts)
+    if "kid" in protocol.metrics and protocol.kid_subset_size > fewest:
         raise UsageError(
             f"Expected --kid-subset-size of at most {fewest}, the smaller set's images; got "
             f"{protocol.kid_subset_size}. Lower it, and compare KIDs of one subset size only."
         )
-    _require_statistics(reference, extractor, protocol)
 
 
 def _require_statistics(reference: Reference, extractor: Extractor, protocol: Protocol) -> None:

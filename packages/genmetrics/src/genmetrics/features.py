@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,16 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from genmetrics.cache import FeatureCache
-from genmetrics.decoding import Processes, batches_ahead
+from genmetrics.contents import Contents
+from genmetrics.decoding import Decoded, Processes, batches_ahead
 from genmetrics.errors import UsageError
 from genmetrics.extractors import Extractor, full_float32
 from genmetrics.sources import ImageSource
 
 BATCHES_PER_SHARD = 8
-_Batch = tuple[range, Sequence[np.ndarray] | Tensor]
+_DIGESTS, _PLAIN = "image/digest", "image/plain"  # beside the outputs in a shard
+_Batch = tuple[range, Sequence[Decoded] | Tensor]
+_log = logging.getLogger(__name__)
 
 
 def extract_features(
@@ -103,6 +107,7 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
                         done.result()
                 finally:
                     feed.stop()
+    run.report()
     return run.features
 
 
@@ -122,6 +127,11 @@ class _Run:
         self.batch_size = batch_size
         n, shard = len(source), batch_size * BATCHES_PER_SHARD
         self.features = {name: torch.empty(n, dim) for name, dim in extractor.outputs.items()}
+        # NumPy's views of the same memory, so that both are filled at once.
+        self.arrays = {name: values.numpy() for name, values in self.features.items()}
+        if not isinstance(source, Tensor):
+            self.arrays |= {_DIGESTS: np.zeros(n, np.uint64), _PLAIN: np.zeros(n, np.bool_)}
+        self.num_restored = 0
         self.shards = [range(start, min(start + shard, n)) for start in range(0, n, shard)]
         self.to_do = {rows.start: len(rows) for rows in self.shards}
         self.lock = Lock()
@@ -142,7 +152,8 @@ class _Run:
     def work(self, extractor: Extractor, feed: "_Feed") -> None:
         """Fill in batches until there are no more, or until this or another thread fails."""
         try:
-            for rows, images in feed:
+            for rows, batch in feed:
+                images = batch if isinstance(batch, Tensor) else self._noted(rows, batch)
                 for places, same_size in _by_size(images):
                     for name, values in extractor(same_size).items():
                         self.features[name][rows.start + places] = values.cpu()
@@ -151,21 +162,35 @@ class _Run:
         finally:
             feed.stop()
 
+    def report(self) -> None:
+        """Say what came from the cache, and leave the digests with the images."""
+        n = len(self.source)
+        if self.cache:
+            computed = n - self.num_restored
+            _log.info("%d of %d images from the cache, %d computed", self.num_restored, n, computed)
+        if not isinstance(self.source, Tensor):
+            self.source.contents = Contents(self.arrays[_DIGESTS], self.arrays[_PLAIN])
+
+    def _noted(self, rows: range, batch: Sequence[Decoded]) -> list[np.ndarray]:
+        self.arrays[_DIGESTS][rows.start : rows.stop] = [image.digest for image in batch]
+        self.arrays[_PLAIN][rows.start : rows.stop] = [image.plain for image in batch]
+        return [image.pixels for image in batch]
+
     def _finish(self, rows: range) -> None:
         shard = self.shards[rows.start // (self.batch_size * BATCHES_PER_SHARD)]
         self.to_do[shard.start] -= len(rows)
         if self.cache and self.to_do[shard.start] == 0:
-            part = {k: v[shard.start : shard.stop].numpy() for k, v in self.features.items()}
+            part = {name: each[shard.start : shard.stop] for name, each in self.arrays.items()}
             self.cache.save(shard, part)
         self.progress(len(rows))
 
     def _restored(self, rows: range) -> bool:
-        outputs = {name: values.shape[1] for name, values in self.features.items()}
-        found = self.cache and self.cache.load(rows, outputs)
+        found = self.cache and self.cache.load(rows, self.arrays)
         if not found:
             return False
         for name, values in found.items():
-            self.features[name][rows.start : rows.stop] = torch.from_numpy(values)
+            self.arrays[name][rows.start : rows.stop] = values
+        self.num_restored += len(rows)
         self.progress(len(rows))
         return True
 

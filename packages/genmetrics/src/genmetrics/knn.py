@@ -18,7 +18,7 @@ class KNNResult:
 
     Args:
         top1: Share of rows, in [0, 1], whose class has the most weight.
-        top5: Share whose class is among the five heaviest.
+        top5: Share whose class is among the five heaviest; None for at most five classes.
         k: Neighbours that vote.
         temperature: Of the votes.
         n_train: Rows that neighbours come from.
@@ -26,7 +26,7 @@ class KNNResult:
     """
 
     top1: float
-    top5: float
+    top5: float | None
     k: int
     temperature: float
     n_train: int
@@ -89,7 +89,7 @@ def knn_accuracy(
         top1 += int(hits[:, 0].sum())
         top5 += int(hits.any(dim=1).sum())
     n = len(queries)
-    return KNNResult(top1 / n, top5 / n, k, temperature, len(rows), n)
+    return KNNResult(top1 / n, top5 / n if len(classes) > 5 else None, k, temperature, len(rows), n)
 
 
 def _nearest(

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from genmetrics.archives import read_member
+from genmetrics.contents import Contents, content_remarks
 from genmetrics.errors import BadInput
-from genmetrics.pictures import PictureLog, decode
+from genmetrics.pictures import PictureLog, decode, size_in_header
 
 _LISTED = 20
 
@@ -24,6 +25,7 @@ class ImageFolder:
         files: Pictures in it, in order.
         labels: Class of each picture, or None.
         skipped: Names of pictures that were left out because they cannot be read.
+        allow_16bit: Whether to keep the upper 8 bits of pictures that have 16.
     """
 
     kind = "folder"
@@ -34,11 +36,15 @@ class ImageFolder:
         files: Sequence[Path],
         labels: Int64[np.ndarray, " n"] | None = None,
         skipped: Sequence[str] = (),
+        *,
+        allow_16bit: bool = False,
     ) -> None:
         self.path = path
         self.files = files
         self.labels = labels
         self.skipped = skipped
+        self.allow_16bit = allow_16bit
+        self.contents: Contents | None = None
         self._log = PictureLog()
 
     def __len__(self) -> int:
@@ -55,12 +61,22 @@ class ImageFolder:
         Raises:
             BadInput: If the file cannot be decoded or has more than 8 bits; names the file.
         """
-        return decode(self.files[index], str(self.files[index]), self._log)
+        file = self.files[index]
+        return decode(file, str(file), self._log, allow_16bit=self.allow_16bit)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the width and height of one image, from its header.
+
+        Raises:
+            BadInput: If the file has none; names it.
+        """
+        return size_in_header(self.files[index], str(self.files[index]))
 
     def select(self, indices: Sequence[int]) -> "ImageFolder":
         """Return the images at these places only, in this order."""
         files = [self.files[index] for index in indices]
-        return ImageFolder(self.path, files, _labels_at(self.labels, indices), self.skipped)
+        labels = _labels_at(self.labels, indices)
+        return ImageFolder(self.path, files, labels, self.skipped, allow_16bit=self.allow_16bit)
 
     def fingerprint(self) -> str:
         """Return a digest of names, sizes and modification times.
@@ -76,8 +92,8 @@ class ImageFolder:
         return _digest((name, stat.st_size, stat.st_mtime_ns) for name, stat in rows)
 
     def remarks(self) -> list[str]:
-        """Say what was skipped, converted, lossy or of another size."""
-        return _skip_remarks(self) + self._log.remarks(self.path, len(self))
+        """Say what was skipped, converted, lossy, of another size, plain or repeated."""
+        return _remarks(self, self._log)
 
 
 class ImageZip:
@@ -88,6 +104,7 @@ class ImageZip:
         members: Pictures in it, in order.
         labels: Class of each picture, or None.
         skipped: Names of pictures that were left out because they cannot be read.
+        allow_16bit: Whether to keep the upper 8 bits of pictures that have 16.
     """
 
     kind = "zip"
@@ -98,11 +115,15 @@ class ImageZip:
         members: Sequence[zipfile.ZipInfo],
         labels: Int64[np.ndarray, " n"] | None = None,
         skipped: Sequence[str] = (),
+        *,
+        allow_16bit: bool = False,
     ) -> None:
         self.path = path
         self.members = members
         self.labels = labels
         self.skipped = skipped
+        self.allow_16bit = allow_16bit
+        self.contents: Contents | None = None
         self._log = PictureLog()
 
     def __len__(self) -> int:
@@ -119,14 +140,27 @@ class ImageZip:
         Raises:
             BadInput: If the member is damaged, cannot be decoded or has more than 8 bits.
         """
+        return decode(*self._open(index), self._log, allow_16bit=self.allow_16bit)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the width and height of one image, from its header.
+
+        Raises:
+            BadInput: If the member is damaged or has no header.
+        """
+        return size_in_header(*self._open(index))
+
+    def _open(self, index: int) -> tuple[io.BytesIO, str]:
+        """Return the bytes of a picture and how messages call it."""
         member = self.members[index]
-        stream = io.BytesIO(read_member(self.path, member))
-        return decode(stream, f"{self.path}/{member_name(member)}", self._log)
+        content = io.BytesIO(read_member(self.path, member))
+        return content, f"{self.path}/{member_name(member)}"
 
     def select(self, indices: Sequence[int]) -> "ImageZip":
         """Return the images at these places only, in this order."""
         members = [self.members[index] for index in indices]
-        return ImageZip(self.path, members, _labels_at(self.labels, indices), self.skipped)
+        labels = _labels_at(self.labels, indices)
+        return ImageZip(self.path, members, labels, self.skipped, allow_16bit=self.allow_16bit)
 
     def fingerprint(self) -> str:
         """Return a digest of names, sizes and the archive's CRC-32s."""
@@ -134,8 +168,8 @@ class ImageZip:
         return _digest((name, member.file_size, member.CRC) for name, member in rows)
 
     def remarks(self) -> list[str]:
-        """Say what was skipped, converted, lossy or of another size."""
-        return _skip_remarks(self) + self._log.remarks(self.path, len(self))
+        """Say what was skipped, converted, lossy, of another size, plain or repeated."""
+        return _remarks(self, self._log)
 
 
 def member_name(member: zipfile.ZipInfo) -> str:
@@ -150,6 +184,11 @@ def _labels_at(labels: np.ndarray | None, indices: Sequence[int]) -> np.ndarray 
 def _digest(rows: Iterable[tuple[str, int, int]]) -> str:
     """Return the sha256 of lines; names are quoted, so that none can pass for two."""
     return hashlib.sha256("\n".join(map(repr, rows)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _remarks(source: ImageFolder | ImageZip, log: PictureLog) -> list[str]:
+    contents = content_remarks(source.contents, source.names, source.path)
+    return _skip_remarks(source) + log.remarks(source.path, len(source)) + contents
 
 
 def _skip_remarks(source: ImageFolder | ImageZip) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from PIL import Image
 from genmetrics.errors import BadInput
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+_WIDE_MODES = ("I", "F", *_SIXTEEN_BITS)
 _KINDS = {"1": "bilevel", "L": "grey", "LA": "grey", "P": "palette", "CMYK": "CMYK"}
+_LISTED_SIZES = 10
 
 
 class PictureLog:
@@ -24,6 +27,7 @@ class PictureLog:
         self._transparent: set[str] = set()
         self._jpeg: set[str] = set()
         self._kinds: dict[str, str] = {}
+        self._wide: set[str] = set()
 
     def note(self, name: str, image: Image.Image) -> None:
         """Record a picture that was opened; a second time changes nothing."""
@@ -32,7 +36,9 @@ class PictureLog:
             self._transparent.add(name)
         if image.format in ("JPEG", "MPO"):
             self._jpeg.add(name)
-        if image.mode != "RGB" and image.mode != "RGBA":
+        if _is_wide(image):
+            self._wide.add(name)
+        elif image.mode != "RGB" and image.mode != "RGBA":
             self._kinds[name] = _KINDS.get(image.mode, image.mode)
 
     def remarks(self, path: Path, n: int) -> list[str]:
@@ -60,46 +66,99 @@ class PictureLog:
                 f"{len(self._jpeg)} of {n} images in {path} are JPEG, whose loss counts as a "
                 "difference to any set that has not suffered it; save samples as PNG."
             )
-        sizes = Counter(self._sizes.values())
-        if len(sizes) > 1:
-            common = ", ".join(f"{count} of {w}x{h}" for (w, h), count in sizes.most_common(3))
+        if self._wide:
             sentences.append(
-                f"Images in {path} have {len(sizes)} sizes ({common}{', ...' * (len(sizes) > 3)}); "
+                f"{len(self._wide)} of {n} images in {path} have 16 bits per channel, of which the "
+                "upper 8 were kept."
+            )
+        if len(set(self._sizes.values())) > 1:
+            sentences.append(
+                f"Images in {path} have {sizes_in_words(self._sizes.values())}; "
                 "each is resized by itself."
             )
         return sentences
 
 
-def decode(stream: Path | BytesIO, name: str, log: PictureLog) -> UInt8[np.ndarray, "h w 3"]:
+def sizes_in_words(sizes: Iterable[tuple[int, int]]) -> str:
+    """Return how many sizes there are, and how many images have each.
+
+    Args:
+        sizes: Width and height of each image.
+
+    Example:
+        >>> sizes_in_words([(5, 4), (2, 7), (5, 4)])
+        '2 sizes (2 of 5x4, 1 of 2x7)'
+    """
+    counts = Counter(sizes)
+    listed = [f"{count} of {w}x{h}" for (w, h), count in counts.most_common(_LISTED_SIZES)]
+    more = ", ..." if len(counts) > _LISTED_SIZES else ""
+    return f"{len(counts)} sizes ({', '.join(listed)}{more})"
+
+
+def decode(
+    stream: Path | BytesIO, name: str, log: PictureLog, *, allow_16bit: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
     """Return a picture as 8-bit RGB; transparency is dropped.
 
     Args:
         stream: A file, or its bytes.
         name: How messages call it.
         log: Where the conversions are noted.
+        allow_16bit: Whether to keep the upper 8 bits of 16, as Pillow does for colour.
 
     Raises:
-        BadInput: If it cannot be decoded or has more than 8 bits; names the file.
+        BadInput: If it cannot be decoded or has too many bits; names the file.
     """
     try:
         with Image.open(stream) as image:
             if _is_wide(image):
-                wide = image.mode if image.mode in _WIDE_MODES else f"16-bit {image.mode}"
-                raise BadInput(
-                    f"Expected 8 bits per channel; got mode {wide} in {name}. Convert it to 8 bits."
-                )
-            # By way of RGBA, since a palette with transparency warns otherwise.
-            whole = image.convert("RGBA") if image.has_transparency_data else image
-            pixels = np.array(whole.convert("RGB"))
+                _require_narrow(image, name, allow_16bit=allow_16bit)
             log.note(name, image)
-            return pixels
+            return _as_rgb(image)
     except BadInput:
         raise
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error
-        raise BadInput(
-            f"Expected an image in {name}; got {type(error).__name__}: {error}. "
-            "Repair or remove the file."
-        ) from error
+        raise _no_image(name, error) from error
+
+
+def size_in_header(stream: Path | BytesIO, name: str) -> tuple[int, int]:
+    """Return the width and height that a picture's header says; decodes no pixel.
+
+    Raises:
+        BadInput: If there is no such header; names the file.
+    """
+    try:
+        with Image.open(stream) as image:
+            return image.size
+    except Exception as error:  # as above
+        raise _no_image(name, error) from error
+
+
+def _no_image(name: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"Expected an image in {name}; got {type(error).__name__}: {error}. "
+        "Repair or remove the file."
+    )
+
+
+def _as_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    if image.mode in _SIXTEEN_BITS:
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    # By way of RGBA, since a palette with transparency warns otherwise.
+    whole = image.convert("RGBA") if image.has_transparency_data else image
+    return np.array(whole.convert("RGB"))
+
+
+def _require_narrow(image: Image.Image, name: str, *, allow_16bit: bool) -> None:
+    """Raise unless all bits above the 8th may be dropped; whole numbers of 32 bits never may."""
+    sixteen = image.mode not in ("I", "F")
+    if sixteen and allow_16bit:
+        return
+    wide = image.mode if image.mode in _WIDE_MODES else f"16-bit {image.mode}"
+    hint = ", or keep the upper 8 with --allow-16bit" if sixteen else ""
+    raise BadInput(
+        f"Expected 8 bits per channel; got mode {wide} in {name}. Convert it to 8 bits{hint}."
+    )
 
 
 def _is_wide(image: Image.Image) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.jacobian.result import SpectrumResult
 
-_MAX_LEGEND = 20
+_MAX_LEGEND = 21  # seven colours in three shapes
 _STYLE = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -27,6 +27,7 @@ _STYLE = {
 }
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 _SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SHAPES = ("o", "^", "s")
 
 
 def plot_latents(
@@ -37,7 +38,10 @@ def plot_latents(
     names: Mapping[int, str] | None = None,
     title: str = "",
 ) -> None:
-    """Draw a map of samples, coloured by class; a legend names up to 20 classes.
+    """Draw a map of samples; colour and shape show the class, and a legend names up to 21.
+
+    The colours are Okabe and Ito's, which the colour-blind can tell apart. With more classes there
+    is no legend and hue only hints at the class.
 
     Args:
         coordinates: Where, as :func:`genmetrics.projection.project` returns it.
@@ -50,22 +54,26 @@ def plot_latents(
         UsageError: If matplotlib is not installed or the file cannot be written.
     """
     plt = _pyplot()
-    size = min(12.0, max(1.5, 4000 / len(coordinates)))
+    size = min(14.0, max(4.0, 6000 / len(coordinates)))
     x, y = coordinates.cpu().double().numpy().T
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(4.0, 3.0), layout="constrained")
+        figure, axes = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
         if labels is None:
             axes.scatter(x, y, s=size, color=_SERIES[0], alpha=0.7, linewidths=0)
         else:
             classes, index = torch.unique(labels.cpu(), return_inverse=True)
-            colours = _class_colours(plt, len(classes))
-            # In one call and in random order, so that no class lies on top of all others.
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).numpy()
-            rgb = [colours[i] for i in index.numpy()[order]]
-            axes.scatter(x[order], y[order], s=size, c=rgb, alpha=0.8, linewidths=0)
+            looks = _class_looks(plt, len(classes))
+            # In random order, so that no class lies on top of all others.
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+            for shape in dict.fromkeys(look.shape for look in looks):
+                rows = [i for i in order.tolist() if looks[index[i]].shape == shape]
+                colours = [looks[index[i]].colour for i in rows]
+                axes.scatter(
+                    x[rows], y[rows], s=size, c=colours, marker=shape, alpha=0.8, linewidths=0
+                )
             if len(classes) <= _MAX_LEGEND:
                 called = [(names or {}).get(c, str(c)) for c in classes.tolist()]
-                _legend(figure, axes, called, colours)
+                _legend(figure, axes, called, looks)
         axes.set(xticks=[], yticks=[], title=title)
         axes.set_aspect("equal", adjustable="datalim")
         for side in axes.spines.values():
@@ -153,19 +161,26 @@ def _count(spectrum: SpectrumResult | Extremes) -> str:
     return f"n = {count}" if known == count else f"n = {count}, {count - known} unresolved"
 
 
-def _class_colours(plt: Any, count: int) -> list[Any]:
-    """Return as many colours as there are classes, as different as can be."""
-    if count <= 10:
-        return list(plt.get_cmap("tab10").colors[:count])
+class _Look(NamedTuple):
+    """How the samples of a class are drawn."""
+
+    colour: Any
+    shape: str
+
+
+def _class_looks(plt: Any, count: int) -> list[_Look]:
+    """Return as many looks as there are classes, all different while a legend names them."""
     if count <= _MAX_LEGEND:
-        colours = plt.get_cmap("tab20").colors  # strong ones first, their pale sisters after
-        return [*colours[0::2], *colours[1::2]][:count]
-    return [plt.get_cmap("hsv")(i / count) for i in range(count)]
+        return [_Look(colour, shape) for shape in _SHAPES for colour in _SERIES][:count]
+    return [_Look(plt.get_cmap("hsv")(i / count), _SHAPES[0]) for i in range(count)]
 
 
-def _legend(figure: Any, axes: Any, names: Sequence[str], colours: Sequence[Any]) -> None:
-    handles = [axes.scatter([], [], s=14, color=colour, linewidths=0) for colour in colours]
-    columns = 1 if len(names) <= 10 else 2
+def _legend(figure: Any, axes: Any, names: Sequence[str], looks: Sequence[_Look]) -> None:
+    handles = [
+        axes.scatter([], [], s=16, color=look.colour, marker=look.shape, linewidths=0)
+        for look in looks
+    ]
+    columns = 1 if len(names) <= 14 else 2
     figure.legend(
         handles,
         names,

@@ -80,9 +80,12 @@ class ProbeResult:
         return Spread.of([run.final.top1 for run in self.runs])
 
     @property
-    def top5(self) -> Spread:
-        """Share after the last epoch of rows whose class is among the five first guesses."""
-        return Spread.of([run.final.top5 for run in self.runs])
+    def top5(self) -> Spread | None:
+        """Share after the last epoch of rows whose class is among the five first guesses.
+
+        None for at most five classes, of which five guesses always hit.
+        """
+        return self._top5([run.final for run in self.runs])
 
     @property
     def best_top1(self) -> Spread:
@@ -90,9 +93,12 @@ class ProbeResult:
         return Spread.of([run.best.top1 for run in self.runs])
 
     @property
-    def best_top5(self) -> Spread:
+    def best_top5(self) -> Spread | None:
         """The top-5 share after the epoch of the best top-1."""
-        return Spread.of([run.best.top5 for run in self.runs])
+        return self._top5([run.best for run in self.runs])
+
+    def _top5(self, shares: Sequence[TopK]) -> Spread | None:
+        return Spread.of([each.top5 for each in shares]) if self.num_classes > 5 else None
 
     @property
     def standard_error(self) -> float:
@@ -102,6 +108,7 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; no number is NaN."""
+        top5, best_top5 = (each and each._asdict() for each in (self.top5, self.best_top5))
         reason = "one seed has no spread" if len(self.runs) == 1 else None
         return {
             "feature_dim": self.feature_dim,
@@ -110,17 +117,20 @@ class ProbeResult:
             "n_val": self.n_val,
             "num_classes": self.num_classes,
             "chance": 1 / self.num_classes,
-            "final": {"top1": self.top1._asdict(), "top5": self.top5._asdict()},
-            "best_epoch": {"top1": self.best_top1._asdict(), "top5": self.best_top5._asdict()},
+            "final": {"top1": self.top1._asdict(), "top5": top5},
+            "best_epoch": {"top1": self.best_top1._asdict(), "top5": best_top5},
             "std_reason": reason,
             "se_top1": self.standard_error,
             "runs": [
                 {
                     "seed": run.seed,
-                    "final": run.final._asdict(),
-                    "best": run.best._asdict(),
+                    "final": self._plain(run.final),
+                    "best": self._plain(run.best),
                     "best_epoch": run.best_epoch,
                 }
                 for run in self.runs
             ],
         }
+
+    def _plain(self, share: TopK) -> dict[str, float | None]:
+        return {"top1": share.top1, "top5": share.top5 if self.num_classes > 5 else None}

@@ -1,11 +1,13 @@
 """How well images come back from an autoencoder: PSNR, SSIM, LPIPS and rFID over pairs.
 
-One pass over the pairs, a batch in memory at a time; rFID reads each set once more.
+One pass over the pairs, a batch in memory at a time; rFID reads each set once more, unless its
+features are in a cache.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.extractors import Extractor, get_extractor
-from genmetrics.features import extract_features
+from genmetrics.features import extract
 from genmetrics.frechet import FrechetResult, frechet_distance_from_features
 from genmetrics.pairing import Pairing, Pairs, pair_images
 from genmetrics.perceptual import PerceptualDistance, perceptual_distance
@@ -29,7 +31,7 @@ from genmetrics.pixel_metrics import (
 )
 from genmetrics.reconstruction_report import PairScore, ReconstructionResult
 from genmetrics.report import ImageSet, Remark
-from genmetrics.sources import ImageSource
+from genmetrics.sources import ImageFolder, ImageSource, ImageZip
 
 ReconstructionMetric = Literal["psnr", "ssim", "lpips", "rfid"]
 
@@ -48,6 +50,7 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
     perceptual: PerceptualDistance | None = None,
     extractor: Extractor | None = None,
     batch_size: int = 64,
+    cache: Path | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> ReconstructionResult:
     """Compare images with their reconstructions, both of bytes, pair by pair.
@@ -61,6 +64,7 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
         perceptual: The LPIPS network; None builds the default one if ``lpips`` is asked for.
         extractor: The network of rFID; None builds Inception if ``rfid`` is asked for.
         batch_size: Pairs in memory at a time.
+        cache: A folder in which features for rFID are kept, the same as that of ``extract``.
         progress: Called after each batch with the number of images in it.
 
     Raises:
@@ -104,15 +108,18 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
     distance = None
     if "rfid" in metrics and extractor is not None:
         features = [
-            extract_features(source, extractor, batch_size, progress)
+            extract(source, extractor, batch_size=batch_size, cache=cache, progress=progress)
             for source in (pairs.recon, pairs.real)
         ]
-        distance = frechet_distance_from_features(*features)
+        distance = frechet_distance_from_features(
+            *(outputs[extractor.main_output] for outputs in features)
+        )
     return ReconstructionResult(
         real=ImageSet.of(pairs.real),
         recon=ImageSet.of(pairs.recon),
         pairing=pairing,
         names=pairs.names,
+        class_of=_class_of(pairs),
         psnr=None if mse is None else PairScore(psnr_from_mse(mse, _PEAK), _psnr_conventions()),
         psnr_of_mean_mse=None if mse is None else psnr_from_mse(mse.mean(), _PEAK).item(),
         ssim=_score(per_pair, "ssim", {"window": ssim_window_id(ssim_window), "data_range": _PEAK}),
@@ -121,6 +128,15 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
         extractor=extractor if distance is not None else None,
         remarks=tuple(_remarks(pairs, per_pair, perceptual, distance)),
     )
+
+
+def _class_of(pairs: Pairs) -> list[str] | None:
+    """Return the class of each pair: its folder, or its number where images have no names."""
+    if pairs.real.labels is None:
+        return None
+    if isinstance(pairs.real, ImageFolder | ImageZip):
+        return [PurePosixPath(name).parent.as_posix() for name in pairs.real.names]
+    return [str(label) for label in pairs.real.labels.tolist()]
 
 
 def _psnr_conventions() -> dict[str, Any]:
@@ -162,12 +178,16 @@ def _remarks(
             f"The LPIPS backbone has sha256 {perceptual.weights_sha256[:8]}..., not torchvision's: "
             "this is not the LPIPS of the literature.",
         )
-    if distance is not None and distance.rank_deficient:
+    if distance is not None and distance.rank_deficient and not _all_equal(per_pair):
         yield Remark(
             "RANK_DEFICIENT",
             f"{distance.n_a} pairs are not more than the dimensions of the features: the distance "
             "is far above its value for many images. Compare it only at the same N.",
         )
+
+
+def _all_equal(per_pair: dict[str, Tensor]) -> bool:
+    return "mse" in per_pair and not per_pair["mse"].any()
 
 
 def _score_pairs(

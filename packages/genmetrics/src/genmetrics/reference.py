@@ -1,7 +1,10 @@
 """What samples are judged against: real images, their statistics, or both."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,28 +47,39 @@ class Reference:
         if self.images is not None:
             return ImageSet.of(self.images)
         counts = {each.n for each in self.statistics.values()}
-        return ImageSet(self.path, "statistics", counts.pop() if len(counts) == 1 else None)
+        n = counts.pop() if len(counts) == 1 else None
+        return ImageSet(self.path, "statistics", n, _digest(self.statistics))
 
 
-def open_reference(path: str | Path, *, recursive: bool = False) -> Reference:
+def open_reference(path: str | Path, **reading: Any) -> Reference:
     """Open real images as ``open_images`` does, or a file of statistics, or ADM's file of both.
 
     Args:
         path: A folder, ``.zip`` or ``.npz`` of images, or a file of ``load_all_stats``.
-        recursive: Whether to read sub-folders at any depth.
+        **reading: How images are read: recursive, on_bad_image, float_range, allow_16bit and
+            strict_size of ``open_images``.
 
     Raises:
         BadInput: If it is neither.
     """
     path = Path(path)
     if path.suffix.lower() not in _STATISTICS or not path.is_file():
-        return Reference.of(open_images(path, recursive=recursive))
+        return Reference.of(open_images(path, **reading))
     keys = _keys(path)
-    images = open_image_array(path) if "arr_0" in keys else None
+    float_range = reading.get("float_range")
+    images = open_image_array(path, float_range=float_range) if "arr_0" in keys else None
     statistics = load_all_stats(path) if not keys or keys - _IMAGE_KEYS else {}
     if images is not None and statistics:
         images.notes = [each for each in images.notes if STATISTICS_NOT_USED not in each]
     return Reference(path, images, statistics)
+
+
+def _digest(statistics: Mapping[str, GaussianStats]) -> str:
+    """Return the sha256 of names and means."""
+    digest = hashlib.sha256()
+    for name, stats in sorted(statistics.items()):
+        digest.update(name.encode() + stats.mean.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _keys(path: Path) -> set[str]:

@@ -85,22 +85,24 @@ class ImageSet:
 
     Args:
         path: Folder or file.
-        kind: ``folder``, ``zip``, ``npz`` or ``statistics``.
+        kind: ``folder``, ``zip``, ``npz``, ``stream`` or ``statistics``.
         n: How many images; None for statistics of an unknown number.
+        fingerprint: Changes with the images; of a folder it holds their sizes and times only.
     """
 
     path: Path
     kind: str
     n: int | None
+    fingerprint: str
 
     @classmethod
     def of(cls, source: ImageSource) -> "ImageSet":
         """Describe a source."""
-        return cls(source.path, source.kind, len(source))
+        return cls(source.path, source.kind, len(source), source.fingerprint())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"path": str(self.path), "kind": self.kind, "n": self.n}
+        return asdict(self) | {"path": str(self.path)}
 
 
 @dataclass(frozen=True, slots=True)

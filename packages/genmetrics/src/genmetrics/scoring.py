@@ -99,7 +99,7 @@ def _frechet(sets: Sets, output: str) -> Score:
 def _frechet_score(
     sets: Sets, x: Tensor, distance: FrechetResult, reference: GaussianStats | Tensor
 ) -> Score:
-    se = None if distance.rank_deficient else frechet_standard_error(x, reference)
+    se = frechet_standard_error(x, reference)
     details = {
         "mean_term": distance.mean_term,
         "covariance_term": distance.covariance_term,
@@ -114,7 +114,7 @@ def _inception_score(sets: Sets) -> dict[str, Score]:
     logits = sets.extractor.logits(sets.samples[sets.extractor.main_output])
     result = inception_score(logits, chunk=sets.protocol.is_chunk, shuffle_seed=sets.seed)
     name = sets.extractor.inception_score_name
-    return {name: Score(result.mean, len(logits), None, None, asdict(result))}
+    return {name: Score(result.mean, len(logits), None, result.se, asdict(result))}
 
 
 def _precision_recall(sets: Sets) -> dict[str, Score]:
@@ -142,9 +142,13 @@ def _density_coverage(sets: Sets) -> dict[str, Score]:
         precision=sets.protocol.pr_precision,
         density_coverage=True,
     )
+    rows = {
+        "density": (result.density, result.density_se),
+        "coverage": (result.coverage, result.coverage_se),
+    }
     return {
-        sets.named(name): Score(value, len(x), len(y), None, {"k": result.k})
-        for name, value in (("density", result.density), ("coverage", result.coverage))
+        sets.named(name): Score(value, len(x), len(y), se, {"k": result.k})
+        for name, (value, se) in rows.items()
         if value is not None
     }
 
@@ -168,11 +172,12 @@ def _cmmd(sets: Sets) -> dict[str, Score]:
 def _fd_infinity(sets: Sets) -> dict[str, Score]:
     output = sets.extractor.main_output
     x = sets.samples[output]
-    result = fd_infinity(x, sets.reference_stats(output), seed=sets.seed)
+    reference = sets.reference_stats(output)
+    result = fd_infinity(x, reference, seed=sets.seed)
     name = f"{sets.extractor.frechet_name}_inf"
-    few = len(x) <= x.shape[1]
-    details = {"r2": result.r2, "too_few_for_line": few}
-    return {name: Score(result.value, len(x), None, None if few else result.se, details)}
+    details = {"r2": result.r2, "needed": result.needed, "reliable": result.reliable}
+    se = result.se if result.reliable else None
+    return {name: Score(result.value, len(x), reference.n, se, details)}
 
 
 SCORERS: Mapping[str, Callable[[Sets], dict[str, Score]]] = {

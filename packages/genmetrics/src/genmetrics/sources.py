@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from genmetrics.archives import ImageArray, list_members, open_image_array
+from genmetrics.contents import Contents
 from genmetrics.errors import BadInput
+from genmetrics.float_images import FloatRange, check_float_range
 from genmetrics.picture_sets import ImageFolder, ImageZip, member_name
-from genmetrics.pictures import EXTENSIONS
+from genmetrics.pictures import EXTENSIONS, sizes_in_words
 
 __all__ = [
     "EXTENSIONS",
@@ -37,11 +39,14 @@ class ImageSource(Protocol):
         path: Where they come from.
         kind: ``folder``, ``zip`` or ``npz``.
         labels: Class of each image, int64, or None where nothing says so.
+        contents: Digests of all images, set by ``extract`` once it has read them; ``remarks`` tells
+            copies by them.
     """
 
     path: Path
     kind: str
     labels: np.ndarray | None
+    contents: Contents | None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -60,7 +65,13 @@ class ImageSource(Protocol):
 
 
 def open_images(
-    path: str | Path, *, recursive: bool = False, on_bad_image: OnBadImage = "error"
+    path: str | Path,
+    *,
+    recursive: bool = False,
+    on_bad_image: OnBadImage = "error",
+    float_range: FloatRange | None = None,
+    allow_16bit: bool = False,
+    strict_size: bool = False,
 ) -> ImageSource:
     """Open the images of a folder, a ``.zip`` or an ``.npz`` file; none is decoded yet.
 
@@ -69,8 +80,9 @@ def open_images(
     with a dot are passed over. If every image is in one of several sub-folders, its label is the
     number of its sub-folder in that order. A zip of images is read by the same rules.
 
-    An ``.npz`` holds ``arr_0``, uint8, ``(n, h, w, 3)``, or ``(n, 3, h, w)`` if the width is not 3,
-    and may hold labels in ``arr_1``; saved uncompressed (``np.savez``) it is mapped and not loaded.
+    An ``.npz`` holds ``arr_0``, uint8 or floats, ``(n, h, w, 3)``, or ``(n, 3, h, w)`` if the width
+    is not 3, and may hold labels in ``arr_1``; saved uncompressed (``np.savez``) it is mapped and
+    not loaded.
 
     Args:
         path: The folder or file.
@@ -78,9 +90,16 @@ def open_images(
         on_bad_image: ``skip`` leaves out pictures that cannot be read as 8 bits, and names them in
             the remarks. To know them before ``n`` is used, each picture is decoded once here,
             which takes as long as reading the set.
+        float_range: Values of black and white in an array of floats, ``(0.0, 1.0)`` or
+            ``(-1.0, 1.0)``,
+            which is refused without; each value is rounded to the nearest of 256 levels.
+        allow_16bit: Whether to keep the upper 8 bits of pictures that have 16, which are refused
+            otherwise.
+        strict_size: Whether to refuse pictures of several sizes, which reads all headers here.
 
     Raises:
-        BadInput: If there is nothing at the path, no image in it, or no such array.
+        BadInput: If there is nothing at the path, no image in it, no such array, or another size.
+        UsageError: If the float range is not of two finite numbers in order.
 
     Example:
         >>> import tempfile
@@ -94,6 +113,8 @@ def open_images(
     """
     path = Path(path)
     source: ImageFolder | ImageZip
+    if float_range is not None:
+        float_range = check_float_range(*float_range)
     if path.is_dir():
         source = _open_folder(path, recursive=recursive)
     elif not path.exists():
@@ -103,7 +124,7 @@ def open_images(
             f"exist ({parent} does). Check the path."
         )
     elif path.suffix.lower() == ".npz":
-        return open_image_array(path)
+        return open_image_array(path, float_range=float_range)
     elif path.suffix.lower() == ".zip":
         source = _open_zip(path, recursive=recursive)
     else:
@@ -111,7 +132,12 @@ def open_images(
             f"Expected a folder of images, a .zip or an .npz file; got the file {path}. "
             "Pass its folder."
         )
-    return _skip_unreadable(source) if on_bad_image == "skip" else source
+    source.allow_16bit = allow_16bit
+    if on_bad_image == "skip":
+        source = _skip_unreadable(source)
+    if strict_size:
+        _require_one_size(source)
+    return source
 
 
 def read_ahead(source: ImageSource) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -222,3 +248,15 @@ def _skip_unreadable(source: ImageFolder | ImageZip) -> ImageFolder | ImageZip:
     kept = source.select([index for index, is_good in enumerate(good) if is_good])
     kept.skipped = [name for name, is_good in zip(source.names, good, strict=True) if not is_good]
     return kept
+
+
+def _require_one_size(source: ImageFolder | ImageZip) -> None:
+    with ThreadPoolExecutor(_READERS) as readers:
+        sizes = list(readers.map(source.size, range(len(source))))
+    if len(set(sizes)) > 1:
+        other = next(index for index, size in enumerate(sizes) if size != sizes[0])
+        raise BadInput(
+            f"Expected images of one size in {source.path}; got {sizes_in_words(sizes)}, such as "
+            f"{source.names[0]} and {source.names[other]}. Crop them with `genmetrics prepare`, or "
+            "leave out --strict-size."
+        )

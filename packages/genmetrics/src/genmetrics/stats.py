@@ -1,7 +1,11 @@
 """Mean and covariance of a set of features, in float64 and streamed."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -22,12 +26,14 @@ def require_finite(features: Float[Tensor, "n d"], name: str) -> None:
     """Raise NumericalFailure, naming the first rows, unless every feature is a finite number."""
     bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten()
     if len(bad):
-        rows = ", ".join(str(row) for row in bad[:5].tolist())
-        more = ", ..." if len(bad) > 5 else ""
         raise NumericalFailure(
             f"Expected finite {name}; got NaN or infinity in {len(bad)} of {len(features)} rows "
-            f"({rows}{more}). Check these images and the network's weights."
+            f"({_some(bad.tolist())}). Check these images and the network's weights."
         )
+
+
+def _some(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ class GaussianStats:
         mean: Mean of the features.
         cov: Unbiased covariance, divided by ``n - 1``.
         meta: Where they are from: ``extractor``, ``weights_sha256``, ``preprocess_id``,
-            ``output``, ``source_fingerprint``, ``split``, versions. Values are words or counts.
+            ``output``, ``source_fingerprint``, ``split``, versions; ``parts`` of merged ones, as
+            JSON. Values are words or counts.
 
     Raises:
         BadInput: If ``n`` is below 2 or a number is not finite.
@@ -55,9 +62,12 @@ class GaussianStats:
             raise BadInput(
                 f"Expected at least 2 samples for a covariance; got {self.n}. Add images."
             )
-        if not (torch.isfinite(self.mean).all() and torch.isfinite(self.cov).all()):
+        bad = ~(torch.isfinite(self.mean) & torch.isfinite(self.cov).all(dim=1))
+        if bad.any():
+            rows = bad.nonzero().flatten().tolist()
             raise BadInput(
-                "Expected finite mean and covariance; got NaN or infinity. Rebuild the statistics."
+                f"Expected finite mean and covariance; got NaN or infinity in {len(rows)} of "
+                f"{len(bad)} dimensions ({_some(rows)}). Rebuild the statistics."
             )
 
     @property
@@ -99,15 +109,15 @@ def merge_stats(parts: Sequence[GaussianStats], *, force: bool = False) -> Gauss
     """Return the statistics of all samples of disjoint parts, to rounding.
 
     The means and scatters are combined exactly (Chan, Golub and LeVeque, 1983). What all parts
-    say alike stays in ``meta``.
+    say alike stays in ``meta``; the rest is in :func:`provenance` of the result.
 
     Args:
         parts: Statistics with known ``n``, at least one.
-        force: Whether to merge in spite of differing ``meta``.
+        force: Whether to merge in spite of differing ``meta`` or of images that come twice.
 
     Raises:
         BadInput: If there is no part, or one of unknown ``n``.
-        IncompatibleStats: If the parts are of different features.
+        IncompatibleStats: If the parts are of different features, or two of the same images.
 
     Example:
         >>> x = torch.tensor([[0.0], [2.0], [4.0], [6.0]])
@@ -129,8 +139,51 @@ def merge_stats(parts: Sequence[GaussianStats], *, force: bool = False) -> Gauss
         other = CentredSums(part.dim)
         other.n, other.mean, other.scatter = part.n, part.mean, part.cov * (part.n - 1)
         sums.merge(other)
+    if not force:
+        _require_disjoint(parts)
     common = set(parts[0].meta.items()).intersection(*(part.meta.items() for part in parts))
-    return GaussianStats(*sums.finalize(), meta=dict(sorted(common)))
+    meta = dict(sorted(common))
+    if len(parts) > 1:
+        meta["parts"] = json.dumps([entry for part in parts for entry in provenance(part)])
+    return GaussianStats(*sums.finalize(), meta=meta)
+
+
+def provenance(stats: GaussianStats) -> list[dict[str, Any]]:
+    """Return ``n`` and ``meta`` of each set of images behind statistics, through all merges.
+
+    Example:
+        >>> a, b = (torch.eye(3).double()[:2] + shift for shift in (0, 1))
+        >>> parts = [StatsAccumulator(3).update(rows).finalize() for rows in (a, b)]
+        >>> [part["n"] for part in provenance(merge_stats(parts))]
+        [2, 2]
+    """
+    if "parts" in stats.meta:
+        parts: list[dict[str, Any]] = json.loads(str(stats.meta["parts"]))
+        return parts
+    return [{"n": stats.n, **stats.meta}]
+
+
+def _require_disjoint(parts: Sequence[GaussianStats]) -> None:
+    identities = [_identities(part) for part in parts]
+    for (i, a), (j, b) in combinations(enumerate(identities), 2):
+        if both := a.keys() & b.keys():
+            raise IncompatibleStats(
+                f"Expected statistics of disjoint sets; got {a[min(both)]} in part {i + 1} and in "
+                f"part {j + 1}. Leave one out, or force it."
+            )
+
+
+def _identities(stats: GaussianStats) -> dict[str, str]:
+    """Return what each set of images behind statistics is known by, and in which words."""
+    entries = provenance(stats)
+    if all("source_fingerprint" in entry for entry in entries):
+        return {
+            entry["source_fingerprint"]: f"the images of {entry.get('source', 'one set')} "
+            f"(fingerprint {entry['source_fingerprint'][:12]})"
+            for entry in entries
+        }
+    numbers = torch.cat([stats.mean, stats.cov.flatten()]).numpy().tobytes()
+    return {hashlib.sha256(numbers).hexdigest(): "the same mean and covariance"}
 
 
 class StatsAccumulator:

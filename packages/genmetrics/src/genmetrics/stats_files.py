@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import GaussianStats
 
 SCHEMA = "genmetrics-stats/1"
+_ROUNDING = 1e-6  # of the trace, as much as a float32 covariance of 2048 dimensions may be off
 _SUMS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
 
 
@@ -237,9 +239,27 @@ def _gaussian(
             f"{mean.shape} and {cov.dtype} {cov.shape}. Build the statistics again."
         )
     mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+    stats = GaussianStats(n, torch.from_numpy(mean), torch.from_numpy(cov), meta)
     if not np.allclose(cov, cov.T, rtol=1e-4, atol=1e-6 * float(np.abs(cov).max(initial=0))):
+        row, column = np.unravel_index(np.abs(cov - cov.T).argmax(), cov.shape)
         raise BadInput(
-            f"Expected a symmetric covariance in {path}; got one that is not. "
+            f"Expected a symmetric covariance in {path}; got {cov[row, column]:g} at "
+            f"({row}, {column}) and {cov[column, row]:g} at ({column}, {row}). "
             "Build the statistics again."
         )
-    return GaussianStats(n, torch.from_numpy(mean), torch.from_numpy(cov), meta)
+    _require_positive(path, stats.cov)
+    return stats
+
+
+def _require_positive(path: Path, cov: Float64[Tensor, "d d"]) -> None:
+    """Raise if an eigenvalue is negative by more than rounding."""
+    tolerance = _ROUNDING * cov.trace()
+    # A factorisation is 20 times cheaper than eigenvalues, and nearly always enough.
+    if not torch.linalg.cholesky_ex(cov + tolerance * torch.eye(len(cov), dtype=cov.dtype)).info:
+        return
+    smallest = torch.linalg.eigvalsh(cov)[0]
+    if smallest < -tolerance.abs():
+        raise BadInput(
+            f"Expected a covariance without negative eigenvalues in {path}; got {smallest:g}, with "
+            f"a trace of {cov.trace():g}. Build the statistics again."
+        )

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -20,20 +21,49 @@ from mimflow_train.errors import StorageError
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = [
+    "Snapshot",
     "checkpoints",
     "damage",
+    "export_weights",
+    "fingerprint",
     "joint_checkpoint",
     "latest_checkpoint",
     "load_state",
     "read_manifest",
-    "save_checkpoint",
+    "snapshot",
+    "write_checkpoint",
 ]
 
 FORMAT = 1
 _KEEP = 2
 
 
-def save_checkpoint(state: State, config: TrainConfig, run_dir: Path) -> Path:
+class Snapshot(NamedTuple):
+    """A training state as it was at one step, in the host's memory.
+
+    Attributes:
+        phase: ``joint`` or ``decoder``.
+        step: Optimiser steps done.
+        draw_stream: Roll-backs done; each changes masks and noise.
+        tensors: Everything a checkpoint holds, by file and name.
+    """
+
+    phase: str
+    step: int
+    draw_stream: int
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def snapshot(state: State) -> Snapshot:
+    """Copy a training state, so that training can go on while the copy is written."""
+    copies = {
+        name: {key: value.detach().to("cpu", copy=True).contiguous() for key, value in part.items()}
+        for name, part in state.tensors().items()
+    }
+    return Snapshot(state.phase, state.step, state.draw_stream, copies)
+
+
+def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Path:
     """Write ``checkpoints/step_*`` of a run, then drop all but the newest two.
 
     The last one of the joint phase stays: the decoder phase is judged against it.
@@ -46,14 +76,17 @@ def save_checkpoint(state: State, config: TrainConfig, run_dir: Path) -> Path:
     folder = run_dir / "checkpoints" / f"step_{state.step:08d}"
     draft = folder.with_name(f".{folder.name}.draft")
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in folder.parent.glob(".step_*.draft"):
+            shutil.rmtree(left)
         draft.mkdir(parents=True)
-        for name, tensors in state.tensors().items():
-            contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-            save_file(contiguous, draft / f"{name}.safetensors")
+        for name, tensors in state.tensors.items():
+            save_file(tensors, draft / f"{name}.safetensors")
         (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state, config)))
+        for path in (*draft.iterdir(), draft):
+            _to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
+        _to_disk(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise StorageError(
@@ -109,6 +142,7 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
         path.stem: load_file(path, device=str(device)) for path in folder.glob("*.safetensors")
     }
     state.load(tensors, int(manifest["step"]))
+    state.draw_stream = int(manifest["draw_stream"])
     return state
 
 
@@ -126,7 +160,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _manifest(folder: Path, state: State, config: TrainConfig) -> dict[str, Any]:
+def fingerprint(folder: Path) -> str:
+    """Return 16 hexadecimal digits that two checkpoints share only if every bit is the same.
+
+    Two runs with equal fingerprints have learned the same, whatever ran them.
+    """
+    files = read_manifest(folder).get("files", {})
+    digests = "".join(f"{name}{files[name]['sha256']}" for name in sorted(files))
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]
+
+
+def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
+    """Copy a checkpoint's weights that samples are made with to one file.
+
+    Args:
+        folder: The checkpoint.
+        config: The run's configuration, which goes into the file's metadata.
+        target: A .safetensors file.
+
+    Returns:
+        ``ema`` or ``model``: which weights these are.
+    """
+    name = "ema" if config.weights == "ema" else "model"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"config": json.dumps(to_dict(config)), "weights": name, "checkpoint": folder.name}
+    save_file(load_file(folder / f"{name}.safetensors"), target, metadata)
+    return name
+
+
+def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, Any]:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.glob("*.safetensors"))
@@ -136,6 +198,7 @@ def _manifest(folder: Path, state: State, config: TrainConfig) -> dict[str, Any]
         "format": FORMAT,
         "phase": state.phase,
         "step": state.step,
+        "draw_stream": state.draw_stream,
         "versions": versions,
         "files": files,
         "config": to_dict(config),
@@ -154,6 +217,15 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError) as error:
         return str(error)
     return None
+
+
+def _to_disk(path: Path) -> None:
+    """Make sure that a file, or the list of a folder's files, outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -126,16 +126,26 @@ class DataConfig:
     """Which images, and in which order.
 
     Attributes:
-        source: ``emoji``, or a folder of class sub-folders of images.
+        source: ``emoji``, a folder of class sub-folders of images, or such a folder in tars.
         class_names: Name of each class number.
         even_classes: Draw the classes evenly instead of the images.
         flip: Mirror half of the images from left to right.
+        loaders: Processes that decode images for each worker; 0 means the training process itself.
+            Changes no image and no order; a set that is held in memory needs none.
     """
 
     source: str = "emoji"
     class_names: tuple[str, ...] = ()
     even_classes: bool = False
     flip: bool = True
+    loaders: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loaders < 0:
+            raise ConfigError(
+                f"Expected data.loaders >= 0; got {self.loaders}. Use 0 to decode in the training "
+                "process."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,14 +2,17 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "say"]
+from mimflow_train.collapse import CollapseWarning
+
+__all__ = ["Progress", "duration", "say"]
 
 _LINE_EVERY_SECONDS = 30.0
-_SHOWN = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
+_IN_LINE = ("loss", "rate", "gan", "discriminator")
+_IN_BAR = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
 
 
 def say(message: str) -> None:
@@ -17,36 +20,76 @@ def say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units.
+
+    Example:
+        >>> [duration(each) for each in (59.4, 3720.0, 2e5, 3.2e8)]
+        ['59 s', '1 h 02 min', '2 d 07 h', '10.1 years']
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds / 60)} min {int(seconds % 60):02d} s"
+    hours = int(seconds / 3600)
+    if hours < 48:
+        return f"{hours} h {int(seconds % 3600 / 60):02d} min"
+    if hours < 365 * 24:
+        return f"{hours // 24} d {hours % 24:02d} h"
+    return f"{hours / (365.25 * 24):.1f} years"
+
+
 class Progress:
-    """Steps done, loss terms and time left, on stderr.
+    """Steps done, loss, speed and time left, on stderr; and a word if the posterior collapses.
 
     Args:
         start: Steps already done.
         steps: Steps in all.
+        clock: Seconds that pass.
     """
 
-    def __init__(self, start: int, steps: int) -> None:
-        self._steps, self._start = steps, start
-        self._began = self._spoke = time.monotonic()
+    def __init__(
+        self, start: int, steps: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._steps, self._start, self._clock = steps, start, clock
+        self._began = self._spoke = clock()
+        self._collapse = CollapseWarning(say)
         self._bar: tqdm[None] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(initial=start, total=steps, unit="step", file=sys.stderr)
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Show the terms of a step."""
+        """Show a report: on the bar, or as a line if the last is half a minute old."""
+        self._collapse.look(step, values)
+        now = self._clock()
         if self._bar is not None:
-            self._bar.set_postfix(
-                {name: f"{values[name]:.3g}" for name in _SHOWN if name in values}
-            )
+            shown = {name: f"{values[name]:.3g}" for name in _IN_BAR if name in values}
+            self._bar.set_postfix(shown | _speed(values))
             self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._spoke >= _LINE_EVERY_SECONDS or step == self._steps:
-            self._spoke = time.monotonic()
-            terms = "  ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
-            per_step = (self._spoke - self._began) / max(1, step - self._start)
-            left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._steps - step)))
-            say(f"step {step}/{self._steps}  {per_step:.2f} s/step  {left} left  {terms}")
+        elif now - self._spoke >= _LINE_EVERY_SECONDS or step == self._steps:
+            self._spoke = now
+            say("  ".join([f"step {step}/{self._steps}", *self._parts(step, values, now)]))
+
+    def _parts(self, step: int, values: Mapping[str, float], now: float) -> list[str]:
+        terms = [f"{name} {values[name]:.3g}" for name in _IN_LINE if name in values]
+        terms += [f"{name} {value}" for name, value in _speed(values).items()]
+        # A Ray driver that continues a run reads its earlier reports at once: ask the worker.
+        elapsed = max(now - self._began, 1e-9)
+        speed = values.get("steps_per_second") or (step - self._start) / elapsed
+        if step < self._steps and speed > 0:
+            terms.append(f"{duration((self._steps - step) / speed)} left")
+        return terms
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
+
+
+def _speed(values: Mapping[str, float]) -> dict[str, str]:
+    shown = {}
+    if "images_per_second" in values:
+        shown["images/s"] = f"{values['images_per_second']:.3g}"
+    if "data_wait" in values:
+        shown["data wait"] = f"{values['data_wait']:.0%}"
+    return shown

@@ -36,9 +36,10 @@ class Context(Protocol):
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a question that the loop asks between steps.
+    """Turns SIGINT, SIGTERM and SIGUSR1 into a question that the loop asks between steps.
 
-    The second Ctrl-C ends the process at once.
+    Slurm sends the last one ahead of a job's end (``--signal=USR1@120``). The second signal ends
+    the process at once.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Listen within a block; to be entered in the main thread."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         before = [signal.signal(number, self._handle) for number in numbers]
         try:
             yield
@@ -87,7 +88,7 @@ class LocalContext:
         self._report(step, values)
 
     def should_stop(self) -> bool:
-        """Whether SIGINT or SIGTERM came."""
+        """Whether a signal came."""
         return self._stop.received is not None
 
 
@@ -129,7 +130,7 @@ class TorchrunContext:
         self._report(step, values)
 
     def should_stop(self) -> bool:
-        """Whether SIGINT or SIGTERM came to any of the workers."""
+        """Whether a signal came to any of the workers."""
         answer = torch.tensor(float(self._stop.received or 0), device=self.device)
         dist.all_reduce(answer, dist.ReduceOp.MAX)
         if answer and self._stop.received is None:

@@ -25,10 +25,11 @@ from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
 from mimflow_train.model import MIMFlow, MIMFlowOutput
 from mimflow_train.objective import joint_objective
 
-__all__ = ["PartCost", "RunCost", "run_cost"]
+__all__ = ["PartCost", "RunCost", "run_cost", "training_flops"]
 
 _BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving average
 _BYTES_PER_FROZEN = 4
+_BYTES_PER_SAVED = 16  # float32 weight, moving average, two moments of AdamW
 
 
 class PartCost(NamedTuple):
@@ -66,8 +67,17 @@ class RunCost:
     @property
     def training_flops(self) -> float:
         """Floating point operations of one image in a joint step; a backward pass counts twice."""
-        trained = 3 * sum(part.gmac for part in self.trained)
-        return 2e9 * (trained + sum(each.gmac * each.passes for each in self.frozen))
+        return _training_flops(self.trained, self.frozen)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint of the joint phase takes on disk; one of the second takes less."""
+        return _BYTES_PER_SAVED * sum(part.parameters for part in self.trained)
+
+    @property
+    def weights_bytes(self) -> int:
+        """What the weights alone take on disk, in float32."""
+        return 4 * sum(part.parameters for part in self.trained)
 
     def memory(self, micro_batch: int) -> int:
         """Return the bytes that a joint step needs, without the allocator's and libraries' own."""
@@ -98,6 +108,20 @@ def run_cost(config: TrainConfig) -> RunCost:
         static_bytes=weights + _BYTES_PER_FROZEN * sum(each.parameters for each in frozen) + copies,
         activation_bytes=activations,
     )
+
+
+def training_flops(config: TrainConfig) -> float:
+    """Count the operations of one image in a joint step, and nothing else of a run's cost.
+
+    Args:
+        config: The run.
+    """
+    return _training_flops(_trained(config), frozen_costs(config))
+
+
+def _training_flops(trained: list[PartCost], frozen: list[FrozenCost]) -> float:
+    passes = sum(each.gmac * each.passes for each in frozen if each.in_joint_step)
+    return 2e9 * (3 * sum(part.gmac for part in trained) + passes)
 
 
 def _trained(config: TrainConfig) -> list[PartCost]:

@@ -93,6 +93,10 @@ class DecoderPhase:
         for optimizer in self.state.optimizers:
             optimizer.zero_grad()
 
+    def latents(self) -> dict[str, float]:
+        """Return nothing: the latents stay as they were."""
+        return {}
+
     def _learn_to_decode(
         self, part: Part, verdict: list[Tensor], terms: dict[str, Tensor]
     ) -> Tensor:

@@ -46,34 +46,35 @@ def generator(seed: int, stream: str, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def draw_step(config: TrainConfig, step: int, rows: slice) -> Draws:
+def draw_step(config: TrainConfig, step: int, rows: slice, *, stream: int = 0) -> Draws:
     """Draw masks, latent noise and label drops of one step, for some rows of the global batch.
 
     Args:
         config: The run.
         step: Optimiser step, counted from 0.
         rows: The worker's rows of the global batch.
+        stream: Roll-backs done, so that a step that diverged does not come again as it was.
     """
     batch, encoder = config.global_batch, config.model.encoder
+
+    def draw(purpose: str) -> torch.Generator:
+        return generator(config.seed, f"{purpose} {stream}" if stream else purpose, step)
+
     masked = random_mask(
         batch,
         encoder.num_patches,
         config.mask,
-        generator=generator(config.seed, "mask", step),
+        generator=draw("mask"),
     )
     noise = torch.randn(
         batch,
         encoder.num_latents,
         encoder.latent_dim,
-        generator=generator(config.seed, "latent noise", step),
+        generator=draw("latent noise"),
     )
-    uniform = torch.rand(batch, generator=generator(config.seed, "label drop", step))
-    depth = torch.rand(
-        batch, config.model.decoder.depth, 2, generator=generator(config.seed, "depth", step)
-    )
-    augment = torch.rand(
-        batch, _VIEWS, NUM_UNIFORM, generator=generator(config.seed, "augment", step)
-    )
+    uniform = torch.rand(batch, generator=draw("label drop"))
+    depth = torch.rand(batch, config.model.decoder.depth, 2, generator=draw("depth"))
+    augment = torch.rand(batch, _VIEWS, NUM_UNIFORM, generator=draw("augment"))
     dropped = uniform < config.label_drop_prob
     return Draws(masked[rows], noise[rows], dropped[rows], depth[rows], augment[rows])
 

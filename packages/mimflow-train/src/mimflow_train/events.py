@@ -1,5 +1,6 @@
 """Numbers of a run: one JSON line per report, and TensorBoard."""
 
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -49,11 +50,25 @@ def follow(path: Path) -> Iterator[list[tuple[int, dict[str, float]]]]:
     """Yield, for ever, the reports of a ``metrics.jsonl`` that are newer than the last ones seen.
 
     Args:
-        path: The file; it need not exist yet.
+        path: The file; it need not exist yet, and a restart of the run may cut it.
     """
-    newest = -1
+    newest, position = -1, 0
     while True:
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines, position = _lines_after(path, position)
         values = [json.loads(line) for line in lines if newest < _step(line) < float("inf")]
         newest = max([newest, *(int(each["step"]) for each in values)])
         yield [(int(each.pop("step")), each) for each in values]
+
+
+def _lines_after(path: Path, position: int) -> tuple[list[str], int]:
+    """Return the whole lines after a position, and the position after them."""
+    if not path.exists():
+        return [], 0
+    with path.open("rb") as file:
+        if file.seek(0, io.SEEK_END) < position:
+            position = 0
+        file.seek(position)
+        whole, _, _ = file.read().rpartition(b"\n")
+    if not whole:
+        return [], position
+    return whole.decode().splitlines(), position + len(whole) + 1

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.draws import Draws
+from mimflow_train.health import latent_statistics
 from mimflow_train.micro_batches import Batch, add_terms, micro_batches, precision
 from mimflow_train.objective import joint_objective
 from mimflow_train.state import TrainState, take_step
@@ -65,8 +66,9 @@ class JointPhase:
             masked, noise, depth = part.draws.masked, part.draws.noise, part.draws.depth
             with quiet:
                 with precision(device, self.config.precision):
+                    output = self.module(part.image, part.label, masked, noise, depth)
                     objective = joint_objective(
-                        self.module(part.image, part.label, masked, noise, depth),
+                        output,
                         part.image,
                         masked,
                         weights=self.config.loss,
@@ -75,6 +77,7 @@ class JointPhase:
                     )
                 (objective.total / part.num_parts).backward()
             add_terms(sums, objective, part.num_parts)
+            self.mean = output.posterior.mean.detach()
         return sums
 
     def clip(self) -> dict[str, Tensor]:
@@ -93,3 +96,7 @@ class JointPhase:
     def skip(self) -> None:
         """Drop the gradients."""
         self.state.optimizer.zero_grad()
+
+    def latents(self) -> dict[str, float]:
+        """Return the statistics of the newest micro-batch's posterior."""
+        return latent_statistics(self.mean, self.config.model.encoder.sigma)

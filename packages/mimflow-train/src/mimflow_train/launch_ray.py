@@ -1,11 +1,12 @@
 """Runs the training loop under Ray Train; the only module that imports Ray."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict, to_dict
 from mimflow_train.console import Progress
 from mimflow_train.context import StopRequest
-from mimflow_train.events import Recorder, follow
+from mimflow_train.events import follow
 from mimflow_train.machine import count_cores
-from mimflow_train.run import Saver, load_data, restore, train_phases
-from mimflow_train.state import State
+from mimflow_train.plan import Plan
+from mimflow_train.reports import Reports
+from mimflow_train.run import train_run
 
 __all__ = ["RayContext", "run_ray"]
 
@@ -44,30 +46,18 @@ class RayContext:
 
     Args:
         run_dir: The run; its stop file asks all workers to save and end.
+        report: Receives the step and its values on rank 0, where the driver reads them.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, report: Callable[[int, Mapping[str, float]], None]) -> None:
         self.rank = get_context().get_world_rank()
         self.world_size = get_context().get_world_size()
         self.device = get_device()
-        self._stop_file = run_dir / _RAY_FOLDER / _STOP_FILE
-        self._recorder: Recorder | None = None
-
-    @contextmanager
-    def recording(self, run_dir: Path, start: int) -> Iterator[None]:
-        """Keep the record open within a block; only rank 0 has one."""
-        if self.rank == 0:
-            self._recorder = Recorder(run_dir, start)
-        try:
-            yield
-        finally:
-            if self._recorder is not None:
-                self._recorder.close()
+        self._stop_file, self._report = run_dir / _RAY_FOLDER / _STOP_FILE, report
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values of a step where the driver reads them."""
-        if self._recorder is not None:
-            self._recorder.write(step, values)
+        """Publish the values of a step."""
+        self._report(step, values)
 
     def should_stop(self) -> bool:
         """Whether the stop file is there, as rank 0 sees it."""
@@ -83,8 +73,7 @@ def run_ray(
     device: str,
     *,
     workers: int,
-    checkpoint_every: int,
-    until: int,
+    plan: Plan,
 ) -> int | None:
     """Train on several devices until done or asked to stop.
 
@@ -93,8 +82,7 @@ def run_ray(
         run_dir: The run folder.
         device: ``cpu`` or ``cuda``.
         workers: Devices.
-        checkpoint_every: Steps between checkpoints.
-        until: Step to end at.
+        plan: How far to go and what to keep.
 
     Returns:
         The signal that ended the run early, or None.
@@ -118,8 +106,7 @@ def run_ray(
         train_loop_config={
             "config": to_dict(config),
             "run_dir": str(run_dir),
-            "save_every": checkpoint_every,
-            "until": until,
+            "plan": dataclasses.asdict(plan),
             "threads": max(1, cores // workers),
         },
         scaling_config=ScalingConfig(
@@ -137,7 +124,7 @@ def run_ray(
     stop = StopRequest()
     try:
         with stop.listening():
-            outcome = _fit(trainer, run_dir, stop, until)
+            outcome = _fit(trainer, run_dir, stop, plan.until)
     finally:
         ray.shutdown()
     if outcome["status"] == "failed":
@@ -191,24 +178,12 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
         return failure
     try:
         config = from_dict(TrainConfig, options["config"])
-        return _train_here(config, run_dir, options["save_every"], options["until"])
+        plan = Plan(**options["plan"])
+        with contextlib.closing(Reports(run_dir, plan.until, shown=False)) as reports:
+            context = RayContext(run_dir, reports.write)
+            state = train_run(context, config, run_dir, plan, reports)
+        return {"status": "done" if state.step >= plan.until else "stopped"}
     except (errors.MimflowError, GenmetricsError) as error:
         failure = {"status": "failed", "code": str(error.exit_code), "message": str(error)}
         note.write_text(json.dumps(failure))
         raise
-
-
-def _train_here(config: TrainConfig, run_dir: Path, save_every: int, until: int) -> dict[str, str]:
-    context = RayContext(run_dir)
-    data = load_data(config, run_dir if context.rank == 0 else None)
-    state = restore(config, run_dir, context.device)
-    saver = Saver(config, data, run_dir)
-
-    def save(state: State) -> None:
-        if context.rank == 0:
-            saver(state)
-        ray.train.report({"step": state.step})  # waits for all ranks
-
-    with context.recording(run_dir, state.step):
-        state = train_phases(context, state, data, until=until, save_every=save_every, save=save)
-    return {"status": "done" if state.step >= until else "stopped"}

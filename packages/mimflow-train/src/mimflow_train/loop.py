@@ -2,20 +2,26 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from genmetrics import GenmetricsError
+from mimflow_train.collapse import CollapseWarning
 from mimflow_train.config import TrainConfig
+from mimflow_train.console import say
 from mimflow_train.context import Context
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import EpochOrder, EvenClassOrder, batches
 from mimflow_train.draws import draw_step, drop_labels, generator
-from mimflow_train.errors import DivergedError
+from mimflow_train.errors import ConfigError, DivergedError, MimflowError
+from mimflow_train.failures import StepError
+from mimflow_train.health import Health
 from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
-from mimflow_train.phases import phase_of
+from mimflow_train.phases import Phase, phase_of
 from mimflow_train.state import State
 from mimflow_train.teachers import Targets
 
@@ -47,15 +53,45 @@ def train(
 
     Raises:
         DivergedError: After three steps in a row without a finite gradient.
+        ConfigError: If a micro-batch does not fit the device's memory.
+        StepError: If a step fails for a reason that is not the user's.
     """
-    end = state.end
-    if state.step >= end:
+    if state.step >= state.end:
         return
     phase = phase_of(state, context, config, Targets.load(config, data, context.device))
-    skipped = 0
-    for indices, pixels in _batches(context, config, data, state):
-        rows = _rows(context, config)
-        draws = draw_step(config, state.step, rows)
+    try:
+        _train(context, config, data, phase=phase, state=state, saving=Saving(save_every, save))
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"Expected a micro-batch of {config.micro_batch or 'all images of a worker'} to fit the"
+            " device's memory; it does not. Give --micro-batch auto, or a smaller number."
+        ) from error
+    except (MimflowError, GenmetricsError, OSError):
+        raise
+    except Exception as error:
+        raise StepError(state.step) from error
+
+
+class Saving(NamedTuple):
+    """How often to save, and how."""
+
+    every: int
+    save: Callable[[State], object]
+
+
+def _train(
+    context: Context,
+    config: TrainConfig,
+    data: LabelledImages,
+    *,
+    phase: Phase,
+    state: State,
+    saving: Saving,
+) -> None:
+    skipped, rows = 0, _rows(context, config)
+    health, collapse = Health(config, context.device, context.world_size), CollapseWarning(say)
+    for indices, pixels in health.fetched(_batches(context, config, data, state)):
+        draws = draw_step(config, state.step, rows, stream=state.draw_stream)
         label = drop_labels(data.train.labels[indices], draws.dropped)
         image = _flipped(to_unit(pixels), config, state.step, rows)
         values = phase.gradients(Batch(image, label, indices), draws)
@@ -68,10 +104,15 @@ def train(
             phase.skip()
             _check_diverged(skipped, values, state.step)
         state.step += 1
-        _report(context, config, values | norms, state)
+        health.after_step(skipped=skipped > 0)
+        if state.step % _REPORT_EVERY == 0 or state.step == state.end:
+            means = _means(context, config, values | norms)
+            if context.rank == 0:
+                collapse.look(state.step, means)
+                context.report(state.step, health.line(means) | phase.latents())
         stop = context.should_stop()
-        if stop or state.step % save_every == 0 or state.step == end:
-            save(state)
+        if stop or state.step % saving.every == 0 or state.step == state.end:
+            saving.save(state)
         if stop:
             break
 
@@ -88,7 +129,13 @@ def _batches(
         list(range(step * config.global_batch + rows.start, step * config.global_batch + rows.stop))
         for step in range(state.step, state.end)
     )
-    return batches(data.train, order, positions)
+    return batches(
+        data.train,
+        order,
+        positions,
+        loaders=config.data.loaders,
+        pin_memory=context.device.type == "cuda",
+    )
 
 
 def _rows(context: Context, config: TrainConfig) -> slice:
@@ -115,22 +162,13 @@ def _check_diverged(skipped: int, values: dict[str, Tensor], step: int) -> None:
     )
 
 
-def _report(
-    context: Context,
-    config: TrainConfig,
-    values: dict[str, Tensor],
-    state: State,
-) -> None:
-    """Publish the mean over the workers, every few steps."""
-    if state.step % _REPORT_EVERY and state.step != state.end:
-        return
-    names = list(values)
-    numbers = torch.stack([values[name].float() for name in names])
+def _means(context: Context, config: TrainConfig, values: dict[str, Tensor]) -> dict[str, float]:
+    """Return the mean of each value over the workers, and the rate where there is an NLL."""
+    numbers = torch.stack([value.detach().float() for value in values.values()])
     if context.world_size > 1:
         dist.all_reduce(numbers)
         numbers /= context.world_size
-    if context.rank == 0:
-        named = dict(zip(names, numbers.tolist(), strict=True))
-        if "nll" in named:
-            named["rate"] = named["nll"] - nll_floor(config.model.encoder.sigma)
-        context.report(state.step, named)
+    means = dict(zip(values, numbers.tolist(), strict=True))
+    if "nll" in means:
+        means["rate"] = means["nll"] - nll_floor(config.model.encoder.sigma)
+    return means

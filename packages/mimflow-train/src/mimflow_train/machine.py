@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mimflow_train.errors import ConfigError
 
-__all__ = ["choose_device", "count_cores", "count_devices", "torchrun_place"]
+__all__ = ["choose_device", "count_cores", "count_devices", "require_gpu", "torchrun_place"]
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
 
@@ -35,6 +35,23 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda" and not found:
         raise ConfigError("Expected a CUDA device; this machine has none. Use --device auto.")
     return "cuda" if found else "cpu"
+
+
+def require_gpu(scale: str, wanted: str) -> None:
+    """Raise if a scale that takes years on CPUs would be trained on one without being asked to.
+
+    Args:
+        scale: Name of the recipe.
+        wanted: ``auto``, ``cpu`` or ``cuda``, as the user gave it.
+
+    Raises:
+        ConfigError: If the recipe is larger than tiny and ``auto`` finds no GPU.
+    """
+    if scale != "tiny" and wanted == "auto" and choose_device(wanted) == "cpu":
+        raise ConfigError(
+            f"Expected a GPU for --scale {scale}; this machine has none. Use --scale tiny, or "
+            "--device cpu to train on the CPU all the same; --dry-run says how long that takes."
+        )
 
 
 def torchrun_place(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:

@@ -32,6 +32,9 @@ class Phase(Protocol):
     def skip(self) -> None:
         """Drop the gradients."""
 
+    def latents(self) -> dict[str, float]:
+        """Return what a report says of this worker's newest latents."""
+
 
 def phase_of(state: State, context: Context, config: TrainConfig, targets: Targets) -> Phase:
     """Return the phase that a state belongs to."""

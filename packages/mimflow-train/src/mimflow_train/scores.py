@@ -1,12 +1,13 @@
 """A trained run before genmetrics: its samples and reconstructions as files, and their scores."""
 
 import copy
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -21,10 +22,12 @@ from genmetrics import (
     reconstruction_metrics,
 )
 from genmetrics.reconstruction_report import ReconstructionResult
+from mimflow_train.class_probe import ClassProbe, probe_classes
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.draws import generator
 from mimflow_train.evaluate import generate
+from mimflow_train.flow_diagnostics import inversion_error
 from mimflow_train.model import MIMFlow
 from mimflow_train.pictures import to_bytes
 from mimflow_train.reconstruction import decode, encode, spread, unmasked
@@ -41,13 +44,17 @@ class Judging:
         extractor: The feature network.
         protocol: Metrics of the samples.
         num: How many samples; their classes are spread as the held-out images' are.
+        num_inverted: How many held-out latents are sent through the flow and back, at least 1.
         num_spectra: At how many latents the flow's Jacobian is looked at.
+        num_probe: From how many training images linear probes learn the class; 0 for no probe.
     """
 
     extractor: Extractor
     protocol: Protocol
     num: int
+    num_inverted: int = 256
     num_spectra: int = 0
+    num_probe: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,18 @@ class RunScores:
         masked: Held-out images that were hidden in part, and what came back.
         whole: The same with no patch hidden.
         inversion_error: Largest difference of a latent and its way through the flow and back.
+        num_inverted: Held-out latents that were sent.
         spectrum: Ends of the flow's Jacobian at held-out latents; None if it was not asked for.
+        probe: Where the class can be read off; None if it was not asked for.
     """
 
     samples: Report
     masked: ReconstructionResult
     whole: ReconstructionResult
     inversion_error: float
+    num_inverted: int
     spectrum: SpectrumResult | None
+    probe: ClassProbe | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -75,7 +86,9 @@ class RunScores:
             "masked_reconstruction": self.masked.to_dict(),
             "whole_reconstruction": self.whole.to_dict(),
             "inversion_error": self.inversion_error,
+            "num_inverted": self.num_inverted,
             "spectrum": self.spectrum and self.spectrum.to_dict(),
+            "probe": self.probe and dataclasses.asdict(self.probe),
         }
 
     def to_text(self) -> str:
@@ -84,10 +97,16 @@ class RunScores:
             ("samples of the flow against held-out images", self.samples.to_text()),
             ("held-out images, hidden in part, decoded", self.masked.to_text()),
             ("held-out images, no patch hidden, decoded", self.whole.to_text()),
-            ("flow and back", f"largest difference {self.inversion_error:.1e}"),
+            (
+                "flow and back",
+                f"largest difference {self.inversion_error:.1e}, N = {self.num_inverted}",
+            ),
         ]
         if self.spectrum is not None:
             parts.append(("Jacobian of the flow, no class", self.spectrum.to_text()))
+        if self.probe is not None:
+            title = "linear probes of the class, accuracy on held-out images"
+            parts.append((title, self.probe.to_text()))
         return "\n\n".join(f"{title}\n{text}" for title, text in parts)
 
 
@@ -105,7 +124,7 @@ def score_run(
         config: The run; its seed decides every draw.
         data: Training and held-out images; the second are the reference.
         folder: Receives ``samples.npz``, ``real.npz``, ``masked.npz`` and ``whole.npz``, for any
-            tool that reads ADM's format.
+            tool that reads ADM's format, and ``scores.json``.
         judging: How many samples, and what is asked of them.
     """
     extractor, num = judging.extractor, judging.num
@@ -130,7 +149,8 @@ def score_run(
         )
         for name in ("masked", "whole")
     )
-    return RunScores(
+    inverted = latents[: judging.num_inverted]
+    scores = RunScores(
         samples=evaluate(
             images["samples"],
             images["real"],
@@ -140,22 +160,21 @@ def score_run(
         ),
         masked=masked_result,
         whole=whole_result,
-        inversion_error=_inversion_error(model.flow, latents),
+        inversion_error=inversion_error(model.flow, inverted),
+        num_inverted=len(inverted),
         spectrum=_spectrum(model.flow, latents[: judging.num_spectra])
         if judging.num_spectra
         else None,
+        probe=probe_classes(model, config, data, judging.num_probe) if judging.num_probe else None,
     )
+    text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)
+    (folder / "scores.json").write_text(text + "\n")
+    return scores
 
 
 def _write(path: Path, images: UInt8[Tensor, "b 3 h w"], label: Tensor) -> Path:
     np.savez(path, images.movedim(1, -1).numpy(), label.numpy())
     return path
-
-
-@torch.no_grad()
-def _inversion_error(flow: TarFlow, z: Float[Tensor, "b k d"]) -> float:
-    back = flow.inverse(flow(z).u)
-    return float((back - z).abs().max())
 
 
 def _spectrum(flow: TarFlow, z: Float[Tensor, "b k d"]) -> SpectrumResult:

@@ -27,6 +27,7 @@ class TrainState:
         ema: Their moving average in float32; what samples and scores are made with.
         optimizer: AdamW over the model's parameters.
         step: Optimiser steps done.
+        draw_stream: Roll-backs done; each changes masks and noise.
     """
 
     phase = "joint"
@@ -39,7 +40,7 @@ class TrainState:
             self.model = MIMFlow(config.trained_model).to(device)
         self.ema = _frozen_copy(self.model)
         self.optimizer = _adamw(self.model, config.optim)
-        self.step = 0
+        self.step, self.draw_stream = 0, 0
 
     @property
     def end(self) -> int:
@@ -88,6 +89,7 @@ class DecoderState:
         discriminator: The decoder's adversary.
         lecam: What the adversary has said of late.
         step: Optimiser steps done, those of the joint phase included.
+        draw_stream: Roll-backs done; each changes masks and noise.
     """
 
     phase = "decoder"
@@ -105,7 +107,7 @@ class DecoderState:
             part.requires_grad_(requires_grad=False)
         optim = config.decoder_phase.optim
         self.optimizers = (_adamw(self.model.decoder, optim), _adamw(self.discriminator, optim))
-        self.step = config.steps
+        self.step, self.draw_stream = config.steps, 0
 
     @classmethod
     def after(cls, joint: TrainState) -> "DecoderState":
@@ -118,6 +120,7 @@ class DecoderState:
         state = cls(joint.config, device)
         for model in (state.model, state.ema):
             model.load_state_dict(joint.chosen.state_dict())
+        state.draw_stream = joint.draw_stream
         return state
 
     @property

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_devices(wanted: str) -> tuple[str, ...]:
-    """Return devices that exist.
+    """Return devices that exist; a terminal is told if auto finds the CPU alone.
 
     Raises:
         UsageError: If one that was asked for does not.
@@ -141,6 +142,8 @@ def choose_devices(wanted: str) -> tuple[str, ...]:
     import torch
 
     present = torch.cuda.device_count()
+    if wanted == "auto" and not present and sys.stderr.isatty():
+        sys.stderr.write("note: there is no CUDA device; this runs on the CPU\n")
     if wanted == "auto":
         return ("cuda" if present else "cpu",)
     for name in wanted.split(","):

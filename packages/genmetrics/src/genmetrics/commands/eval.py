@@ -17,6 +17,7 @@ from genmetrics.commands.arguments import (
     require_parent,
 )
 from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.reading import reading
 from genmetrics.protocols import METRICS, PROTOCOLS, Protocol, choose_protocol
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ def _protocol(options: argparse.Namespace) -> Protocol:
 def _open_reference(options: argparse.Namespace) -> "Reference":
     from genmetrics.reference import open_reference
 
-    reference = open_reference(options.reference, recursive=options.recursive)
+    # Skipping decodes all images, so it is left to open_source.
+    how = reading(options) | {"on_bad_image": "error", "strict_size": False}
+    reference = open_reference(options.reference, **how)
     if reference.images is None or reference.statistics:
         return reference
     return replace(reference, images=open_source(options, options.reference))

@@ -1,6 +1,7 @@
 """Where results and progress go: stdout is the result, stderr the rest. Imports no torch."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from genmetrics.errors import UsageError
 
-__all__ = ["document", "progress_bar", "write"]
+__all__ = ["document", "logs_on_stderr", "progress_bar", "write"]
 
 _STARTED = time.monotonic()
 
@@ -23,6 +24,27 @@ def progress_bar(total: int, unit: str = "img") -> Iterator[Any]:
 
     with tqdm(total=total, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         yield bar
+
+
+class _OnStderr(logging.Handler):
+    """Print each message; looks stderr up each time, since it may be redirected."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{record.getMessage()}\n")
+
+
+@contextmanager
+def logs_on_stderr() -> Iterator[None]:
+    """Print what the library logs while a command runs."""
+    logger, handler = logging.getLogger("genmetrics"), _OnStderr()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def document(result: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def _table(results: dict[str, "ProbeResult"], checks: dict[str, dict[str, Any]])
     lines.append(f"{'%':<{width}} {'dim':>6} {'pool':>7}" + "".join(f" {t:>14}" for t in titles))
     for key, result in results.items():
         spreads = (result.top1, result.top5, result.best_top1, result.best_top5)
-        cells = [_percent(spread.mean, spread.std) for spread in spreads]
+        cells = ["-" if each is None else _percent(each.mean, each.std) for each in spreads]
         cells += [_percent(checks[key][name]["top1"], None) for name in extra]
         row = "".join(f" {cell:>14}" for cell in cells)
         lines.append(f"{key:<{width}} {result.feature_dim:>6} {result.pooling:>7}{row}")

@@ -1,6 +1,7 @@
 """``genmetrics recon``: PSNR, SSIM, LPIPS and rFID of images and their reconstructions."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from genmetrics.commands.arguments import (
     require_parent,
 )
 from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.reading import open_all
+from genmetrics.errors import BadInput
 
 if TYPE_CHECKING:
     from genmetrics.pairing import Pairing, Pairs
+    from genmetrics.reconstruction_report import ReconstructionResult
 
 HELP = "PSNR, SSIM, LPIPS and rFID of reconstructions"
 
@@ -65,6 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
     add("--batch-size", type=count, default=64, metavar="N", help="pairs at a time (default: 64)")
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--cache",
+        type=Path,
+        default=os.environ.get("GENMETRICS_CACHE") or None,
+        metavar="DIR",
+        help="keep the features of rfid there (default: GENMETRICS_CACHE, else nowhere)",
+    )
+    add("--worst", type=count, metavar="K", help="list the K worst pairs by each metric")
+    add("--per-class", action="store_true", help="add the scores of each class of originals")
     add_reading_options(parser)
     add("--json", metavar="FILE", help="write a JSON report; - prints it in place of the table")
 
@@ -74,6 +87,11 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     if options.json not in (None, "-"):
         require_parent(Path(options.json), "--json")
     pairs, pairing = _open_pairs(options)
+    if options.per_class and pairs.real.labels is None:
+        raise BadInput(
+            f"Expected classes of the images in {options.real}, as sub-folders or arr_1; got none. "
+            "Leave --per-class out."
+        )
     chosen = choose_device(options.device)
 
     from genmetrics.extractors import get_extractor
@@ -98,12 +116,49 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
             pairing,
             ssim_window=options.ssim_window,
             batch_size=options.batch_size,
+            cache=options.cache,
             progress=bar.update,
             **networks,
         )
     for remark in result.remarks:
         sys.stderr.write(f"warning: {remark.message}\n")
-    write(document(result.to_dict(), command), result.to_text(), options.json)
+    plain, lines = result.to_dict(), [result.to_text()]
+    if options.worst is not None:
+        worst = result.worst(options.worst)
+        plain["worst"] = {
+            metric: [each._asdict() for each in pairs] for metric, pairs in worst.items()
+        }
+        lines += [
+            f"worst {metric:<7} {each.value:<23.5f} {each.name}"
+            for metric, pairs in worst.items()
+            for each in pairs
+        ]
+    if options.per_class:
+        plain["per_class"] = _per_class(result)
+        lines += _class_lines(plain["per_class"])
+    write(document(plain, command), "\n".join(lines), options.json)
+
+
+def _per_class(result: "ReconstructionResult") -> dict[str, dict[str, Any]]:
+    return {
+        name: {"n_pairs": len(next(iter(scores.values())).per_pair) if scores else 0}
+        | {
+            metric: {"value": score.value, "se": score.standard_error}
+            for metric, score in scores.items()
+        }
+        for name, scores in result.per_class().items()
+    }
+
+
+def _class_lines(per_class: dict[str, dict[str, Any]]) -> list[str]:
+    metrics = [metric for metric in next(iter(per_class.values())) if metric != "n_pairs"]
+    width = max(13, *(len(name) for name in per_class))
+    titles = "".join(f" {metric:>10}" for metric in metrics)
+    lines = [f"{'class':<{width}} {'pairs':>6}{titles}"]
+    for name, scores in per_class.items():
+        values = "".join(f" {scores[metric]['value']:>10.4f}" for metric in metrics)
+        lines.append(f"{name:<{width}} {scores['n_pairs']:>6}{values}")
+    return lines
 
 
 def _metrics(text: str) -> tuple[str, ...]:
@@ -120,12 +175,8 @@ def _open_pairs(options: argparse.Namespace) -> tuple["Pairs", "Pairing"]:
     from numpy.random import default_rng
 
     from genmetrics.pairing import pair_images
-    from genmetrics.sources import open_images
 
-    real, recon = (
-        open_images(path, recursive=options.recursive, on_bad_image=options.on_bad_image)
-        for path in (options.real, options.recon)
-    )
+    real, recon = (open_all(options, path) for path in (options.real, options.recon))
     unnamed = "npz" in (real.kind, recon.kind)
     pairing: Pairing = options.pairing or ("index" if unnamed else "name")
     pairs = pair_images(real, recon, pairing)

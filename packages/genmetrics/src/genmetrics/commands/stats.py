@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge = action("merge", "statistics of all images of disjoint sets")
     merge.add_argument("parts", type=Path, nargs="+", metavar="PART", help="files of statistics")
     merge.add_argument("target", type=Path, metavar="OUT.npz", help="file to write")
-    merge.add_argument("--force", action="store_true", help="merge in spite of differing networks")
+    merge.add_argument(
+        "--force",
+        action="store_true",
+        help="merge in spite of differing networks or images that come twice",
+    )
 
     info = action("info", "what a file of statistics holds")
     info.add_argument("source", type=Path, metavar="FILE", help="a .npz, .pt or .pth")
@@ -157,22 +161,36 @@ def _info(options: argparse.Namespace, command: Sequence[str]) -> None:
 
 
 def _describe(stats: "GaussianStats") -> dict[str, Any]:
+    from genmetrics.stats import provenance
+
+    meta = {key: value for key, value in stats.meta.items() if key != "parts"}
+    parts = {"parts": provenance(stats)} if "parts" in stats.meta else {}
     return {
         "n": stats.n,
         "dim": stats.dim,
         "rank_bound": stats.rank_bound,
         "mean_norm": stats.mean.norm().item(),
         "trace": stats.cov.trace().item(),
-        "meta": dict(stats.meta),
+        "meta": meta,
+        **parts,
     }
 
 
 def _rows(name: str, stats: "GaussianStats") -> str:
     described = _describe(stats)
-    values = {key: value for key, value in described.items() if key != "meta"}
+    values = {key: value for key, value in described.items() if key not in ("meta", "parts")}
     values["n"] = "unknown" if stats.n is None else stats.n
     lines = [f"  {key:<20} {value}" for key, value in (values | described["meta"]).items()]
-    return "\n".join([name, *lines])
+    parts = [_part_row(place, part) for place, part in enumerate(described.get("parts", ()), 1)]
+    return "\n".join([name, *lines, *parts])
+
+
+def _part_row(place: int, part: dict[str, Any]) -> str:
+    told = [f"{part['n']} images"]
+    told += [str(part[key]) for key in ("source", "split") if key in part]
+    if "source_fingerprint" in part:
+        told.append(f"fingerprint {part['source_fingerprint'][:12]}")
+    return f"  {f'part {place}':<20} {', '.join(told)}"
 
 
 def _save(path: Path, outputs: "dict[str, GaussianStats]") -> None:

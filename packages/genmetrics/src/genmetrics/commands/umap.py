@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from genmetrics.commands.arguments import count, require_parent, seed
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_parent(options.out, "--out")
     rows = read_array(options.features, options.key, preferred=("features", "z"))
     labels = read_labels(options.features, len(rows))
+    names = {} if labels is None else _folder_names(options.features, labels)
     rows = rows.reshape(len(rows), -1)
     if labels is not None:
         kept = _of_some_classes(labels, options.classes, options.seed)
@@ -55,11 +56,30 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
         n_neighbors=options.neighbors,
         seed=options.seed,
     )
-    plot_latents(
-        coordinates, options.out, labels=None if labels is None else torch.from_numpy(labels)
-    )
     shown = "no labels" if labels is None else f"{len(set(labels.tolist()))} classes"
+    plot_latents(
+        coordinates,
+        options.out,
+        labels=None if labels is None else torch.from_numpy(labels),
+        names=names,
+        title=f"{options.method.upper()} of {len(rows)} samples, {shown}",
+    )
     sys.stdout.write(f"{options.out}: {len(rows)} samples, {shown}\n")
+
+
+def _folder_names(path: Path, labels: "np.ndarray") -> dict[int, str]:
+    """Return what classes are called, if ids stand beside them: the folder of their images."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as arrays:
+        ids = arrays["ids"] if "ids" in arrays else np.empty(0)
+    if ids.shape != labels.shape or ids.dtype.kind != "U":
+        return {}
+    return {
+        label: PurePosixPath(name).parent.name
+        for label, name in zip(labels.tolist(), ids.tolist(), strict=True)
+        if "/" in name
+    }
 
 
 def _of_some_classes(labels: "np.ndarray", num_classes: int, seed: int) -> "np.ndarray":

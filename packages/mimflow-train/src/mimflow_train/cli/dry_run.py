@@ -3,24 +3,43 @@
 from collections.abc import Iterable
 
 from mimflow_train.config import TrainConfig
+from mimflow_train.console import duration
 from mimflow_train.costs import RunCost, run_cost
 from mimflow_train.frozen.weights import weights_status
+from mimflow_train.hardware import Hardware, detect, matmul_rate, named_hardware
+from mimflow_train.machine import choose_device
+from mimflow_train.plan import Plan
 from mimflow_train.teachers import needed_files
 
 __all__ = ["cost_table"]
 
 _GIB = 2**30
 _CARDS = (24, 40, 80, 141)  # GiB
+_SHARES_OF_PEAK = ((0.33, "what the paper's run comes to, assumed"), (0.45, "our target"))
+_CPU_SHARE = 0.4  # of the rate of matrix products: benchmarks/cpu_training_step.md
 
 
-def cost_table(config: TrainConfig, workers: int, phase: str) -> str:
-    """Return parameters, work per image, memory per worker, and where weights come from.
+def cost_table(
+    config: TrainConfig,
+    workers: int,
+    phase: str,
+    *,
+    hardware: str | None = None,
+    milestone_every: int = Plan.milestone_every,
+) -> str:
+    """Return parameters, work per image, memory per worker, time, disk, and where weights are.
 
     Args:
         config: The run.
         workers: Devices that share the batch.
         phase: ``joint``, ``decoder`` or ``all``.
+        hardware: Name of the accelerator that each worker would have; None for this machine's.
+        milestone_every: Steps between weights that are kept for good.
+
+    Raises:
+        ConfigError: If nothing is known of the accelerator.
     """
+    card = detect() if hardware is None else named_hardware(hardware)
     cost = run_cost(config)
     size = config.model.encoder.image_size
     steps = f"{config.steps:,} + {config.decoder_phase.steps:,}"
@@ -46,8 +65,11 @@ def cost_table(config: TrainConfig, workers: int, phase: str) -> str:
             for each in cost.frozen
         ),
         "",
-        f"  a training image of the joint phase  {cost.training_flops / 1e12:.2f} TFLOP",
+        f"  a training image of the joint phase  {cost.training_flops / 1e12:.3g} TFLOP",
         *_memory(config, cost, workers),
+        *(_fit(config, cost, workers, card) if card is not None else ()),
+        *_disk(config, cost, phase, milestone_every),
+        *_time(config, cost, workers, card),
         *_weights(config, phase),
     ]
     return "\n".join(lines) + "\n"
@@ -68,6 +90,54 @@ def _memory(config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
     )
     fitting = (f"{card} GiB: {cost.largest_micro_batch(card * _GIB)}" for card in _CARDS)
     yield f"  largest micro_batch  {', '.join(fitting)}"
+
+
+def _fit(config: TrainConfig, cost: RunCost, workers: int, card: Hardware) -> Iterable[str]:
+    """Say which micro_batch to set if the one that is set does not fit."""
+    share, available = config.global_batch // workers, int(card.memory_gib * _GIB)
+    if cost.memory(config.micro_batch or share) <= available:
+        return
+    largest = min(share, cost.largest_micro_batch(available))
+    divisors = [size for size in range(1, largest + 1) if share % size == 0]
+    advice = f"--set micro_batch={divisors[-1]} does" if divisors else "nor does a single image"
+    yield f"  does not fit into the {card.memory_gib:.0f} GiB of {card.name}; {advice}"
+
+
+def _disk(config: TrainConfig, cost: RunCost, phase: str, milestone_every: int) -> Iterable[str]:
+    second = phase != "joint" and config.decoder_phase.steps > 0
+    kept, count = ["the newest two", "one being written"], 3
+    if second:
+        kept, count = [*kept, "the joint phase's last"], 4
+    checkpoints, weights = count * cost.checkpoint_bytes, cost.weights_bytes
+    milestones = (config.all_steps if second else config.steps) // milestone_every
+    yield (
+        f"  disk  {(checkpoints + milestones * weights) / _GIB:.1f} GiB: {count} checkpoints of "
+        f"{cost.checkpoint_bytes / _GIB:.2f} GiB ({', '.join(kept)}) and the weights of "
+        f"{milestones} milestone(s), {weights / _GIB:.2f} GiB each"
+    )
+
+
+def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | None) -> Iterable[str]:
+    """Say how long the joint phase takes on the accelerator, or on this machine's CPU."""
+    work = cost.training_flops * config.global_batch
+    if card is not None:
+        for share, why in _SHARES_OF_PEAK:
+            speed = share * 1e12 * card.tflops * workers / work
+            yield (
+                f"  {workers} x {card.name} at {share:.0%} of {card.tflops:g} TFLOP/s ({why})  "
+                f"{speed:.2f} steps/s, {speed * config.global_batch:.0f} images/s, "
+                f"{config.steps / speed / 3600:.1f} h of joint training"
+            )
+    elif choose_device("auto") == "cuda":
+        yield "  time  nothing is known of this machine's GPU; name another with --hardware"
+    else:
+        rate = matmul_rate()
+        seconds = config.steps * work / (_CPU_SHARE * rate)
+        yield (
+            f"  on this machine's CPU about {duration(seconds)} of joint training: an estimate, "
+            f"{_CPU_SHARE:.0%} of the {rate / 1e12:.2f} TFLOP/s of its matrix products just now; "
+            "--hardware A100, say, tells another's"
+        )
 
 
 def _weights(config: TrainConfig, phase: str) -> Iterable[str]:

@@ -25,6 +25,7 @@ class EvalOptions:
     """Score a trained run: samples and reconstructions against held-out images.
 
     Examples: `mimflow-eval runs/tiny-emoji`;
+    `mimflow-eval runs/tiny-emoji --spectra 8 --probe 2000`;
     `mimflow-eval runs/L --extractor inception --metrics fid,sfid,is,pr --num 50000 --json l.json`.
     """
 
@@ -38,12 +39,16 @@ class EvalOptions:
     """Samples; 0 is as many as there are held-out images."""
     spectra: int = 0
     """Held-out latents at which the ends of the flow's Jacobian are computed."""
+    inversion: int = 256
+    """Held-out latents that are sent through the flow and back, at most."""
+    probe: int = 0
+    """Training images from which linear probes learn the class, at every depth; 0 for no probe."""
     guidance: float | None = None
     """Guidance scale, 0 for none; the run's own if not given."""
     device: str = "auto"
     """auto, cpu or cuda."""
     json: Path | None = None
-    """Also write everything to a JSON file."""
+    """Also write everything to this JSON file; RUN/eval/scores.json has it in any case."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(options: EvalOptions) -> int:
     config = read_config(options.run)
-    for name in ("num", "spectra"):
-        if getattr(options, name) < 0:
-            raise ConfigError(f"Expected --{name} >= 0; got {getattr(options, name)}.")
+    for name, least in (("num", 0), ("spectra", 0), ("probe", 0), ("inversion", 1)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
     names = tuple(options.metrics.split(","))
@@ -68,7 +73,8 @@ def _main(options: EvalOptions) -> int:
 
     from genmetrics import get_extractor
     from mimflow_train.console import say
-    from mimflow_train.run import load_data, trained_model
+    from mimflow_train.finish import trained_model
+    from mimflow_train.run import load_data
     from mimflow_train.scores import Judging, score_run
 
     extractor = get_extractor(extractor_name, device=device)
@@ -81,7 +87,14 @@ def _main(options: EvalOptions) -> int:
         config,
         data,
         options.run / "eval",
-        Judging(extractor=extractor, protocol=protocol, num=count, num_spectra=options.spectra),
+        Judging(
+            extractor=extractor,
+            protocol=protocol,
+            num=count,
+            num_inverted=options.inversion,
+            num_spectra=options.spectra,
+            num_probe=options.probe,
+        ),
     )
     if options.json is not None:
         text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)

@@ -11,7 +11,7 @@ import tyro
 
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_config, to_dict
+from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError, StorageError
 
 PROGRAM = "mimflow-inspect"
@@ -49,7 +49,7 @@ def _main(options: InspectOptions) -> int:
             f"Expected --export FILE.safetensors; got {options.export}. Rename the file."
         )
 
-    from mimflow_train.checkpoint import checkpoints, damage, read_manifest
+    from mimflow_train.checkpoint import checkpoints, damage, fingerprint, read_manifest
 
     rows: list[dict[str, Any]] = []
     for folder in checkpoints(options.run):
@@ -58,6 +58,7 @@ def _main(options: InspectOptions) -> int:
             {
                 "step": int(folder.name[5:]),
                 "phase": manifest.get("phase", "unknown"),
+                "fingerprint": fingerprint(folder),
                 "bytes": sum(path.stat().st_size for path in folder.iterdir()),
                 "versions": manifest.get("versions", {}),
                 "damage": damage(folder) if options.verify else None,
@@ -109,7 +110,7 @@ def _table(report: dict[str, Any]) -> str:
         torch_version = row["versions"].get("torch", "unknown")
         lines.append(
             f"  step {row['step']:>9,}  {row['phase']:<8} {row['bytes'] / 1e6:>10,.1f} MB  "
-            f"torch {torch_version}  {state}"
+            f"{row['fingerprint']}  torch {torch_version}  {state}"
         )
     values = {key: each for key, each in report["last_values"].items() if key != "time"}
     if values:
@@ -119,18 +120,13 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _export(config: TrainConfig, run_dir: Path, target: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    from mimflow_train.checkpoint import latest_checkpoint
+    from mimflow_train.checkpoint import export_weights, latest_checkpoint
     from mimflow_train.console import say
 
     folder = latest_checkpoint(run_dir, say)
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
-    name = "ema" if config.weights == "ema" else "model"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"config": json.dumps(to_dict(config)), "weights": name, "checkpoint": folder.name}
-    save_file(load_file(folder / f"{name}.safetensors"), target, metadata)
+    name = export_weights(folder, config, target)
     sys.stdout.write(f"{name} weights of {folder.name} in {target}\n")
 
 

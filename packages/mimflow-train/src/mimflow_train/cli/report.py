@@ -1,4 +1,4 @@
-"""``mimflow-report``: writes a run's ``report.html`` anew."""
+"""``mimflow-report``: writes a run's ``report.html`` anew, or several runs side by side."""
 
 import sys
 from collections.abc import Sequence
@@ -9,16 +9,23 @@ from typing import Annotated
 import tyro
 
 from mimflow_train.cli.command import parse, run
+from mimflow_train.errors import ConfigError
 
 PROGRAM = "mimflow-report"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Write report.html of a run, finished or not: scores, curves, pictures, configuration."""
+    """Write one page about a run, finished or not; or about several, side by side.
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of mimflow-train."""
+    Examples: `mimflow-report runs/tiny-emoji` writes its report.html;
+    `mimflow-report runs/a runs/b --out ab.html` compares scores and configurations.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders of mimflow-train."""
+    out: Path | None = None
+    """The page about several runs; compare.html in this folder if not given."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,9 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: ReportOptions) -> int:
-    from mimflow_train.report import write_report
+    if not options.runs:
+        raise ConfigError("Expected at least one run folder; got none. Name one.")
+    if len(options.runs) == 1 and options.out is not None:
+        raise ConfigError(
+            f"Expected several runs with --out; got {options.runs[0]} alone, whose page is its "
+            "report.html. Leave --out away, or name another run."
+        )
 
-    sys.stdout.write(f"{write_report(options.run)}\n")
+    from mimflow_train.report import write_report
+    from mimflow_train.report_compare import write_comparison
+
+    if len(options.runs) == 1:
+        path = write_report(options.runs[0])
+    else:
+        path = write_comparison(options.runs, options.out or Path("compare.html"))
+    sys.stdout.write(f"{path}\n")
     return 0
 
 

@@ -66,8 +66,8 @@ def _main(options: SampleOptions) -> int:
 
     from mimflow_train.draws import generator
     from mimflow_train.evaluate import generate
+    from mimflow_train.finish import trained_model
     from mimflow_train.pictures import to_bytes
-    from mimflow_train.run import trained_model
 
     model = trained_model(config, options.run, torch.device("cpu"))
     wanted = torch.tensor(labels).repeat_interleave(options.num)

@@ -19,17 +19,24 @@ from mimflow_train.config_file import read_config, to_dict, write_config
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
+from mimflow_train.lock import locked
 from mimflow_train.machine import choose_device, torchrun_place
 from mimflow_train.overrides import override
+from mimflow_train.plan import Plan
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 
 PROGRAM = "mimflow-train"
+_OPERATIONAL = ("micro_batch", "data.loaders")
 _FILES_OF_A_RUN = (
     "ATTRIBUTION.txt",
     "bad_images.txt",
     "checkpoints",
     "config.json",
+    "diagnostics.json",
+    "errors",
+    "eval",
     "metrics.jsonl",
+    "milestones",
     "ray",
     "reconstructions.png",
     "report.html",
@@ -58,6 +65,8 @@ class TrainOptions:
     """Optimiser steps, instead of the recipe's."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
+    milestone_every: int = 50_000
+    """Steps between weights that are kept for good, in RUN/milestones."""
     phase: Literal["all", "joint", "decoder"] = "all"
     """Train everything jointly, then the decoder alone; or one of the two."""
     seed: int = 0
@@ -84,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: TrainOptions) -> int:
-    began = time.monotonic()
-    for name in ("workers", "checkpoint_every"):
+    for name in ("workers", "checkpoint_every", "milestone_every"):
         if getattr(options, name) < 1:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"Expected {flag} >= 1; got {getattr(options, name)}.")
@@ -101,52 +109,64 @@ def _main(options: TrainOptions) -> int:
     require_packages(config.data.source)
     name = Path(config.data.source).name
     run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
-    if rank == 0:  # the others wait for it where they meet
-        prepare_run(config, run_dir, options.resume)
-    until = last_step(config, run_dir, options.phase)
-
-    import torch  # after everything that a user can get wrong without it
-
-    from mimflow_train.cli.preflight import require_weights
-    from mimflow_train.cli.summary import summary
-    from mimflow_train.console import say
-    from mimflow_train.run import finish
-
-    require_weights(config, decoder_phase=until > config.steps)
-    device = choose_device(options.device)
-    if rank == 0:
-        say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
-    stopped = _train(options, config, run_dir, engine, until)
-    if rank > 0:
+    if rank > 0:  # it waits for rank 0 where they meet
+        _train(options, config, run_dir, engine)
         return 0
+    require_begun(run_dir, options.resume)
+    with locked(run_dir):
+        prepare_run(config, run_dir, options.resume)
+        return _train_and_finish(options, config, run_dir, engine)
+
+
+def _train_and_finish(
+    options: TrainOptions, config: TrainConfig, run_dir: Path, engine: str
+) -> int:
+    """Train, then judge what came of it; return the exit code."""
+    from mimflow_train.console import say
+
+    began = time.monotonic()
+    stopped = _train(options, config, run_dir, engine)
     if stopped is not None:
         say(f"Saved in {run_dir}. Run the same command again to go on.")
         return 128 + stopped
     say("Trained. Judging the result ...")
-    scores, before = finish(config, run_dir, torch.device(device))
+
+    import torch
+
+    from mimflow_train.cli.summary import summary
+    from mimflow_train.finish import finish
+
+    scores, before = finish(config, run_dir, torch.device(choose_device(options.device)))
     sys.stdout.write(summary(scores, before, config, run_dir, time.monotonic() - began))
     return 0
 
 
-def _train(
-    options: TrainOptions, config: TrainConfig, run_dir: Path, engine: str, until: int
-) -> int | None:
+def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, engine: str) -> int | None:
     """Train with the engine; return the signal that ended it early, or None."""
-    kind, every = choose_device(options.device), options.checkpoint_every
+    kind = choose_device(options.device)
+    plan = Plan(
+        until=last_step(config, run_dir, options.phase),
+        checkpoint_every=options.checkpoint_every,
+        milestone_every=options.milestone_every,
+    )
+
+    import torch  # after everything that a user can get wrong without it
+
+    from mimflow_train.cli.preflight import require_weights
+    from mimflow_train.console import say
+
+    require_weights(config, decoder_phase=plan.until > config.steps)
+    say(f"{config.scale}: {plan.until} steps of {config.global_batch} images, in {run_dir}")
     if engine == "ray":
         from mimflow_train.launch_ray import run_ray
 
-        return run_ray(
-            config, run_dir, kind, workers=options.workers, checkpoint_every=every, until=until
-        )
-
-    import torch
+        return run_ray(config, run_dir, kind, workers=options.workers, plan=plan)
 
     from mimflow_train.run import run_local, run_torchrun
 
     if engine == "torchrun":
-        return run_torchrun(config, run_dir, kind, every, until)
-    return run_local(config, run_dir, torch.device(kind), every, until)
+        return run_torchrun(config, run_dir, kind, plan)
+    return run_local(config, run_dir, torch.device(kind), plan)
 
 
 def build_config(options: TrainOptions) -> TrainConfig:
@@ -186,6 +206,16 @@ def _images(options: TrainOptions) -> tuple[tuple[str, ...], str]:
     )
 
 
+def require_begun(run_dir: Path, resume: str) -> None:
+    """Raise if a run must be resumed that was never begun."""
+    if resume == "must" and not _begun(run_dir):
+        raise ConfigError(f"Expected a run to resume in {run_dir}; there is none. Check --out.")
+
+
+def _begun(run_dir: Path) -> bool:
+    return any((run_dir / "checkpoints").glob("*"))
+
+
 def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
     """Make the run folder, or check that the one that is there is this run's.
 
@@ -193,9 +223,7 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
         ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
     """
     earlier = read_config(run_dir) if (run_dir / "config.json").exists() else None
-    begun = earlier is not None and any((run_dir / "checkpoints").glob("*"))
-    if resume == "must" and not begun:
-        raise ConfigError(f"Expected a run to resume in {run_dir}; there is none. Check --out.")
+    begun = earlier is not None and _begun(run_dir)
     if resume == "never" and earlier is not None:
         for each in _FILES_OF_A_RUN:
             path = run_dir / each
@@ -210,7 +238,6 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
                 f"Expected the configuration that {run_dir} was started with; changed: "
                 f"{'; '.join(changed)}. Give another --out, or --resume never to start it anew."
             )
-        return
     write_config(config, run_dir)
 
 
@@ -237,6 +264,9 @@ def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
 
 
 def _differences(old: object, new: object, name: str = "") -> list[str]:
+    """Name what changed, but for what only says where and how fast a run is computed."""
+    if name in _OPERATIONAL:
+        return []
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line

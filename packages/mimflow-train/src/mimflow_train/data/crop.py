@@ -1,10 +1,14 @@
 """Pictures made square and opaque; imports no torch."""
 
+import struct
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-__all__ = ["crop_square", "load_rgb", "on_white"]
+__all__ = ["UNDECODABLE", "crop_square", "load_rgb", "on_white", "reason"]
+
+UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
 def crop_square(image: Image.Image, size: int) -> Image.Image:
@@ -30,15 +34,24 @@ def crop_square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def load_rgb(path: Path) -> Image.Image:
+def load_rgb(file: Path | BytesIO) -> Image.Image:
     """Read a picture as RGB, transparent parts on white.
 
+    Args:
+        file: Where it is, or its bytes.
+
     Raises:
-        OSError: If the file cannot be decoded to its end.
+        OSError: If it cannot be decoded to its end.
     """
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         image.load()
         return on_white(image)
+
+
+def reason(error: Exception) -> str:
+    """Return why a picture could not be decoded."""
+    # Pillow's own words name the object that held the bytes.
+    return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -1,27 +1,82 @@
-"""Any folder of class sub-folders of images, decoded once when it fits in memory."""
+"""Any folder or tar of class sub-folders of images, decoded once when it fits in memory."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
-from mimflow_train.data.crop import crop_square, load_rgb
+from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
+from mimflow_train.data.files import FolderLayout, ImageFiles
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split, as_tensor
-from mimflow_train.data.layout import FolderLayout
 from mimflow_train.errors import DataError
 
-__all__ = ["BadImages", "FolderImages", "folder_images"]
+__all__ = ["BadImages", "Decoded", "FolderImages", "ImageReader", "Unreadable", "folder_images"]
 
 _IN_MEMORY_FILES = 20_000
 
 
+class Unreadable(NamedTuple):
+    """A file that could not be decoded, and why."""
+
+    path: Path
+    reason: str
+
+
+class Decoded(NamedTuple):
+    """One image, and the files before it in its class that could not be decoded."""
+
+    pixels: UInt8[Tensor, "3 h w"]
+    skipped: tuple[Unreadable, ...]
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Decodes images on demand, in any process: RGB on white, ADM centre crop.
+
+    Attributes:
+        files: Where the images are.
+        size: Side in pixels.
+    """
+
+    files: ImageFiles
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def decode(self, index: int) -> Decoded:
+        """Return an image; the next readable one of its class stands in for it.
+
+        Raises:
+            DataError: If no image of the class can be decoded.
+        """
+        labels = self.files.labels
+        skipped: list[Unreadable] = []
+        for place in ((index + step) % len(labels) for step in range(len(labels))):
+            if labels[place] != labels[index]:
+                continue
+            try:
+                image = load_rgb(BytesIO(self.files.read(place)))
+                return Decoded(as_tensor(crop_square(image, self.size)), tuple(skipped))
+            except UNDECODABLE as error:
+                skipped.append(Unreadable(self.files.place(place), reason(error)))
+        raise DataError(
+            f"Expected a readable image of the class of {self.files.place(index)}; "
+            f"got none ({skipped[0].reason}). Repair or remove the files."
+        )
+
+
 class BadImages:
     """Files that could not be decoded: named once, listed in a file, few tolerated.
+
+    Workers that are given the same file count together.
 
     Args:
         num_files: Size of the data set; above 0.1 % of it (and above one file) reading stops.
@@ -35,19 +90,19 @@ class BadImages:
         self._listing, self._warn = listing, warn
         self._lock = threading.Lock()
 
-    def add(self, path: Path, error: Exception) -> None:
+    def add(self, unreadable: Unreadable) -> None:
         """Record one bad file.
 
         Raises:
             DataError: If there are now more than the data set may have.
         """
         with self._lock:
-            if path in self.paths:
+            if unreadable.path in self.paths:
                 return
-            self.paths.add(path)
-            self._warn(f"Cannot decode {path} ({error}); the next readable image stands in for it.")
-            if self._listing is not None:
-                self._listing.write_text("".join(f"{each}\n" for each in sorted(self.paths)))
+            listed = self._listed()
+            self.paths |= {*listed, unreadable.path}
+            if unreadable.path not in listed:
+                self._write(unreadable)
             if len(self.paths) > self.allowed:
                 raise DataError(
                     f"Expected at most {self.allowed} unreadable image(s); got {len(self.paths)}: "
@@ -55,34 +110,48 @@ class BadImages:
                     "Repair or remove them and run the same command again."
                 )
 
+    def _listed(self) -> set[Path]:
+        """Return what other workers have found."""
+        if self._listing is None or not self._listing.exists():
+            return set()
+        return {Path(line) for line in self._listing.read_text().splitlines()}
+
+    def _write(self, unreadable: Unreadable) -> None:
+        self._warn(
+            f"Cannot decode {unreadable.path} ({unreadable.reason}); "
+            "the next readable image of its class stands in for it."
+        )
+        if self._listing is not None:
+            with self._listing.open("a") as file:
+                file.write(f"{unreadable.path}\n")
+
 
 class FolderImages:
-    """Images decoded on demand: RGB on white, ADM centre crop.
+    """Images decoded when they are asked for.
 
     Args:
-        items: File and class number of each image.
-        size: Side in pixels.
-        bad: Where undecodable files are reported; the next readable one of the class stands in.
+        reader: Decodes them.
+        bad: Receives the files that cannot be decoded.
     """
 
-    def __init__(self, items: Sequence[tuple[Path, int]], size: int, bad: BadImages) -> None:
-        self.items, self.size, self.bad = items, size, bad
+    def __init__(self, reader: ImageReader, bad: BadImages) -> None:
+        self.reader, self.bad = reader, bad
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.reader)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        wanted = self.items[index][1]
-        for path, label in (*self.items[index:], *self.items[:index]):
-            if label != wanted:
-                continue
-            try:
-                return as_tensor(crop_square(load_rgb(path), self.size))
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                self.bad.add(path, error)
-        raise DataError(
-            f"Expected a readable image of the class of {self.items[index][0]}; got none."
-        )
+        return self.accept(self.reader.decode(index))
+
+    def accept(self, decoded: Decoded) -> UInt8[Tensor, "3 h w"]:
+        """Record what could not be decoded and return the pixels.
+
+        Raises:
+            DataError: If that was too much.
+        """
+        for each in decoded.skipped:
+            self.bad.add(each)
+        return decoded.pixels
 
 
 def folder_images(
@@ -93,7 +162,7 @@ def folder_images(
     Args:
         layout: The files and their classes.
         size: Side of the images in pixels.
-        bad_list: Text file that receives the names of undecodable images.
+        bad_list: Text file that receives the names of undecodable images; workers may share one.
         warn: Receives one sentence for each of them.
 
     Raises:
@@ -105,11 +174,11 @@ def folder_images(
     )
 
 
-def _split(items: Sequence[tuple[Path, int]], size: int, bad: BadImages) -> Split:
-    images: FolderImages | MemoryImages = FolderImages(items, size, bad)
-    if len(items) <= _IN_MEMORY_FILES:
-        with ThreadPoolExecutor() as pool:
-            images = MemoryImages(
-                torch.stack(list(pool.map(images.__getitem__, range(len(items)))))
-            )
-    return Split(images, torch.tensor([label for _, label in items]))
+def _split(files: ImageFiles, size: int, bad: BadImages) -> Split:
+    images = FolderImages(ImageReader(files, size), bad)
+    labels = torch.from_numpy(files.labels)
+    if len(files) > _IN_MEMORY_FILES:
+        return Split(images, labels)
+    with ThreadPoolExecutor() as pool:
+        decoded = pool.map(images.reader.decode, range(len(files)))
+        return Split(MemoryImages(torch.stack([images.accept(each) for each in decoded])), labels)

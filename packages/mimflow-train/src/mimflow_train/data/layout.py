@@ -1,102 +1,127 @@
-"""Finds the classes and files of an image folder; imports no torch, so mistakes show at once."""
+"""Sorts image files into classes and splits; imports no torch, so mistakes show at once."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
+from mimflow_train.data.files import FolderLayout, Found, ImageFiles
+from mimflow_train.data.index import read_index, write_index
+from mimflow_train.data.scan import Scan, scan_images
+from mimflow_train.data.tars import EXTENSIONS, is_image
 from mimflow_train.errors import DataError
 
-__all__ = ["FolderLayout", "read_layout"]
+__all__ = ["read_layout"]
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"})
 _HELD_OUT_SHARE = 8  # one file in eight, where the folder has no val/
 _EXPECTED = "Expected DIR/CLASS/*.png, or DIR/train/CLASS and DIR/val/CLASS"
 
 
-@dataclass(frozen=True)
-class FolderLayout:
-    """Files of a folder of class sub-folders.
+def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> FolderLayout:
+    """Return the files of ``DIR/CLASS/*``, or ``DIR/train/CLASS/*`` with ``DIR/val/CLASS/*``.
 
-    Attributes:
-        class_names: Names of the sub-folders, in order.
-        train: File and class number of each training image.
-        held_out: File and class number of each image that training never sees.
-    """
-
-    class_names: tuple[str, ...]
-    train: tuple[tuple[Path, int], ...]
-    held_out: tuple[tuple[Path, int], ...]
-
-
-def read_layout(root: Path) -> FolderLayout:
-    """Index ``DIR/CLASS/*``, or ``DIR/train/CLASS/*`` with ``DIR/val/CLASS/*``.
-
-    Without a ``val`` folder one file in eight is held out, chosen by its name.
+    A tar counts as the folder that it unpacks to, CLASS.tar as the folder CLASS, and
+    ``ILSVRC2012_img_train.tar`` as ``train``. Without held-out images one file in eight is held
+    out, chosen by its name. The list of a large folder is kept in the user's cache folder until
+    a folder or tar of it changes.
 
     Args:
-        root: The folder.
+        root: The folder or tar.
+        say: Receives a sentence about what was left out.
 
     Raises:
-        DataError: If it is missing, empty, or not laid out in classes.
+        DataError: If it is missing, empty, damaged, or not laid out in classes.
     """
-    if not root.is_dir():
+    if not root.exists():
         raise DataError(f"{_EXPECTED}; there is no folder {root}. Check --data.")
-    train_root = root / "train" if (root / "train").is_dir() else root
-    train_files = _files_by_class(train_root)
-    classes = tuple(train_files)
-    train = _numbered(train_files, classes)
-    if (root / "val").is_dir():
-        val_files = _files_by_class(root / "val")
-        _require_known(val_files, classes, root / "val")
-        held_out = _numbered(val_files, classes)
+    layout = read_index(root)
+    if layout is None:
+        began = time.time_ns()
+        scan = scan_images(root)
+        layout = _lay_out(root, scan)
+        write_index(root, layout, scan.sources, began)
+    if layout.remark:
+        say(layout.remark)
+    return layout
+
+
+def _lay_out(root: Path, scan: Scan) -> FolderLayout:
+    val = [each for each in scan.found if each.name.startswith("val/")]
+    rest = [each for each in scan.found if not each.name.startswith("val/")]
+    in_train = (root / "train").is_dir() or any(each.name.startswith("train/") for each in rest)
+    prefix = "train/" if in_train else ""
+    by_class = _by_class(rest, prefix)
+    if not by_class:
+        raise _no_images(root / prefix)
+    classes = tuple(by_class)
+    train = _numbered(by_class, classes)
+    if val or (root / "val").is_dir():
+        val_by_class = _by_class(val, "val/")
+        if not val_by_class:
+            raise _no_images(root / "val")
+        _require_known(val_by_class, classes, root / "val")
+        held_out = _numbered(val_by_class, classes)
     else:
-        first_of_class = {paths[0] for paths in train_files.values()}  # so that none is empty
-        held_out = [
-            item
-            for item in train
-            if item[0] not in first_of_class and _is_held_out(item[0].relative_to(train_root))
-        ]
-        kept = set(held_out)
-        train = [item for item in train if item not in kept]
-    if len(classes) < 2:
-        raise DataError(
-            f"Expected at least 2 classes in {root}; got {', '.join(classes)} alone. "
-            "Sort the images into two or more sub-folders."
+        train, held_out = _hold_out(train, prefix)
+    _require_enough(root, classes, len(train), len(held_out))
+    archives = tuple(scan.archives)
+    return FolderLayout(
+        classes,
+        ImageFiles.of(root, archives, train),
+        ImageFiles.of(root, archives, held_out),
+        scan.remark,
+    )
+
+
+def _by_class(found: list[Found], prefix: str) -> dict[str, list[Found]]:
+    """Sort files by class and path; those that lie in no class folder are left out."""
+    inside = (each for each in found if each.name.startswith(prefix))
+    files = [(each.name.removeprefix(prefix).split("/"), each) for each in inside]
+    files = sorted((each for each in files if len(each[0]) > 1), key=lambda each: each[0])
+    return {
+        name: [each for _, each in group] for name, group in groupby(files, lambda each: each[0][0])
+    }
+
+
+def _numbered(files: dict[str, list[Found]], classes: tuple[str, ...]) -> list[tuple[Found, int]]:
+    return [(each, label) for label, name in enumerate(classes) for each in files.get(name, ())]
+
+
+def _hold_out(
+    items: list[tuple[Found, int]], prefix: str
+) -> tuple[list[tuple[Found, int]], list[tuple[Found, int]]]:
+    """Hold out one file in eight by its name, but the first of each class, so none is empty."""
+    train: list[tuple[Found, int]] = []
+    held_out: list[tuple[Found, int]] = []
+    seen = -1
+    for each, label in items:
+        name = each.name.removeprefix(prefix)
+        chosen = hashlib.blake2b(name.encode(errors="surrogateescape")).digest()[0]
+        (held_out if label == seen and chosen % _HELD_OUT_SHARE == 0 else train).append(
+            (each, label)
         )
-    if len(train) < 2 or len(held_out) < 2:
-        raise DataError(
-            f"Expected at least 2 images to train on and 2 to hold out under {root}; "
-            f"got {len(train)} and {len(held_out)}. Add images."
+        seen = label
+    return train, held_out
+
+
+def _no_images(folder: Path) -> DataError:
+    if folder.is_file():
+        return DataError(
+            f"{_EXPECTED} in the tar; {folder} has no images in folders. Check --data."
         )
-    return FolderLayout(classes, tuple(train), tuple(held_out))
+    inside = list(folder.iterdir())
+    loose = sum(is_image(each.name) for each in inside)
+    advice = "Check --data."
+    if loose:
+        advice = f"Move the {loose} image(s) beside them into a folder for each class."
+    return DataError(
+        f"{_EXPECTED}; {folder} has {sum(each.is_dir() for each in inside)} sub-folder(s) and none "
+        f"with images ({' '.join(sorted(EXTENSIONS))}). {advice}"
+    )
 
 
-def _files_by_class(root: Path) -> dict[str, list[Path]]:
-    folders = sorted(each for each in root.iterdir() if each.is_dir())
-    found = {each.name: _images(each.rglob("*")) for each in folders}
-    found = {name: paths for name, paths in found.items() if paths}
-    if not found:
-        loose = len(_images(root.iterdir()))
-        advice = "Check --data."
-        if loose:
-            advice = f"Move the {loose} image(s) beside them into a folder for each class."
-        raise DataError(
-            f"{_EXPECTED}; {root} has {len(folders)} sub-folder(s) and none with images "
-            f"({' '.join(sorted(EXTENSIONS))}). {advice}"
-        )
-    return found
-
-
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(each for each in paths if each.suffix.lower() in EXTENSIONS)
-
-
-def _numbered(files: dict[str, list[Path]], classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    return [(path, label) for label, name in enumerate(classes) for path in files.get(name, ())]
-
-
-def _require_known(files: dict[str, list[Path]], classes: tuple[str, ...], root: Path) -> None:
+def _require_known(files: dict[str, list[Found]], classes: tuple[str, ...], root: Path) -> None:
     unknown = sorted(set(files) - set(classes))
     if unknown:
         raise DataError(
@@ -105,5 +130,14 @@ def _require_known(files: dict[str, list[Path]], classes: tuple[str, ...], root:
         )
 
 
-def _is_held_out(path: Path) -> bool:
-    return hashlib.blake2b(path.as_posix().encode()).digest()[0] % _HELD_OUT_SHARE == 0
+def _require_enough(root: Path, classes: tuple[str, ...], train: int, held_out: int) -> None:
+    if len(classes) < 2:
+        raise DataError(
+            f"Expected at least 2 classes in {root}; got {', '.join(classes)} alone. "
+            "Sort the images into two or more sub-folders."
+        )
+    if train < 2 or held_out < 2:
+        raise DataError(
+            f"Expected at least 2 images to train on and 2 to hold out under {root}; "
+            f"got {train} and {held_out}. Add images."
+        )

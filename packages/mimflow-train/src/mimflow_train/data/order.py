@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from mimflow_train.data.images import Split
+from mimflow_train.data.loading import load
 from mimflow_train.draws import generator
 
 __all__ = ["EpochOrder", "EvenClassOrder", "batches"]
@@ -67,37 +67,27 @@ class EvenClassOrder:
         return latest[1]
 
 
-class _Images(Dataset[tuple[int, Tensor]]):
-    """The training images as torch's loader wants them."""
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        return index, self.split.images[index]
-
-
 def batches(
     split: Split,
     order: EpochOrder | EvenClassOrder,
     positions: Iterable[Sequence[int]],
-) -> Iterator[tuple[Int64[Tensor, " b"], Tensor]]:
+    *,
+    loaders: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[tuple[Int64[Tensor, " b"], UInt8[Tensor, "b 3 h w"]]]:
     """Yield ``(indices, images)`` for each list of global sample positions.
+
+    Neither order nor pixels depend on ``loaders``. The processes end with the iterator.
 
     Args:
         split: The training images.
         order: Image at each position.
         positions: One list for each batch.
+        loaders: Processes that decode; 0 decodes here, as for images in memory.
+        pin_memory: Put the pixels where CUDA copies them from without waiting.
+
+    Raises:
+        DataError: If too many images cannot be decoded, or a process dies.
     """
-    sampler = ([order[position] for position in batch] for batch in positions)
-    loader = DataLoader(
-        _Images(split),
-        batch_sampler=sampler,
-        collate_fn=_collate,
-    )
-    return iter(loader)
-
-
-def _collate(items: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    indices, images = zip(*items, strict=True)
-    return torch.tensor(indices), torch.stack(images)
+    index_lists = ([order[position] for position in batch] for batch in positions)
+    return load(split.images, index_lists, loaders=loaders, pin_memory=pin_memory)

@@ -40,6 +40,11 @@ class FrozenCost(NamedTuple):
     gmac: float
     passes: int
 
+    @property
+    def in_joint_step(self) -> bool:
+        """Whether a joint step uses it; a discriminator's eye opens in the second phase."""
+        return self.passes != _EYE
+
 
 class _Network(NamedTuple):
     name: str

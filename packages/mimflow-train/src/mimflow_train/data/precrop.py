@@ -1,0 +1,157 @@
+"""Writes a smaller copy of a data set, cropped once for all; imports no torch."""
+
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
+from mimflow_train.data.files import FolderLayout, ImageFiles
+from mimflow_train.errors import ConfigError
+
+__all__ = ["CropOptions", "Cropped", "crop_copy"]
+
+_RECORD, _SKIPPED = "crop.json", "skipped.txt"
+_AT_ONCE = 256  # images that a process is given
+_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropOptions:
+    """How images are cropped and stored.
+
+    Attributes:
+        size: Side in pixels.
+        encoding: ``png`` and ``webp`` lose nothing.
+        quality: JPEG's, 1 to 100; colours keep their full resolution.
+    """
+
+    size: int
+    encoding: Literal["jpeg", "png", "webp"]
+    quality: int
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """What a copy took.
+
+    Attributes:
+        written: Images written now.
+        present: Images that were there.
+        skipped: What could not be decoded and why, a line for each.
+    """
+
+    written: int
+    present: int
+    skipped: tuple[str, ...]
+
+
+def crop_copy(
+    layout: FolderLayout,
+    out: Path,
+    options: CropOptions,
+    *,
+    processes: int = 1,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Cropped:
+    """Write ``OUT/train/CLASS`` and ``OUT/val/CLASS``, leaving alone what is there.
+
+    A file is renamed into place when it is whole, so a copy that was stopped goes on. Files keep
+    their names; those of another format get a second ending.
+
+    Args:
+        layout: The images.
+        out: The folder, new or of an earlier call with the same options.
+        options: How they are cropped and stored.
+        processes: Processes that share the work.
+        progress: Receives the number of images done since it was last called.
+
+    Raises:
+        ConfigError: If the folder holds something else.
+    """
+    _claim(out, layout, options)
+    tally: Counter[str] = Counter()
+    skipped: list[str] = []
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    try:
+        for files, split in ((layout.train, "train"), (layout.held_out, "val")):
+            parts = [files.part(slice(i, i + _AT_ONCE)) for i in range(0, len(files), _AT_ONCE)]
+            copy = partial(_copy, out / split, layout.class_names, options)
+            for part in pool.map(copy, parts):
+                tally.update(written=part.written, present=part.present)
+                skipped += part.skipped
+                progress(part.written + part.present + len(part.skipped))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if skipped:
+        (out / _SKIPPED).write_text("".join(f"{line}\n" for line in skipped))
+    return Cropped(tally["written"], tally["present"], tuple(skipped))
+
+
+def _claim(out: Path, layout: FolderLayout, options: CropOptions) -> None:
+    """Write down what the folder is to hold, or check that it is that."""
+    record = json.dumps({"source": layout.fingerprint, **asdict(options)}, indent=2) + "\n"
+    path = out / _RECORD
+    if path.exists():
+        if path.read_text() != record:
+            raise ConfigError(
+                f"Expected the images and options that {out} was begun with; {path.name} in it "
+                "says others. Name a new folder, or give the same ones."
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(
+            f"Expected a new folder, or one that this command began; {out} holds something else. "
+            "Name another."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(record)
+
+
+def _copy(
+    out: Path, class_names: tuple[str, ...], options: CropOptions, files: ImageFiles
+) -> Cropped:
+    """Copy some of the files into a folder of classes."""
+    written = present = 0
+    skipped = []
+    for index in range(len(files)):
+        path = _target(out, class_names[files.labels[index]], files.name(index), options.encoding)
+        if path.exists():
+            present += 1
+            continue
+        try:
+            image = crop_square(load_rgb(BytesIO(files.read(index))), options.size)
+        except UNDECODABLE as error:
+            skipped.append(f"{files.place(index)}: {reason(error)}")
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(image, path, options)
+        written += 1
+    return Cropped(written, present, tuple(skipped))
+
+
+def _target(out: Path, class_name: str, name: str, encoding: str) -> Path:
+    if not name.startswith(f"{class_name}/"):
+        name = name.partition("/")[2]  # without train/ or val/
+    path = out / name
+    return path if path.suffix.lower() in _SUFFIXES[encoding] else Path(f"{path}.{encoding}")
+
+
+def _write(image: Image.Image, path: Path, options: CropOptions) -> None:
+    """Write an image under another name first, so that what has its name is whole."""
+    draft = path.with_name(f".{path.name}.draft")
+    more: dict[str, Any] = {}
+    if options.encoding == "jpeg":
+        more = {"quality": options.quality, "subsampling": 0}
+    elif options.encoding == "webp":
+        more = {"lossless": True}
+    image.save(draft, options.encoding, **more)
+    draft.replace(path)

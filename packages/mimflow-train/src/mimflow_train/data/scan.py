@@ -1,0 +1,133 @@
+"""Finds the image files of a folder or of tars, and what to watch for changes; no torch."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mimflow_train.data.files import Found
+from mimflow_train.data.imagenet import DEVKIT, TRAIN_TAR, VAL_TAR, validation_classes
+from mimflow_train.data.tars import class_tar, is_image, members, tar_of_tars, whole_tar
+from mimflow_train.errors import DataError
+
+__all__ = ["Scan", "scan_images", "stamp"]
+
+
+@dataclass
+class Scan:
+    """What lies under a root.
+
+    Attributes:
+        found: Image files, named ``CLASS/..``, or ``train/CLASS/..`` and ``val/CLASS/..``.
+        archives: Tars that hold some of them, by number.
+        sources: Each folder and tar that was read, with its stamp from before it was.
+        remark: What was left out; a sentence, or nothing.
+    """
+
+    found: list[Found] = field(default_factory=list)
+    archives: list[Path] = field(default_factory=list)
+    sources: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    remark: str = ""
+
+    def watch(self, path: Path) -> Path:
+        """Remember the stamp of a folder or tar that is about to be read."""
+        self.sources[path] = stamp(path)
+        return path
+
+    def add_archive(self, path: Path) -> int:
+        """Return the number of a tar that is about to be read."""
+        self.archives.append(self.watch(path))
+        return len(self.archives) - 1
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Return what changes when a file enters or leaves a folder, or a tar is written."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
+
+
+def scan_images(root: Path) -> Scan:
+    """Look through a folder or tar.
+
+    Training images are those of ``train/``, else of ``ILSVRC2012_img_train.tar``, else of the root;
+    held-out ones those of ``val/``, else of ``ILSVRC2012_img_val.tar`` with its development kit.
+
+    Args:
+        root: A tar; or a folder of class folders, of CLASS.tar, or of ImageNet's tars.
+
+    Raises:
+        DataError: If a tar is damaged.
+    """
+    scan = Scan()
+    if root.is_file():
+        scan.add_archive(root)
+        scan.found = whole_tar(root)
+        return scan
+    scan.watch(root)
+    if (root / "train").is_dir():
+        _add_classes(scan, root / "train", "train/")
+    elif (root / TRAIN_TAR).is_file():
+        number = scan.add_archive(root / TRAIN_TAR)
+        scan.found += tar_of_tars(root / TRAIN_TAR, number, "train/")
+    else:
+        _add_classes(scan, root, "")
+    if (root / "val").is_dir():
+        _add_classes(scan, root / "val", "val/")
+    elif (root / VAL_TAR).is_file():
+        _add_validation(scan, root)
+    return scan
+
+
+def _add_classes(scan: Scan, folder: Path, prefix: str) -> None:
+    """Add the images of the class folders, or of CLASS.tar where no folder has any."""
+    scan.watch(folder)
+    classes = [each for each in folder.iterdir() if each.is_dir()]
+    if not prefix:
+        classes = [each for each in classes if each.name != "val"]
+    found = [each for one in classes for each in _walk(scan, one, f"{prefix}{one.name}/")]
+    if not found:
+        for tar in sorted(folder.glob("*.tar")):
+            if tar.name != VAL_TAR:
+                found += class_tar(tar, scan.add_archive(tar), prefix)
+    scan.found += found
+
+
+def _walk(scan: Scan, folder: Path, prefix: str) -> Iterator[Found]:
+    with os.scandir(scan.watch(folder)) as entries:
+        for each in entries:
+            if each.is_dir(follow_symlinks=False):
+                yield from _walk(scan, Path(each.path), f"{prefix}{each.name}/")
+            elif is_image(each.name):
+                yield Found(f"{prefix}{each.name}", _size(each))
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link that leads nowhere: named when it is to be decoded
+        return 0
+
+
+def _add_validation(scan: Scan, root: Path) -> None:
+    """Add ImageNet's validation images, whose classes stand in another file."""
+    if not (root / DEVKIT).is_file():
+        scan.remark = (
+            f"{VAL_TAR} is left out and one training image in eight held out instead: the classes "
+            f"of its images stand in {DEVKIT}, which is not beside it."
+        )
+        return
+    classes = validation_classes(scan.watch(root / DEVKIT))
+    number = scan.add_archive(root / VAL_TAR)
+    images = sorted(
+        (each for each in members(root / VAL_TAR, number) if is_image(each.name)),
+        key=lambda each: each.name,
+    )
+    if len(images) != len(classes):
+        raise DataError(
+            f"Expected {len(classes)} images in {root / VAL_TAR}, as {DEVKIT} has classes; "
+            f"got {len(images)}. Download both again."
+        )
+    scan.found += [
+        Found(f"val/{name}/{each.name}", each.size, number, each.offset)
+        for name, each in zip(classes, images, strict=True)
+    ]

@@ -1,0 +1,128 @@
+"""Finds image files inside tars without unpacking them; imports no torch."""
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from mimflow_train.data.files import Found
+from mimflow_train.errors import DataError
+
+__all__ = ["EXTENSIONS", "class_tar", "is_image", "members", "tar_of_tars", "whole_tar"]
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"})
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name; ``._NAME`` holds what macOS knows about one."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith("._")
+
+
+def whole_tar(path: Path) -> list[Found]:
+    """Return the images of a tar with a folder for each class, without folders around them all.
+
+    Raises:
+        DataError: If it is not a whole, uncompressed tar.
+    """
+    found = [each for each in members(path, 0) if is_image(each.name)]
+    names = [PurePosixPath(each.name).parts for each in found]
+    depth = 0
+    while names and all(len(parts) > depth + 2 for parts in names):
+        around = {parts[depth] for parts in names}
+        if len(around) > 1 or around & {"train", "val"}:
+            break
+        depth += 1
+    return [
+        Found("/".join(parts[depth:]), each.size, 0, each.offset)
+        for parts, each in zip(names, found, strict=True)
+    ]
+
+
+def class_tar(path: Path, archive: int, prefix: str) -> list[Found]:
+    """Return the images of ``CLASS.tar`` as files of ``prefix``CLASS.
+
+    Args:
+        path: The tar; its images may or may not lie in a folder CLASS.
+        archive: Its number.
+        prefix: ``train/``, ``val/`` or nothing.
+
+    Raises:
+        DataError: If it is not a whole, uncompressed tar.
+    """
+    found = []
+    for each in members(path, archive):
+        if is_image(each.name):
+            name = f"{prefix}{path.stem}/{each.name.removeprefix(f'{path.stem}/')}"
+            found.append(Found(name, each.size, archive, each.offset))
+    return found
+
+
+def tar_of_tars(path: Path, archive: int, prefix: str) -> list[Found]:
+    """Return the images of a tar of CLASS.tar, as ImageNet's training set comes.
+
+    Args:
+        path: The tar.
+        archive: Its number.
+        prefix: Put before the name of each class.
+
+    Raises:
+        DataError: If it or a tar in it is not whole and uncompressed.
+    """
+    found = []
+    with _opened(path) as outer:
+        for inner in _files(outer):
+            if not inner.name.endswith(".tar"):
+                continue
+            name = f"{prefix}{PurePosixPath(inner.name).stem}"
+            window = outer.extractfile(inner)
+            assert window is not None
+            with window, tarfile.open(fileobj=window, mode="r:") as tar:
+                found += [
+                    Found(
+                        f"{name}/{each.name}",
+                        each.size,
+                        archive,
+                        inner.offset_data + each.offset_data,
+                    )
+                    for each in _files(tar)
+                    if is_image(each.name)
+                ]
+    return found
+
+
+def members(path: Path, archive: int) -> list[Found]:
+    """Return the regular files of a tar.
+
+    Raises:
+        DataError: If it is not a whole, uncompressed tar.
+    """
+    with _opened(path) as tar:
+        return [
+            Found(each.name.removeprefix("./"), each.size, archive, each.offset_data)
+            for each in _files(tar)
+        ]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            yield tar
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"Expected a whole, uncompressed tar; {path} is none ({error}). "
+            "Copy it again, or unpack it and give the folder."
+        ) from error
+
+
+def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # it would remember a million of them
+        if member.isreg() and not member.issparse():
+            yield member
+    # tarfile takes a header that it cannot read for the end; the real end is a block of zeros.
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("its end is missing")

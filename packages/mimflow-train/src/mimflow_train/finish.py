@@ -1,0 +1,67 @@
+"""What is made of a trained run: pictures, scores, and the report."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from mimflow_train.checkpoint import joint_checkpoint, latest_checkpoint, load_state
+from mimflow_train.config import TrainConfig
+from mimflow_train.console import say
+from mimflow_train.data.images import LabelledImages
+from mimflow_train.errors import StorageError
+from mimflow_train.evaluate import Evaluation, evaluate
+from mimflow_train.model import MIMFlow
+from mimflow_train.reconstruction import Reconstruction, evaluate_reconstruction
+from mimflow_train.report import write_report
+from mimflow_train.run import load_data
+from mimflow_train.run_pictures import reconstruction_grid, sample_grid
+
+__all__ = ["finish", "trained_model"]
+
+
+def finish(
+    config: TrainConfig, run_dir: Path, device: torch.device
+) -> tuple[Evaluation, Reconstruction | None]:
+    """Write the pictures and the scores of a trained run.
+
+    Returns:
+        The scores, and reconstruction as it was before the decoder phase, if there was one.
+    """
+    model = trained_model(config, run_dir, device)
+    data = load_data(config, run_dir, lambda _: None)
+    if data.attribution:
+        (run_dir / "ATTRIBUTION.txt").write_text(data.attribution)
+    sample_grid(model, config, data, run_dir / "samples.png")
+    reconstruction_grid(model, config, data, run_dir / "reconstructions.png")
+    scores = evaluate(model, config, data)
+    before = _before_decoder_phase(config, run_dir, data, device)
+    summary = dataclasses.asdict(scores)
+    if before is not None:
+        summary["before_decoder_phase"] = dataclasses.asdict(before)
+    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_report(run_dir)
+    return scores, before
+
+
+def _before_decoder_phase(
+    config: TrainConfig, run_dir: Path, data: LabelledImages, device: torch.device
+) -> Reconstruction | None:
+    folder = joint_checkpoint(config, run_dir)
+    newest = latest_checkpoint(run_dir, lambda _: None)
+    if newest is None or newest == folder or not folder.exists():
+        return None
+    return evaluate_reconstruction(load_state(folder, config, device).chosen, config, data)
+
+
+def trained_model(config: TrainConfig, run_dir: Path, device: torch.device) -> MIMFlow:
+    """Return a run's model with the weights that ``config.weights`` names.
+
+    Raises:
+        StorageError: If the run has no good checkpoint.
+    """
+    folder = latest_checkpoint(run_dir, say)
+    if folder is None:
+        raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
+    return load_state(folder, config, device).chosen

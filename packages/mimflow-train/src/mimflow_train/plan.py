@@ -1,0 +1,26 @@
+"""How far a run goes now and what it leaves behind: nothing of it changes what is learned."""
+
+from dataclasses import dataclass
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a command asks of a run besides its configuration.
+
+    Attributes:
+        until: Step to end at: ``config.steps`` to end with the joint phase, ``config.all_steps`` to
+            go on with the decoder's.
+        checkpoint_every: Steps between checkpoints.
+        milestone_every: Steps between weights that are kept for good: those of the first checkpoint
+            from each multiple on.
+    """
+
+    until: int
+    checkpoint_every: int = 250
+    milestone_every: int = 50_000
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether the weights of a checkpoint at this step are kept for good."""
+        return step >= self.milestone_every and step % self.milestone_every < self.checkpoint_every

@@ -1,0 +1,55 @@
+"""The pictures of a run: samples of each class, and held-out images beside what came back."""
+
+from pathlib import Path
+
+import torch
+
+from mim_encoder import mask_image
+from mimflow_train.config import TrainConfig
+from mimflow_train.data.images import LabelledImages, to_unit
+from mimflow_train.draws import generator
+from mimflow_train.evaluate import generate
+from mimflow_train.model import MIMFlow
+from mimflow_train.pictures import save_grid, to_bytes
+from mimflow_train.reconstruction import decode, encode, spread
+
+__all__ = ["reconstruction_grid", "sample_grid"]
+
+_COLUMNS, _ROWS = 12, 12
+
+
+def sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path) -> None:
+    """Write samples of up to twelve classes, a row for each; the same noise every time.
+
+    Args:
+        model: Draws the samples.
+        config: The run.
+        data: Images; only the names of the classes are looked at.
+        path: A .png file.
+    """
+    shown = spread(len(data.class_names), _ROWS)
+    label = shown.repeat_interleave(_COLUMNS)
+    images = to_bytes(generate(model, config, label, generator(config.seed, "sample grid"))).cpu()
+    save_grid(images.split(_COLUMNS), [data.class_names[each] for each in shown.tolist()], path)
+
+
+def reconstruction_grid(
+    model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path
+) -> None:
+    """Write held-out images: original, what the encoder saw, what the decoder made of it.
+
+    Args:
+        model: Encodes and decodes.
+        config: The run.
+        data: Images; only the held-out ones are looked at.
+        path: A .png file.
+    """
+    chosen = torch.linspace(0, len(data.held_out.labels) - 1, 2 * _COLUMNS).long().tolist()
+    pixels = data.held_out.stack(chosen)
+    encoding = encode(model, config, pixels, "reconstruction grid")
+    decoded = decode(model, encoding.z)
+    seen = mask_image(to_unit(pixels), encoding.masked, config.model.encoder.patch_size)
+    rows = []
+    for part in (slice(None, _COLUMNS), slice(_COLUMNS, None)):
+        rows += [pixels[part], to_bytes(seen)[part], decoded[part]]
+    save_grid(rows, ["image", "masked", "decoded"] * 2, path)

@@ -1,0 +1,87 @@
+"""Saves a run as it goes: checkpoints in a second thread, sample grids, milestones."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from mimflow_train.checkpoint import Snapshot, export_weights, snapshot, write_checkpoint
+from mimflow_train.config import TrainConfig
+from mimflow_train.console import say
+from mimflow_train.data.images import LabelledImages
+from mimflow_train.errors import StorageError
+from mimflow_train.plan import Plan
+from mimflow_train.run_pictures import sample_grid
+from mimflow_train.state import State
+
+__all__ = ["Saver"]
+
+_ALLOWED_FAILURES = 3
+
+
+class Saver:
+    """Writes checkpoints, milestones and sample grids; a disk that is full twice ends no run.
+
+    Training waits while tensors are copied to the host's memory and while samples are drawn, not
+    while files are written; a checkpoint is there when the next one is begun, or after ``wait``.
+
+    Args:
+        config: The run.
+        data: Images; only its classes are looked at.
+        run_dir: The run folder.
+        plan: Whose ``milestone_every`` says which weights are kept for good.
+    """
+
+    def __init__(
+        self, config: TrainConfig, data: LabelledImages, run_dir: Path, plan: Plan
+    ) -> None:
+        self.config, self.data, self.run_dir, self.plan = config, data, run_dir, plan
+        self.failures = 0
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
+
+    def __call__(self, state: State) -> None:
+        """Save a state, with a grid of samples; at the last step of a phase, to the end.
+
+        Raises:
+            StorageError: At the third failure in a row, and at the last step of a phase.
+        """
+        last = state.step == state.end
+        self._settle(fatal=False)
+        self._writing = self._thread.submit(self._write, snapshot(state))
+        try:
+            path = self.run_dir / "samples" / f"step_{state.step:08d}.png"
+            sample_grid(state.chosen, self.config, self.data, path)
+        except OSError as error:
+            self._failed(error, fatal=last)
+        if last:
+            self._settle(fatal=True)
+
+    def wait(self) -> None:
+        """Return when the newest checkpoint is on the disk.
+
+        Raises:
+            StorageError: If it could not be written.
+        """
+        self._settle(fatal=True)
+
+    def _write(self, state: Snapshot) -> None:
+        folder = write_checkpoint(state, self.config, self.run_dir)
+        if self.plan.is_milestone(state.step):
+            target = self.run_dir / "milestones" / f"{folder.name}.safetensors"
+            export_weights(folder, self.config, target)
+
+    def _settle(self, *, fatal: bool) -> None:
+        """Wait for the thread and judge what it did."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            writing.result()
+            self.failures = 0
+        except (StorageError, OSError) as error:
+            self._failed(error, fatal=fatal)
+
+    def _failed(self, error: Exception, *, fatal: bool) -> None:
+        self.failures += 1
+        if fatal or self.failures == _ALLOWED_FAILURES:
+            raise StorageError(str(error)) from error
+        say(f"Warning: {error} Training goes on; earlier checkpoints are as they were.")

@@ -1,0 +1,99 @@
+"""What ``--dry-run`` says of time and disk; its table of work is tested with the command."""
+
+import dataclasses
+
+import pytest
+
+from mimflow_train.cli import dry_run
+from mimflow_train.cli.dry_run import cost_table
+from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
+from mimflow_train.costs import PartCost, RunCost
+from mimflow_train.errors import ConfigError
+
+COST = RunCost(
+    trained=[PartCost("flow", 7 * 2**26, 5.0)],
+    discriminator=None,
+    frozen=[],
+    static_bytes=0,
+    activation_bytes=2**30,
+)
+
+
+@pytest.fixture(autouse=True)
+def _cost(monkeypatch):
+    monkeypatch.setattr(dry_run, "run_cost", lambda _: COST)
+
+
+@pytest.fixture
+def paper_s(config, monkeypatch):
+    """A run of the paper's length and work an image, whatever its networks."""
+    monkeypatch.setattr(RunCost, "training_flops", 1.04e12)
+    return dataclasses.replace(config, global_batch=256, steps=450_360)
+
+
+def line(text, part):
+    return next(each for each in text.splitlines() if part in each)
+
+
+def test_paper_s_machine_takes_the_paper_s_hours(paper_s):
+    text = cost_table(paper_s, 8, "joint", hardware="A100 80GB")
+    said = line(
+        text, "8 x A100 80GB at 33% of 312 TFLOP/s (what the paper's run comes to, assumed)"
+    )
+    assert "3.09 steps/s, 792 images/s, 40.4 h" in said  # 3.11, 796 and 40.2 in the paper
+
+
+def test_target_is_told_beside_the_assumption(paper_s):
+    text = cost_table(paper_s, 8, "joint", hardware="H200")
+    assert "13.37 steps/s, 3423 images/s, 9.4 h" in line(text, "8 x H200 at 45% of 989")
+
+
+def test_unknown_hardware_is_refused(config):
+    with pytest.raises(ConfigError, match="got abacus"):
+        cost_table(config, 1, "joint", hardware="abacus")
+
+
+def test_machine_without_a_gpu_says_how_long_it_would_take(paper_s, monkeypatch):
+    monkeypatch.setattr(dry_run, "detect", lambda: None)
+    monkeypatch.setattr(dry_run, "choose_device", lambda _: "cpu")
+    monkeypatch.setattr(dry_run, "matmul_rate", lambda: 0.886e12)
+    said = line(cost_table(paper_s, 1, "joint"), "this machine's CPU")
+    assert "about 10.7 years of joint training: an estimate, 40% of the 0.89 TFLOP/s" in said
+
+
+def test_gpu_that_is_not_in_the_table_is_not_guessed(config, monkeypatch):
+    monkeypatch.setattr(dry_run, "detect", lambda: None)
+    monkeypatch.setattr(dry_run, "choose_device", lambda _: "cuda")
+    assert "nothing is known of this machine's GPU" in cost_table(config, 1, "joint")
+
+
+def test_batch_that_does_not_fit_is_told_with_one_that_does(config):
+    config = dataclasses.replace(config, global_batch=120)
+    text = cost_table(config, 2, "joint", hardware="L40S")
+    assert "does not fit into the 48 GiB of L40S; --set micro_batch=30 does" in text
+    assert "does not fit" not in cost_table(config, 3, "joint", hardware="L40S")
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        ("joint", "26.2 GiB: 3 checkpoints of 7.00 GiB (the newest two, one being written)"),
+        (
+            "all",
+            "35.0 GiB: 4 checkpoints of 7.00 GiB (the newest two, one being written, the joint",
+        ),
+    ],
+)
+def test_disk_holds_every_checkpoint_and_milestone_that_is_kept(config, phase, said):
+    phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
+    config = dataclasses.replace(config, steps=15, decoder_phase=phases)
+    text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
+    assert said in line(text, "  disk  ")
+
+
+def test_disk_counts_milestones_of_the_trained_phases_alone(config):
+    phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
+    config = dataclasses.replace(config, steps=15, decoder_phase=phases)
+    for phase, count in (("joint", 3), ("all", 4)):
+        text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
+        assert f"weights of {count} milestone(s), 1.75 GiB each" in text

@@ -1,0 +1,171 @@
+"""What goes wrong in a long run, and how the run takes it."""
+
+import contextlib
+import dataclasses
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mimflow_train import run as run_module
+from mimflow_train.checkpoint import checkpoints, load_state, snapshot, write_checkpoint
+from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.errors import ConfigError, DivergedError, RetriesError
+from mimflow_train.failures import StepError, note_failure
+from mimflow_train.joint_phase import JointPhase
+from mimflow_train.lock import locked
+from mimflow_train.plan import Plan
+from mimflow_train.reports import Reports
+from mimflow_train.run import train_run
+from mimflow_train.state import TrainState
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def train(config, data, tmp_path, monkeypatch):
+    """Return a function that trains in a run folder to step 9, a checkpoint every 2 steps."""
+    config = dataclasses.replace(config, steps=9)
+    monkeypatch.setattr(run_module, "load_data", lambda *_: data)
+
+    def function():
+        plan = Plan(until=9, checkpoint_every=2)
+        with contextlib.closing(Reports(tmp_path, 9, shown=False)) as reports:
+            context = LocalContext(CPU, reports.write, StopRequest())
+            return train_run(context, config, tmp_path, plan, reports)
+
+    return function
+
+
+@pytest.fixture
+def breaks(monkeypatch):
+    """Return a function that makes chosen steps of the joint phase go wrong."""
+    gradients = JointPhase.gradients
+
+    def function(wrong):
+        def broken(self, batch, draws):
+            values = gradients(self, batch, draws)
+            wrong(self.state, draws)
+            return values
+
+        monkeypatch.setattr(JointPhase, "gradients", broken)
+
+    return function
+
+
+def spoil(state):
+    next(state.model.parameters()).grad.fill_(torch.nan)
+
+
+def test_a_divergence_rolls_back_once_and_goes_on_with_other_draws(
+    train, breaks, config, tmp_path, capsys
+):
+    seen = {}
+
+    def wrong(state, draws):
+        seen.setdefault(state.step, []).append(draws.noise)
+        if state.draw_stream == 0 and state.step >= 3:
+            spoil(state)
+
+    breaks(wrong)
+    state = train()
+    assert (state.step, state.draw_stream) == (9, 1)
+    assert "Rolling back to the last checkpoint" in capsys.readouterr().err
+    first, second = seen[4]
+    assert not torch.equal(first, second)
+    assert load_state(checkpoints(tmp_path)[-1], config, CPU).draw_stream == 1
+
+
+def test_what_was_rolled_back_is_reported_once(train, breaks, tmp_path):
+    breaks(lambda state, _: spoil(state) if state.draw_stream == 0 and state.step >= 3 else None)
+    train()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 1  # of step 9
+
+
+def test_a_second_divergence_ends_the_run(train, breaks):
+    breaks(lambda state, _: spoil(state) if state.step >= 3 else None)
+    with pytest.raises(DivergedError, match="3 steps in a row"):
+        train()
+
+
+def test_a_run_that_was_rolled_back_does_not_roll_back_again_when_it_goes_on(
+    train, breaks, config, tmp_path, capsys
+):
+    state = TrainState(config, CPU)
+    state.step, state.draw_stream = 2, 1
+    write_checkpoint(snapshot(state), config, tmp_path)
+    breaks(lambda state, _: spoil(state))
+    with pytest.raises(DivergedError):
+        train()
+    assert "Rolling back" not in capsys.readouterr().err
+
+
+def test_one_bad_step_is_skipped(train, breaks):
+    breaks(lambda state, _: spoil(state) if state.step == 3 else None)
+    state = train()
+    assert (state.step, state.draw_stream) == (9, 0)
+
+
+def test_a_step_that_fails_for_no_known_reason_is_noted(train, breaks, tmp_path):
+    def wrong(state, _):
+        if state.step == 3:
+            raise RuntimeError("a kernel has fallen over")
+
+    breaks(wrong)
+    with pytest.raises(StepError, match="Step 3 failed"):
+        train()
+    note = (tmp_path / "errors" / "step_00000003.rank_0.txt").read_text()
+    assert "RuntimeError: a kernel has fallen over" in note
+    assert "in wrong" in note
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step_00000002"]
+
+
+def test_a_step_that_failed_three_times_is_not_tried_a_fourth(tmp_path):
+    def fail(text):
+        try:
+            try:
+                raise RuntimeError(text)
+            except RuntimeError as cause:
+                raise StepError(3) from cause
+        except StepError as error:
+            note_failure(tmp_path, 0, error)
+
+    fail("first")
+    fail("second")
+    with pytest.raises(RetriesError, match=r"step 3 to succeed; it failed 3 times, now.*third"):
+        fail("third")
+    note = (tmp_path / "errors" / "step_00000003.rank_0.txt").read_text()
+    assert note.index("first") < note.index("second") < note.index("third")
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(train, breaks):
+    def wrong(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    breaks(wrong)
+    with pytest.raises(ConfigError, match="--micro-batch auto"):
+        train()
+
+
+def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from mimflow_train.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ConfigError, match=f"process {first.pid} on .* is at work"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    with locked(tmp_path / "run"):
+        pass
+    for stream in (first.stdin, first.stdout):
+        stream.close()

@@ -1,0 +1,280 @@
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from mimflow_train.data import index
+from mimflow_train.data.folder import ImageReader
+from mimflow_train.data.index import index_path
+from mimflow_train.data.layout import read_layout
+from mimflow_train.errors import DataError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of pictures of noise: 23 in train/, 5 in val/, three classes, one nested deeper."""
+    draw = np.random.default_rng(0)
+    counts = {"train/n1": 11, "train/n2": 5, "train/n3/deep": 7, "val/n1": 3, "val/n3": 2}
+    for place, count in counts.items():
+        folder = tmp_path / "photos" / place
+        folder.mkdir(parents=True)
+        for number in range(count):
+            noise = Image.fromarray(draw.integers(0, 256, (19, 23, 3), dtype=np.uint8))
+            noise.save(folder / f"{place[:1]}_{number:02}.JPEG")
+    return tmp_path / "photos"
+
+
+def pack(folder, path, around=""):
+    """Put what is in a folder into a tar, in no order."""
+    with tarfile.open(path, "w") as tar:
+        for each in sorted(folder.rglob("*"), key=lambda each: each.name[::-1]):
+            if each.is_file():
+                tar.add(each, f"{around}{each.relative_to(folder)}")
+    return path
+
+
+def pack_classes(folder, out):
+    """Write one tar for each class folder."""
+    out.mkdir(parents=True)
+    for each in folder.iterdir():
+        pack(each, out / f"{each.name}.tar")
+    return out
+
+
+def pack_imagenet(photos, out):
+    """Write the tar of tars, the flat validation tar and the kit with its classes."""
+    pack_classes(photos / "train", out / "classes")
+    pack(out / "classes", out / "ILSVRC2012_img_train.tar")
+    shutil.rmtree(out / "classes")
+    truth = {}
+    with tarfile.open(out / "ILSVRC2012_img_val.tar", "w") as tar:
+        images = sorted((photos / "val").glob("*/*"), key=lambda each: each.name)
+        for number, each in enumerate(images):
+            truth[number] = each.parent.name
+            tar.add(each, f"ILSVRC2012_val_{number:08}.JPEG")
+            each.rename(each.with_name(f"ILSVRC2012_val_{number:08}.JPEG"))
+    write_kit(out / "ILSVRC2012_devkit_t12.tar.gz", list(truth.values()))
+    return out
+
+
+def write_kit(path, classes):
+    """Write a development kit whose numbers are not in the order of the classes."""
+    numbers = {"n1": 3, "n2": 1, "n3": 2}
+    synsets = np.zeros(3, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")])
+    for row, (name, number) in enumerate(sorted(numbers.items(), key=lambda each: each[1])):
+        synsets[row] = (number, name, "some words")
+    table = io.BytesIO()
+    scipy.io.savemat(table, {"synsets": synsets}, do_compression=True)
+    truth = "".join(f"{numbers[name]}\n" for name in classes).encode()
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in (
+            ("meta.mat", table.getvalue()),
+            ("ILSVRC2012_validation_ground_truth.txt", truth),
+        ):
+            member = tarfile.TarInfo(f"ILSVRC2012_devkit_t12/data/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def assert_same(layout, expected):
+    """Same classes, files, bytes and pixels in the same order."""
+    assert layout.class_names == expected.class_names
+    assert layout.fingerprint == expected.fingerprint
+    for some, others in ((layout.train, expected.train), (layout.held_out, expected.held_out)):
+        assert [some.name(i).removeprefix("train/") for i in range(len(some))] == [
+            others.name(i).removeprefix("train/") for i in range(len(others))
+        ]
+        for i in range(len(some)):
+            assert some.read(i) == others.read(i)
+        pixels = [ImageReader(files, 8).decode(0).pixels for files in (some, others)]
+        assert pixels[0].equal(pixels[1])
+
+
+def test_imagenet_tars_are_the_folder_that_they_unpack_to(photos, tmp_path):
+    tars = pack_imagenet(photos, tmp_path / "tars")
+    assert_same(read_layout(tars), read_layout(photos))
+
+
+def test_validation_tar_without_its_classes_is_left_out_aloud(photos, tmp_path):
+    tars = pack_imagenet(photos, tmp_path / "tars")
+    (tars / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    shutil.rmtree(photos / "val")
+    said = []
+    assert_same(read_layout(tars, said.append), read_layout(photos))
+    assert len(said) == 1
+    assert "ILSVRC2012_img_val.tar is left out" in said[0]
+
+
+def test_validation_tar_with_the_classes_of_another_is_refused(photos, tmp_path):
+    tars = pack_imagenet(photos, tmp_path / "tars")
+    write_kit(tars / "ILSVRC2012_devkit_t12.tar.gz", ["n1"] * 4)
+    with pytest.raises(DataError, match=r"Expected 4 images in .*img_val\.tar.*got 5"):
+        read_layout(tars)
+
+
+def test_damaged_kit_is_one_sentence(photos, tmp_path):
+    tars = pack_imagenet(photos, tmp_path / "tars")
+    (tars / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(b"no tar")
+    with pytest.raises(DataError, match="Expected ImageNet's development kit"):
+        read_layout(tars)
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_class_tars_are_class_folders(photos, tmp_path, split):
+    tars = tmp_path / "tars"
+    pack_classes(photos / "train", tars / split)
+    shutil.rmtree(photos / "val")
+    if not split:
+        photos = photos / "train"
+    assert_same(read_layout(tars), read_layout(photos))
+
+
+@pytest.mark.parametrize("around", ["", "./", "data/all/"])
+def test_one_tar_is_the_folder_that_it_unpacks_to(photos, tmp_path, around):
+    assert_same(read_layout(pack(photos, tmp_path / "all.tar", around)), read_layout(photos))
+
+
+def test_class_tar_may_hold_its_folder(photos, tmp_path):
+    (tmp_path / "tars").mkdir()
+    for each in (photos / "train").iterdir():
+        pack(each, tmp_path / "tars" / f"{each.name}.tar", f"{each.name}/")
+    assert read_layout(tmp_path / "tars").train.name(0) == "n1/t_00.JPEG"
+
+
+@pytest.mark.parametrize("kept", [700, 0.5, 0.9])
+def test_truncated_tar_is_one_sentence(photos, tmp_path, kept):
+    whole = pack(photos, tmp_path / "all.tar")
+    end = whole.stat().st_size - 10240  # where its padding begins, at the latest
+    whole.write_bytes(whole.read_bytes()[: int(kept * end) if kept < 1 else kept])
+    with pytest.raises(DataError, match=r"^Expected a whole, uncompressed tar; .*all\.tar is none"):
+        read_layout(whole)
+
+
+def test_truncated_inner_tar_is_one_sentence(photos, tmp_path):
+    inner = pack_classes(photos / "train", tmp_path / "inner")
+    content = (inner / "n2.tar").read_bytes()
+    (inner / "n2.tar").write_bytes(content[:1500])
+    (tmp_path / "outer").mkdir()
+    pack(inner, tmp_path / "outer" / "ILSVRC2012_img_train.tar")
+    with pytest.raises(DataError, match="Expected a whole, uncompressed tar"):
+        read_layout(tmp_path / "outer")
+
+
+def test_compressed_tar_is_refused(photos, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w:gz") as tar:
+        tar.add(photos, "photos")
+    with pytest.raises(DataError, match="uncompressed tar"):
+        read_layout(tmp_path / "all.tar")
+
+
+def test_tar_that_shrank_since_it_was_indexed_is_an_unreadable_image(photos, tmp_path):
+    path = pack(photos, tmp_path / "all.tar")
+    files = read_layout(path).train
+    path.write_bytes(path.read_bytes()[: int(files.offsets.max()) + 5])
+    with pytest.raises(OSError, match="the tar ends"):
+        files.read(int(files.offsets.argmax()))
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "resize", "swap"])
+def test_fingerprint_tells_a_changed_list(photos, change):
+    before = read_layout(photos).fingerprint
+    first, second = photos / "train/n1/t_00.JPEG", photos / "train/n2/t_00.JPEG"
+    if change == "add":
+        shutil.copy(first, first.with_name("x.JPEG"))
+    elif change == "remove":
+        first.unlink()
+    elif change == "resize":
+        first.write_bytes(first.read_bytes() + b" ")
+    else:
+        first.rename(second.with_name("moved.JPEG"))
+    assert read_layout(photos).fingerprint != before
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """Even small folders' indexes are kept, in a folder of the test's."""
+    monkeypatch.setenv("MIMFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "_LEAST_FILES", 1)
+    return tmp_path / "cache"
+
+
+def age(root):
+    """Make a folder or tar look as if nothing had changed for a while."""
+    for each in [root, *root.rglob("*")]:
+        os.utime(each, (1_000_000_000, 1_000_000_000))
+
+
+def scans(monkeypatch):
+    """Return a list that grows with each look through a folder."""
+    from mimflow_train.data import layout
+
+    looked, scan = [], layout.scan_images
+
+    def counted(root):
+        looked.append(root)
+        return scan(root)
+
+    monkeypatch.setattr(layout, "scan_images", counted)
+    return looked
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_second_look_at_an_unchanged_root_reads_the_index(
+    photos, tmp_path, kept, monkeypatch, packed
+):
+    root = pack(photos, tmp_path / "all.tar") if packed else photos
+    age(root)
+    looked = scans(monkeypatch)
+    first = read_layout(root)
+    assert_same(read_layout(root), first)
+    assert looked == [root]
+
+
+@pytest.mark.parametrize("place", ["new", "train/n4", "train/n1", "train/n3/deep"])
+def test_changed_folder_is_looked_through_again(photos, kept, place):
+    age(photos)
+    before = read_layout(photos)
+    (photos / place).mkdir(exist_ok=True)
+    shutil.copy(photos / "train/n1/t_00.JPEG", photos / place / "x.JPEG")
+    found = len(read_layout(photos).train) - len(before.train)
+    assert found == (0 if place == "new" else 1)
+
+
+def test_rewritten_tar_is_looked_through_again(photos, tmp_path, kept):
+    path = pack(photos, tmp_path / "all.tar")
+    age(path)
+    before = len(read_layout(path).train)
+    (photos / "train/n1/t_00.JPEG").unlink()
+    pack(photos, path)
+    assert len(read_layout(path).train) == before - 1
+
+
+def test_folder_that_may_be_changing_is_not_kept(photos, kept):
+    read_layout(photos)
+    assert not index_path(photos).exists()
+
+
+def test_damaged_index_is_made_anew(photos, kept):
+    age(photos)
+    first = read_layout(photos)
+    index_path(photos).write_bytes(index_path(photos).read_bytes()[:900])
+    assert_same(read_layout(photos), first)
+    assert index_path(photos).stat().st_size > 900
+
+
+def test_index_lies_in_the_cache_folder(photos, kept):
+    age(photos)
+    read_layout(photos)
+    assert [each.parent for each in kept.rglob("*.npz")] == [kept / "indexes"]
+
+
+def test_index_that_cannot_be_written_stops_nothing(photos, kept):
+    age(photos)
+    Path(kept).write_text("a file where the folder should be")
+    assert len(read_layout(photos).train) == 23

@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimflow_train.cli import data as data_command
+from mimflow_train.data.crop import crop_square, load_rgb
+from mimflow_train.data.layout import read_layout
+from mimflow_train.data.photos import _regions, cut_photos
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder of 51 pictures of noise in two classes, one of them nested."""
+    draw = np.random.default_rng(0)
+    for place, count in (("a", 13), ("b/deep", 38)):
+        (tmp_path / "source" / place).mkdir(parents=True)
+        for number in range(count):
+            noise = Image.fromarray(draw.integers(0, 256, (19, 23, 3), dtype=np.uint8))
+            noise.save(tmp_path / "source" / place / f"{number:02}.png")
+    return tmp_path / "source"
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as caught:
+        data_command.main([str(each) for each in arguments])
+    return caught.value.code
+
+
+def crop(source, out, *more):
+    return run("crop", source, out, "--size", 8, "--format", "png", "--processes", 1, *more)
+
+
+def names(files):
+    return [files.name(i).removeprefix("train/").removeprefix("val/") for i in range(len(files))]
+
+
+def test_copy_has_the_splits_and_the_order_of_the_source(source, tmp_path):
+    assert crop(source, tmp_path / "out") == 0
+    before, after = read_layout(source), read_layout(tmp_path / "out")
+    assert after.class_names == before.class_names
+    assert names(after.train) == names(before.train)
+    assert names(after.held_out) == names(before.held_out)
+
+
+def test_copy_has_the_pixels_that_training_would_see(source, tmp_path):
+    crop(source, tmp_path / "out")
+    files = read_layout(tmp_path / "out").train
+    for i in range(len(files)):
+        path = source / files.name(i).removeprefix("train/")
+        assert load_rgb(files.place(i)).tobytes() == crop_square(load_rgb(path), 8).tobytes()
+
+
+def test_copy_goes_on_where_it_was_stopped(source, tmp_path, capsys):
+    crop(source, tmp_path / "out")
+    files = read_layout(tmp_path / "out").train
+    first, second = files.place(0), files.place(1)
+    first.unlink()
+    second.write_bytes(b"left alone")
+    assert crop(source, tmp_path / "out") == 0
+    assert "1 written, 50 already there, 0 unreadable" in capsys.readouterr().out
+    assert second.read_bytes() == b"left alone"
+
+
+def test_copy_leaves_no_drafts(source, tmp_path):
+    crop(source, tmp_path / "out")
+    assert not [each for each in (tmp_path / "out").rglob("*") if each.name.startswith(".")]
+
+
+def test_unreadable_images_are_left_out_and_listed(source, tmp_path, capsys):
+    (source / "a" / "03.png").write_bytes(b"no picture")
+    assert crop(source, tmp_path / "out") == 0
+    assert "50 written, 0 already there, 1 unreadable" in capsys.readouterr().out
+    assert (tmp_path / "out" / "skipped.txt").read_text() == f"{source / 'a/03.png'}: no image\n"
+
+
+@pytest.mark.parametrize("change", ["options", "images"])
+def test_copy_with_something_else_is_refused(source, tmp_path, capsys, change):
+    crop(source, tmp_path / "out")
+    if change == "images":
+        (source / "a" / "03.png").unlink()
+    more = ["--quality", 90] if change == "options" else []
+    assert crop(source, tmp_path / "out", *more) == 2
+    assert "images and options that" in capsys.readouterr().err
+
+
+def test_folder_with_something_else_is_left_alone(source, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert crop(source, tmp_path / "out") == 2
+    assert "holds something else" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("encoding", "kind"), [("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_format_is_what_is_written(source, tmp_path, encoding, kind):
+    crop(source, tmp_path / "out", "--format", encoding)
+    with Image.open(read_layout(tmp_path / "out").train.place(0)) as image:
+        assert image.format == kind
+
+
+@pytest.mark.parametrize("bad", [("--quality", 101), ("--size", 7), ("--processes", 0)])
+def test_bad_option_is_one_sentence(source, tmp_path, capsys, bad):
+    assert crop(source, tmp_path / "out", *bad) == 2
+    assert f"Expected {bad[0]} " in capsys.readouterr().err
+
+
+def test_record_says_what_was_done(source, tmp_path):
+    crop(source, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "crop.json").read_text())
+    assert record.pop("source") == read_layout(source).fingerprint
+    assert record == {"size": 8, "encoding": "png", "quality": 95}
+
+
+def test_no_held_out_square_shares_a_pixel_with_one_to_train_on():
+    cuts = [cut for cut in cut_photos(8) if cut.class_name in ("cat", "galaxies")]
+    for name in ("cat", "galaxies"):
+        right_most = max(
+            cut.box[2] for cut in cuts if (cut.class_name, cut.split) == (name, "train")
+        )
+        left_most = min(cut.box[0] for cut in cuts if (cut.class_name, cut.split) == (name, "val"))
+        assert right_most <= left_most
+
+
+def test_tall_photograph_is_cut_across():
+    assert _regions(Image.new("RGB", (40, 80))) == ((0, 0, 40, 60), (0, 60, 40, 80))
+
+
+def test_photos_command_writes_what_training_reads(tmp_path):
+    assert run("photos", tmp_path / "photos", "--size", 8) == 0
+    layout = read_layout(tmp_path / "photos")
+    assert (len(layout.train), len(layout.held_out), len(layout.class_names)) == (1800, 240, 6)
+    assert "scikit-image" in (tmp_path / "photos" / "ATTRIBUTION.txt").read_text()

@@ -1,0 +1,123 @@
+"""Checkpoints are written beside training, hold one step, and a full disk is no disaster."""
+
+import threading
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from mimflow_train import checkpoint
+from mimflow_train.checkpoint import checkpoints, fingerprint, snapshot, write_checkpoint
+from mimflow_train.errors import StorageError
+from mimflow_train.plan import Plan
+from mimflow_train.saver import Saver
+from mimflow_train.state import TrainState
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def state(config):
+    return TrainState(config, CPU)
+
+
+@pytest.fixture
+def saver(config, data, tmp_path):
+    return Saver(config, data, tmp_path, Plan(until=6, checkpoint_every=2, milestone_every=4))
+
+
+def full_disk(*_):
+    raise OSError("No space left on device")
+
+
+def test_training_goes_on_while_the_files_are_written(state, saver, tmp_path, monkeypatch):
+    release, write = threading.Event(), checkpoint.save_file
+
+    def slow(*arguments):
+        assert release.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", slow)
+    weight = next(state.model.parameters())
+    before = weight.detach().clone()
+    state.step = 2
+    saver(state)
+    with torch.no_grad():
+        weight.add_(1.0)
+    assert checkpoints(tmp_path) == []
+    release.set()
+    saver.wait()
+    (folder,) = checkpoints(tmp_path)
+    name = next(name for name, _ in state.model.named_parameters())
+    assert torch.equal(load_file(folder / "model.safetensors")[name], before)
+
+
+def test_the_last_checkpoint_of_a_phase_is_there_at_once(state, saver, tmp_path):
+    state.step = state.end
+    saver(state)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step_00000006"]
+
+
+def test_third_failed_save_in_a_row_ends_the_run(state, saver, monkeypatch, capsys):
+    saver(state)
+    saver.wait()
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    for _ in range(3):
+        saver(state)
+    assert capsys.readouterr().err.count("Training goes on") == 2
+    with pytest.raises(StorageError, match="No space left"):
+        saver(state)
+
+
+def test_a_save_that_works_forgives_those_that_did_not(state, saver, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full_disk)
+        saver(state)
+        saver(state)
+        assert saver.failures == 1
+    saver(state)
+    assert saver.failures == 2
+    saver.wait()
+    assert saver.failures == 0
+
+
+def test_failed_save_at_the_end_is_no_warning(state, saver, monkeypatch):
+    state.step = state.end
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(StorageError, match="No space left"):
+        saver(state)
+
+
+def test_milestones_keep_the_average_when_checkpoints_go(state, saver, tmp_path):
+    for step in (2, 4, 6):
+        state.step = step
+        saver(state)
+    names = [path.name for path in (tmp_path / "milestones").iterdir()]
+    assert names == ["step_00000004.safetensors"]
+    with safe_open(tmp_path / "milestones" / names[0], "pt") as file:
+        assert set(file.keys()) == set(state.ema.state_dict())
+        assert file.metadata()["weights"] == "ema"
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, False), (49, False), (50, True), (56, True), (57, False)]
+)
+def test_a_milestone_is_the_first_checkpoint_from_each_multiple_on(step, expected):
+    assert Plan(until=9, checkpoint_every=7, milestone_every=50).is_milestone(step) is expected
+
+
+def test_equal_states_have_equal_fingerprints_and_one_bit_changes_it(config, state, tmp_path):
+    first = fingerprint(write_checkpoint(snapshot(state), config, tmp_path / "a"))
+    again = fingerprint(write_checkpoint(snapshot(TrainState(config, CPU)), config, tmp_path / "b"))
+    bias = next(p for n, p in state.ema.named_parameters() if p.ndim == 1)
+    bias.data[0] = torch.nextafter(bias.data[0], torch.tensor(9.0))
+    other = fingerprint(write_checkpoint(snapshot(state), config, tmp_path / "c"))
+    assert first == again != other
+
+
+def test_what_a_killed_process_left_half_written_goes(config, state, tmp_path):
+    left = tmp_path / "checkpoints" / ".step_00000003.draft"
+    left.mkdir(parents=True)
+    folder = write_checkpoint(snapshot(state), config, tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == [folder]
