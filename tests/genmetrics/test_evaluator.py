@@ -43,6 +43,26 @@ def test_scores_are_bit_for_bit_those_of_the_files(sets, extractor, emoji, piece
     assert (found.samples.kind, found.samples.n) == ("stream", 23)
 
 
+def test_the_network_sees_the_batches_that_evaluate_makes(sets, extractor, emoji):
+    """Other batches would change features by rounding, on some devices."""
+    seen = []
+    handle = extractor.network.register_forward_pre_hook(lambda _, x: seen.append(x[0].clone()))
+    try:
+        evaluate(*sets, extractor=extractor, batch_size=10)
+        wanted, seen = seen, []
+        evaluator = Evaluator(sets[1], extractor=extractor, metrics=("fid",), batch_size=10)
+        for piece in as_tensor(emoji[:23].copy()).split([1, 5, 17]):
+            evaluator.update(piece)
+        evaluator.result()
+    finally:
+        handle.remove()
+    assert [len(batch) for batch in wanted] == [10, 10, 3, 10, 9]
+    order = [0, 1, 3, 4, 2]  # the last samples wait for the result, and so does the reference
+    for batch, number in zip(seen, order, strict=True):
+        assert torch.equal(batch, wanted[number])
+        assert batch.stride() == wanted[number].stride()
+
+
 def test_a_result_does_not_end_the_stream_and_a_reset_begins_another(sets, extractor, emoji):
     evaluator = Evaluator(sets[1], extractor=extractor, metrics=("fid",), batch_size=10)
     evaluator.update(as_tensor(emoji[:13].copy()))

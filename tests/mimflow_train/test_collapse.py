@@ -34,11 +34,12 @@ def test_nothing_is_said_before_two_hundred_steps():
 
 
 def test_healthy_run_is_not_called_collapsed():
-    assert said(sequence(2000, lambda s: 0.3 * s / (s + 100), lambda s: 5 / (s + 100)))[0] == []
+    # The rate comes after the pixels, which stand still in the end.
+    reports = sequence(2000, lambda s: 0.01 if s < 300 else 0.3, lambda s: 0.05 + 0.1 * 0.99**s)
+    assert said(reports)[0] == []
 
 
 def test_low_rate_with_an_improving_reconstruction_is_no_collapse():
-    # A run that has just begun: the rate comes after the pixels.
     assert said(sequence(400, lambda _: 0.01, lambda s: 0.1 * 0.997**s))[0] == []
 
 

@@ -48,12 +48,16 @@ def test_probe_learns_from_no_image_twice(model, config, shades):
     assert probe_classes(model, config, shades, 6).n_train == 6
 
 
-def test_flow_is_not_told_the_class_that_is_probed(model, config, shades):
-    before = probe_classes(model, config, shades)
-    table = model.flow.blocks[-1].classes
-    with torch.no_grad():  # the null class, their mean, stays
-        table += torch.tensor([[-5.0], [2.0], [3.0]])
-    assert probe_classes(model, config, shades).accuracy == pytest.approx(before.accuracy)
+def test_flow_is_not_told_the_class_that_is_probed(model, config, shades, monkeypatch):
+    told, states = [], model.flow.iter_states
+
+    def recorded(z, label=None):
+        told.append(label)
+        return states(z, label)
+
+    monkeypatch.setattr(model.flow, "iter_states", recorded)
+    probe_classes(model, config, shades)
+    assert told == [None, None], "training and held-out images"
 
 
 def test_same_seed_gives_the_same_numbers(model, config, shades):
@@ -72,10 +76,10 @@ def test_latents_without_the_class_are_the_same_latents(model, config, shades):
 
 def test_dead_latents_are_seen(model, config, shades):
     with torch.no_grad():
-        model.encoder.to_latent.weight[1] = 0
+        model.encoder.to_latent.weight[1] *= 1e-3
     found = diagnose(model, config, shades).latents
     assert found.statistics.dead_share == pytest.approx(1 / 6)
-    assert found.std_by_dim[-1] == pytest.approx(0, abs=1e-6)
+    assert found.std_by_dim[-1] == pytest.approx(0, abs=1e-2)
     assert list(found.std_by_dim) == sorted(found.std_by_dim, reverse=True)
 
 

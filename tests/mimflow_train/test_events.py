@@ -49,6 +49,15 @@ def test_follower_passes_over_steps_that_a_restart_repeats(tmp_path):
     assert [step for step, _ in next(reports)] == [40]
 
 
+def test_follower_starts_over_with_a_file_that_became_shorter(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    reports = follow(path)
+    path.write_text('{"step": 10, "loss": 1.2345678901234567890}\n')
+    next(reports)
+    path.write_text('{"step": 10}\n{"step": 20}\n')
+    assert next(reports) == [(20, {})]
+
+
 def test_follower_reads_only_what_is_new(tmp_path):
     path = tmp_path / "metrics.jsonl"
     reports = follow(path)

@@ -32,7 +32,7 @@ def train(config, data, tmp_path, monkeypatch):
 
     def function():
         plan = Plan(until=9, checkpoint_every=2)
-        with contextlib.closing(Reports(tmp_path, 9, shown=False)) as reports:
+        with contextlib.closing(Reports(config, tmp_path, plan, shown=False)) as reports:
             context = LocalContext(CPU, reports.write, StopRequest())
             return train_run(context, config, tmp_path, plan, reports)
 

@@ -31,7 +31,7 @@ def flow():
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for each in flow.parameters():
-            each.add_(0.2 * torch.randn(each.shape, generator=draw, dtype=each.dtype))
+            each.add_(0.05 * torch.randn(each.shape, generator=draw, dtype=each.dtype))
     return flow
 
 

@@ -181,7 +181,7 @@ def test_tar_that_shrank_since_it_was_indexed_is_an_unreadable_image(photos, tmp
         files.read(int(files.offsets.argmax()))
 
 
-@pytest.mark.parametrize("change", ["add", "remove", "resize", "swap"])
+@pytest.mark.parametrize("change", ["add", "remove", "rename", "resize", "move"])
 def test_fingerprint_tells_a_changed_list(photos, change):
     before = read_layout(photos).fingerprint
     first, second = photos / "train/n1/t_00.JPEG", photos / "train/n2/t_00.JPEG"
@@ -189,6 +189,8 @@ def test_fingerprint_tells_a_changed_list(photos, change):
         shutil.copy(first, first.with_name("x.JPEG"))
     elif change == "remove":
         first.unlink()
+    elif change == "rename":
+        first.rename(first.with_name("t_.JPEG"))
     elif change == "resize":
         first.write_bytes(first.read_bytes() + b" ")
     else:

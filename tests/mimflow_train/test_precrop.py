@@ -42,6 +42,7 @@ def test_copy_has_the_splits_and_the_order_of_the_source(source, tmp_path):
     assert after.class_names == before.class_names
     assert names(after.train) == names(before.train)
     assert names(after.held_out) == names(before.held_out)
+    assert (tmp_path / "out" / "val").is_dir()
 
 
 def test_copy_has_the_pixels_that_training_would_see(source, tmp_path):
@@ -113,8 +114,8 @@ def test_record_says_what_was_done(source, tmp_path):
 
 
 def test_no_held_out_square_shares_a_pixel_with_one_to_train_on():
-    cuts = [cut for cut in cut_photos(8) if cut.class_name in ("cat", "galaxies")]
-    for name in ("cat", "galaxies"):
+    cuts = list(cut_photos(8))
+    for name in {cut.class_name for cut in cuts}:
         right_most = max(
             cut.box[2] for cut in cuts if (cut.class_name, cut.split) == (name, "train")
         )

@@ -162,7 +162,12 @@ class TrainConfig:
         label_drop_prob: Share of labels replaced by the null class.
         guidance: Guidance scale of the samples that the run draws, 0 for none.
         global_batch: Images per optimiser step, over all workers.
-        micro_batch: Images per forward pass of one worker; 0 means its whole share.
+        micro_batch: Images per forward pass of one worker; 0 means as many as its GPU holds, and on
+            a CPU its whole share. Changes the rounding of sums only.
+        compile: Compile encoder, flow and decoders (``torch.compile``): minutes at the start, fewer
+            passes over memory later. Changes rounding only.
+        recompute: Keep only the input of each transformer layer and compute it again for the
+            backward pass: a third more work, several times as many images in memory.
         steps: Optimiser steps.
         seed: Seed of everything random.
         weights: What samples and scores are made with and the decoder phase starts from: the
@@ -181,6 +186,8 @@ class TrainConfig:
     guidance: float = 0.0
     global_batch: int = 256
     micro_batch: int = 0
+    compile: bool = False
+    recompute: bool = False
     steps: int = 450_450
     seed: int = 0
     weights: Literal["ema", "raw"] = "ema"

@@ -107,7 +107,7 @@ def run_ray(
             "config": to_dict(config),
             "run_dir": str(run_dir),
             "plan": dataclasses.asdict(plan),
-            "threads": max(1, cores // workers),
+            "threads": int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // workers)),
         },
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -179,7 +179,7 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
     try:
         config = from_dict(TrainConfig, options["config"])
         plan = Plan(**options["plan"])
-        with contextlib.closing(Reports(run_dir, plan.until, shown=False)) as reports:
+        with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
             context = RayContext(run_dir, reports.write)
             state = train_run(context, config, run_dir, plan, reports)
         return {"status": "done" if state.step >= plan.until else "stopped"}

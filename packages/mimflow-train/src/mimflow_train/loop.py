@@ -9,9 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from genmetrics import GenmetricsError
-from mimflow_train.collapse import CollapseWarning
 from mimflow_train.config import TrainConfig
-from mimflow_train.console import say
 from mimflow_train.context import Context
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import EpochOrder, EvenClassOrder, batches
@@ -89,7 +87,7 @@ def _train(
     saving: Saving,
 ) -> None:
     skipped, rows = 0, _rows(context, config)
-    health, collapse = Health(config, context.device, context.world_size), CollapseWarning(say)
+    health = Health(config, context.device, context.world_size)
     for indices, pixels in health.fetched(_batches(context, config, data, state)):
         draws = draw_step(config, state.step, rows, stream=state.draw_stream)
         label = drop_labels(data.train.labels[indices], draws.dropped)
@@ -108,7 +106,6 @@ def _train(
         if state.step % _REPORT_EVERY == 0 or state.step == state.end:
             means = _means(context, config, values | norms)
             if context.rank == 0:
-                collapse.look(state.step, means)
                 context.report(state.step, health.line(means) | phase.latents())
         stop = context.should_stop()
         if stop or state.step % saving.every == 0 or state.step == state.end:

@@ -13,7 +13,7 @@ from mimflow_train.draws import Draws
 from mimflow_train.errors import ConfigError
 from mimflow_train.objective import Objective
 
-__all__ = ["Batch", "Part", "add_terms", "micro_batches", "precision"]
+__all__ = ["Batch", "Part", "add_terms", "attention_kernel", "micro_batches", "precision"]
 
 
 class Batch(NamedTuple):
@@ -81,15 +81,25 @@ def add_terms(sums: dict[str, Tensor], objective: Objective, num_parts: int) -> 
 @contextlib.contextmanager
 def precision(device: torch.device, wanted: str) -> Iterator[None]:
     """Run matrix products in bf16 if asked to, or on ``auto`` if the device is fast at it."""
+    with attention_kernel(device, wanted):
+        if not _is_bf16(device, wanted):
+            yield
+            return
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+
+
+def attention_kernel(device: torch.device, wanted: str) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which attention is fast on a device, in the precision wanted.
+
+    The fused kernel's bf16 backward is slow on CPUs: benchmarks/cpu_training_step.md.
+    """
+    if device.type == "cpu" and _is_bf16(device, wanted):
+        return sdpa_kernel(SDPBackend.MATH)
+    return contextlib.nullcontext()
+
+
+def _is_bf16(device: torch.device, wanted: str) -> bool:
     if wanted == "auto":
-        fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        wanted = "bf16" if fast else "fp32"
-    if wanted == "fp32":
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        if device.type == "cpu":
-            # The fused kernel's bf16 backward is slow on CPUs: benchmarks/cpu_training_step.md.
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.autocast(device.type, torch.bfloat16))
-        yield
+        return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return wanted == "bf16"

@@ -1,6 +1,7 @@
 """How far a run goes now and what it leaves behind: nothing of it changes what is learned."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["Plan"]
 
@@ -15,11 +16,13 @@ class Plan:
         checkpoint_every: Steps between checkpoints.
         milestone_every: Steps between weights that are kept for good: those of the first checkpoint
             from each multiple on.
+        log: Where the numbers go: ``files`` of the run folder, or ``wandb`` as well.
     """
 
     until: int
     checkpoint_every: int = 250
     milestone_every: int = 50_000
+    log: Literal["files", "wandb"] = "files"
 
     def is_milestone(self, step: int) -> bool:
         """Whether the weights of a checkpoint at this step are kept for good."""

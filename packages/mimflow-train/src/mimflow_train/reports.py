@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mimflow_train.console import Progress
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import to_dict
+from mimflow_train.console import Progress, say
 from mimflow_train.events import Recorder
+from mimflow_train.plan import Plan
+from mimflow_train.sinks import WandbSink
 
 __all__ = ["Reports"]
 
@@ -13,31 +17,50 @@ class Reports:
     """The record of a run, and what a person sees of it; silent until ``begin``.
 
     Args:
+        config: The run.
         run_dir: The run folder.
-        until: Step at which training will end.
+        plan: Where training will end, and whether W&B is told.
         shown: Whether to show progress; a Ray worker's driver does it in its place.
     """
 
-    def __init__(self, run_dir: Path, until: int, *, shown: bool = True) -> None:
-        self._run_dir, self._until, self._shown = run_dir, until, shown
+    def __init__(
+        self, config: TrainConfig, run_dir: Path, plan: Plan, *, shown: bool = True
+    ) -> None:
+        self._config, self._run_dir, self._plan, self._shown = config, run_dir, plan, shown
         self._recorder: Recorder | None = None
         self._progress: Progress | None = None
+        self._wandb: WandbSink | None = None
+        self._told_full = False
 
     def begin(self, step: int) -> None:
         """Record from a step on; what was recorded beyond it comes again."""
-        self.close()
+        self._close_files()
         self._recorder = Recorder(self._run_dir, step)
-        self._progress = Progress(step, self._until) if self._shown else None
+        self._progress = Progress(step, self._plan.until) if self._shown else None
+        if self._plan.log == "wandb" and self._wandb is None:
+            self._wandb = WandbSink(self._run_dir, to_dict(self._config), say)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record and show the values of a step."""
+        """Record and show the values of a step; a full disk costs lines, not the run."""
         assert self._recorder is not None, "begin comes first"
-        self._recorder.write(step, values)
+        try:
+            self._recorder.write(step, values)
+        except OSError as error:
+            if not self._told_full:
+                say(f"Warning: metrics.jsonl does not take the values of step {step} ({error}).")
+            self._told_full = True
         if self._progress is not None:
             self._progress.show(step, values)
+        if self._wandb is not None:
+            self._wandb.write(step, values)
 
     def close(self) -> None:
         """Flush what is recorded and leave the progress as it stands."""
+        self._close_files()
+        if self._wandb is not None:
+            self._wandb.close()
+
+    def _close_files(self) -> None:
         for each in (self._progress, self._recorder):
             if each is not None:
                 each.close()

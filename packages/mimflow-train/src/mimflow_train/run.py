@@ -58,7 +58,7 @@ def run_local(config: TrainConfig, run_dir: Path, device: torch.device, plan: Pl
         The signal that ended the run early, or None.
     """
     stop = StopRequest()
-    with stop.listening(), contextlib.closing(Reports(run_dir, plan.until)) as reports:
+    with stop.listening(), contextlib.closing(Reports(config, run_dir, plan)) as reports:
         context = LocalContext(device, reports.write, stop)
         state = train_run(context, config, run_dir, plan, reports)
     return stop.received if state.step < plan.until else None
@@ -77,7 +77,7 @@ def run_torchrun(config: TrainConfig, run_dir: Path, kind: str, plan: Plan) -> i
         The signal that ended the run early, or None.
     """
     stop = StopRequest()
-    with stop.listening(), contextlib.closing(Reports(run_dir, plan.until)) as reports:
+    with stop.listening(), contextlib.closing(Reports(config, run_dir, plan)) as reports:
         context = TorchrunContext(kind, reports.write, stop)
         with context.joined():
             state = train_run(context, config, run_dir, plan, reports)

@@ -20,13 +20,14 @@ from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
 from mimflow_train.lock import locked
-from mimflow_train.machine import choose_device, torchrun_place
+from mimflow_train.machine import choose_device, require_gpu, torchrun_place
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
+from mimflow_train.sinks import require_wandb
 
 PROGRAM = "mimflow-train"
-_OPERATIONAL = ("micro_batch", "data.loaders")
+_OPERATIONAL = ("micro_batch", "compile", "recompute", "data.loaders")
 _FILES_OF_A_RUN = (
     "ATTRIBUTION.txt",
     "bad_images.txt",
@@ -44,6 +45,7 @@ _FILES_OF_A_RUN = (
     "samples.png",
     "summary.json",
     "tensorboard",
+    "wandb",
 )
 
 
@@ -80,8 +82,14 @@ class TrainOptions:
     """Kind of device; auto takes CUDA where there is one."""
     resume: Literal["auto", "never", "must"] = "auto"
     """Continue the run folder if there is one, start it anew, or refuse to start anew."""
+    log: Literal["files", "wandb"] = "files"
+    """Where the numbers go: the run folder (JSONL, TensorBoard), or Weights & Biases as well."""
+    micro_batch: str | None = None
+    """Images per forward pass of a worker, or auto: as many as its GPU holds."""
     dry_run: bool = False
     """Say what the run would cost and which weights it would need, and end."""
+    hardware: str | None = None
+    """Card that the dry run estimates for, such as H100; the one that is there if not given."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
     """Change one value of the recipe, such as optim.lr=2e-4; repeatable."""
 
@@ -103,10 +111,13 @@ def _main(options: TrainOptions) -> int:
     if options.dry_run:
         from mimflow_train.cli.dry_run import cost_table
 
-        sys.stdout.write(cost_table(config, workers, options.phase))
+        sys.stdout.write(cost_table(config, workers, options.phase, hardware=options.hardware))
         return 0
     engine = choose_engine(options.engine, options.workers, options.device)
     require_packages(config.data.source)
+    require_gpu(options.scale, options.device)
+    if options.log == "wandb":
+        require_wandb()
     name = Path(config.data.source).name
     run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
     if rank > 0:  # it waits for rank 0 where they meet
@@ -148,6 +159,7 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, engine: st
         until=last_step(config, run_dir, options.phase),
         checkpoint_every=options.checkpoint_every,
         milestone_every=options.milestone_every,
+        log=options.log,
     )
 
     import torch  # after everything that a user can get wrong without it
@@ -185,9 +197,17 @@ def build_config(options: TrainOptions) -> TrainConfig:
         config = dataclasses.replace(config, seed=options.seed)
         if options.steps is not None:
             config = dataclasses.replace(config, steps=options.steps)
+        if options.micro_batch is not None:
+            config = dataclasses.replace(config, micro_batch=_micro_batch(options.micro_batch))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return override(config, options.set)
+
+
+def _micro_batch(text: str) -> int:
+    if text != "auto" and not text.isdecimal():
+        raise ConfigError(f"Expected --micro-batch auto or a number; got {text}. Give 8, or auto.")
+    return 0 if text == "auto" else int(text)
 
 
 def _images(options: TrainOptions) -> tuple[tuple[str, ...], str]:

@@ -80,7 +80,9 @@ def crop_copy(
     _claim(out, layout, options)
     tally: Counter[str] = Counter()
     skipped: list[str] = []
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(processes, context)
     try:
         for files, split in ((layout.train, "train"), (layout.held_out, "val")):
             parts = [files.part(slice(i, i + _AT_ONCE)) for i in range(0, len(files), _AT_ONCE)]

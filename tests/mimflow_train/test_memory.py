@@ -1,0 +1,122 @@
+"""What a step keeps in memory can be chosen, and never changes what is learned."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mimflow_train.cli.train import TrainOptions, build_config, parse, prepare_run
+from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.draws import draw_step
+from mimflow_train.errors import ConfigError
+from mimflow_train.joint_phase import JointPhase
+from mimflow_train.memory import largest_micro_batch
+from mimflow_train.micro_batches import Batch
+from mimflow_train.state import TrainState
+from mimflow_train.teachers import Targets
+
+CPU = torch.device("cpu")
+
+
+def phase(config, state=None):
+    state = state or TrainState(config, CPU)
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    return JointPhase(state, context, config, Targets(None, {}, {}))
+
+
+def gradients(config, data):
+    """Return the gradients of one step and the bytes that autograd kept for them."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    each = phase(config)
+    batch = Batch(
+        data.train.stack(range(8)).float() / 127.5 - 1, data.train.labels[:8], torch.arange(8)
+    )
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        each.gradients(batch, draw_step(config, 0, slice(0, 8)))
+    return [p.grad for p in each.state.model.parameters()], sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputing_layers_keeps_less_and_changes_no_bit(config, data, precision):
+    config = dataclasses.replace(config, precision=precision)
+    kept, kept_bytes = gradients(config, data)
+    recomputed, recomputed_bytes = gradients(dataclasses.replace(config, recompute=True), data)
+    assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
+    assert recomputed_bytes < 0.6 * kept_bytes
+
+
+def test_recomputing_layers_leaves_the_names_of_weights(config):
+    state = TrainState(config, CPU)
+    names = list(state.model.state_dict())
+    phase(dataclasses.replace(config, recompute=True), state)
+    assert list(state.model.state_dict()) == names
+
+
+def test_the_largest_share_that_fits_is_taken():
+    tried = []
+
+    def attempt(size):
+        tried.append(size)
+        if size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert largest_micro_batch(12, attempt) == 4
+    assert tried == [12, 6, 4]
+
+
+def test_a_device_too_small_for_one_image_is_one_sentence():
+    def attempt(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ConfigError, match=r"Expected one image to fit.*recompute"):
+        largest_micro_batch(2, attempt)
+
+
+def test_trying_a_micro_batch_out_leaves_no_trace(config):
+    each = phase(config)
+    before = {name: value.clone() for name, value in each.state.model.state_dict().items()}
+    each._try(4)
+    assert all(p.grad is None for p in each.state.model.parameters())
+    assert not each.state.optimizer.state
+    for name, value in each.state.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(("text", "expected"), [("auto", 0), ("8", 8)])
+def test_micro_batch_option_reaches_the_configuration(text, expected):
+    options = parse(TrainOptions, ["--micro-batch", text], "mimflow-train")
+    assert build_config(options).micro_batch == expected
+
+
+def test_micro_batch_must_be_a_number_or_auto():
+    options = parse(TrainOptions, ["--micro-batch", "lots"], "mimflow-train")
+    with pytest.raises(ConfigError, match="--micro-batch auto or a number; got lots"):
+        build_config(options)
+
+
+def test_where_a_run_is_computed_may_change_when_it_goes_on(config, tmp_path):
+    prepare_run(config, tmp_path, "auto")
+    (tmp_path / "checkpoints" / "step_00000001").mkdir(parents=True)
+    changed = dataclasses.replace(
+        config,
+        micro_batch=2,
+        recompute=True,
+        compile=True,
+        data=dataclasses.replace(config.data, loaders=3),
+    )
+    prepare_run(changed, tmp_path, "auto")
+    with pytest.raises(ConfigError, match="changed: seed was 0, now 7"):
+        prepare_run(dataclasses.replace(changed, seed=7), tmp_path, "auto")
+
+
+@pytest.mark.slow
+def test_compiled_networks_learn_the_same_to_rounding(config, data):
+    plain, _ = gradients(config, data)
+    compiled, _ = gradients(dataclasses.replace(config, compile=True), data)
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
