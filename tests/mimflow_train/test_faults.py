@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from mimflow_train.lock import locked
 from mimflow_train.plan import Plan
 from mimflow_train.reports import Reports
 from mimflow_train.run import train_run
-from mimflow_train.state import TrainState
+from mimflow_train.state import DecoderState, TrainState
 
 CPU = torch.device("cpu")
 
@@ -103,10 +104,17 @@ def test_a_run_that_was_rolled_back_does_not_roll_back_again_when_it_goes_on(
     assert "Rolling back" not in capsys.readouterr().err
 
 
-def test_one_bad_step_is_skipped(train, breaks):
+def test_one_bad_step_is_skipped_and_counted(train, breaks, tmp_path):
     breaks(lambda state, _: spoil(state) if state.step == 3 else None)
     state = train()
     assert (state.step, state.draw_stream) == (9, 0)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["skipped_steps"] == 1
+
+
+def test_the_decoder_phase_keeps_the_draws_of_a_run_that_was_rolled_back(config):
+    state = TrainState(config, CPU)
+    state.draw_stream = 1
+    assert DecoderState.after(state).draw_stream == 1
 
 
 def test_a_step_that_fails_for_no_known_reason_is_noted(train, breaks, tmp_path):
