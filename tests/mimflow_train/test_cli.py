@@ -15,7 +15,10 @@ from tests.mimflow_train.conftest import SMALL
 from mimflow_train.cli import data as data_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
+from mimflow_train.cli.command import parse
+from mimflow_train.cli.train import TrainOptions, build_config, prepare_run
 from mimflow_train.config_file import read_config
+from mimflow_train.errors import ConfigError
 
 QUICK = [argument for value in SMALL for argument in ("--set", value)]
 
@@ -255,3 +258,13 @@ def test_emoji_folder_is_what_training_reads(tmp_path, capsys):
     assert "CC-BY 4.0" in (tmp_path / "emoji" / "ATTRIBUTION.txt").read_text()
     assert run(data_command, "emoji", tmp_path / "emoji") == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_images(folder, tmp_path):
+    options = parse(TrainOptions, ["--data", str(folder)], "mimflow-train")
+    prepare_run(build_config(options), tmp_path / "run", "auto")
+    (tmp_path / "run" / "checkpoints" / "step_00000001").mkdir(parents=True)
+    prepare_run(build_config(options), tmp_path / "run", "auto")
+    (folder / "red" / "0.png").unlink()
+    with pytest.raises(ConfigError, match="changed: the images"):
+        prepare_run(build_config(options), tmp_path / "run", "auto")

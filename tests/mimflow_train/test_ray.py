@@ -1,10 +1,13 @@
 """Two workers under Ray Train do what one process does, also when they are stopped on the way."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,3 +62,49 @@ def test_two_stopped_and_continued_ray_workers_equal_one_process(folder, tmp_pat
     )
     for name, value in first.items():
         torch.testing.assert_close(second[name], value)
+
+
+def processes(mark):
+    """Return the command lines of the processes that inherited a mark."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (path / "environ").read_bytes():
+                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def test_a_second_ctrl_c_ends_a_ray_run_at_once_and_leaves_no_process(folder, tmp_path):
+    out, mark = tmp_path / "run", uuid.uuid4().hex
+    arguments = ["--data", str(folder), *QUICK, "--set", "steps=100000", "--device", "cpu"]
+    command = [sys.executable, "-m", "mimflow_train.cli.train", *arguments, "--workers", "2"]
+    driver = subprocess.Popen(
+        [*command, "--out", str(out), "--checkpoint-every", "100000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MIMFLOW_TEST_MARK": mark},
+        start_new_session=True,
+    )
+    while driver.poll() is None and not (out / "metrics.jsonl").exists():
+        time.sleep(0.2)
+    for _ in range(2):  # a terminal sends it to all that it started
+        os.killpg(driver.pid, signal.SIGINT)
+        time.sleep(0.2)
+    _, stderr = driver.communicate(timeout=60)
+    assert driver.returncode == 130, stderr
+    assert [line for line in stderr.splitlines() if "step" not in line] == []
+    assert processes(mark) == {}
+
+
+def test_a_mistake_that_workers_meet_ends_them_all_with_its_sentence(folder, tmp_path):
+    wrong = ["--set", "micro_batch=3", "--workers", "2"]
+    driver = launch(
+        ["--data", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu", *QUICK, *wrong]
+    )
+    _, stderr = driver.communicate(timeout=300)
+    assert driver.returncode == 2, stderr
+    first, second = stderr.splitlines()
+    assert "200 steps of 8 images" in first
+    assert "Expected 2 workers to share 8 images evenly, in micro-batches of 3" in second

@@ -47,13 +47,14 @@ class Evaluator:
         >>> import tempfile
         >>> from PIL import Image
         >>> from genmetrics import get_extractor, open_images
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> for i in range(4):
-        ...     Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(f"{folder.name}/{i}.png")
-        >>> evaluator = Evaluator(open_images(folder.name), extractor=get_extractor("efflite0"))
-        >>> for _ in range(3):
-        ...     evaluator.update(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-        >>> evaluator.result()["fd_efflite0"].n_samples
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for i in range(4):
+        ...         Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(f"{folder}/{i}.png")
+        ...     evaluator = Evaluator(open_images(folder), extractor=get_extractor("efflite0"))
+        ...     for _ in range(3):
+        ...         evaluator.update(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+        ...     report = evaluator.result()
+        >>> report["fd_efflite0"].n_samples
         6
     """
 

@@ -1,11 +1,13 @@
 """Checkpoints: folders of safetensors with a manifest, written whole or not at all."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +144,7 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
         path.stem: load_file(path, device=str(device)) for path in folder.glob("*.safetensors")
     }
     state.load(tensors, int(manifest["step"]))
-    state.draw_stream = int(manifest["draw_stream"])
+    state.draw_stream = int(manifest.get("draw_stream", 0))
     return state
 
 
@@ -200,6 +202,7 @@ def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, A
         "step": state.step,
         "draw_stream": state.draw_stream,
         "versions": versions,
+        "commit": _commit(),
         "files": files,
         "config": to_dict(config),
     }
@@ -217,6 +220,17 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError) as error:
         return str(error)
     return None
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Return the commit that this code is at, with a plus if it was changed; None if unknown."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
 
 
 def _to_disk(path: Path) -> None:

@@ -132,6 +132,8 @@ class DataConfig:
         flip: Mirror half of the images from left to right.
         loaders: Processes that decode images for each worker; 0 means the training process itself.
             Changes no image and no order; a set that is held in memory needs none.
+        fingerprint: Of the names, sizes and classes of the files; empty for what a package carries.
+            A run goes on only with the files that it began with.
     """
 
     source: str = "emoji"
@@ -139,6 +141,7 @@ class DataConfig:
     even_classes: bool = False
     flip: bool = True
     loaders: int = 0
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if self.loaders < 0:

@@ -105,8 +105,8 @@ class DecoderPhaseConfig:
             rounded to 8 bit, rather than from the decoder's own forward pass.
         lecam_weight: Weight of the LeCam regulariser of the discriminator.
         discriminator: The adversary.
-        optim: Of decoder and discriminator alike, each with a clipped gradient of its own. With few
-            steps a slow average keeps the first phase's decoder: ``ema_decay ** steps`` of it.
+        optim: Of decoder and discriminator alike, each with a clipped gradient of its own; the
+            average warms up anew.
     """
 
     steps: int = 10_010

@@ -2,16 +2,30 @@
 
 import os
 import signal
+import socket
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["Context", "LocalContext", "StopRequest", "TorchrunContext"]
+__all__ = [
+    "Context",
+    "LocalContext",
+    "Place",
+    "RayContext",
+    "StopRequest",
+    "TorchrunContext",
+    "leave_spare_workers",
+]
+
+_NOTICE_SECONDS = 5.0
+_TIMEOUT = timedelta(minutes=30)
 
 
 @runtime_checkable
@@ -40,10 +54,14 @@ class StopRequest:
 
     Slurm sends the last one ahead of a job's end (``--signal=USR1@120``). The second signal ends
     the process at once.
+
+    Args:
+        before_exit: Called at the second signal, for what would outlive the process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
         self.received: int | None = None
+        self._before_exit = before_exit
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -57,9 +75,15 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.received = number
+            return
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(each, lambda number, _: os._exit(128 + number))  # the third does not wait
+        try:
+            self._before_exit()
+        finally:
             os._exit(128 + number)
-        self.received = number
 
 
 class LocalContext:
@@ -119,7 +143,7 @@ class TorchrunContext:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        dist.init_process_group(backend, timeout=_TIMEOUT)
         try:
             yield
         finally:
@@ -136,3 +160,84 @@ class TorchrunContext:
         if answer and self._stop.received is None:
             self._stop.received = int(answer)
         return bool(answer)
+
+
+class Place(NamedTuple):
+    """A worker's number, how many there are, and where its tensors live."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+class RayContext:
+    """One worker of a Ray Train job.
+
+    Args:
+        place: Among the workers that train.
+        report: Receives the step and its values on rank 0, for the driver to read.
+        stop_file: Asks all workers to save and end.
+        notice: Says, the same on every rank, whether a machine is about to be taken away, None if
+            not. All ranks call it at the same step, since it waits for all.
+        clock: Returns seconds.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        report: Callable[[int, Mapping[str, float]], None],
+        stop_file: Path,
+        *,
+        notice: Callable[[], object | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rank, self.world_size, self.device = place
+        self._report, self._stop_file, self._notice, self._clock = report, stop_file, notice, clock
+        self._asked = clock()
+        self._noticed = self._only_to_save = False
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Publish the values of a step."""
+        self._report(step, values)
+
+    def should_stop(self) -> bool:
+        """Whether to save and end: if rank 0 sees the stop file, and once if a machine will go.
+
+        In the second case :meth:`stopped_to_save` says that training is to go on.
+        """
+        now = self._clock()
+        due = not self._noticed and now - self._asked >= _NOTICE_SECONDS
+        asked = torch.tensor([self._stop_file.exists(), due], dtype=torch.uint8, device=self.device)
+        if self.world_size > 1:
+            dist.broadcast(asked, src=0)
+        stop, due = asked.bool().tolist()
+        if due:
+            self._asked = now
+            self._noticed = self._notice() is not None
+        self._only_to_save = due and self._noticed and not stop
+        return stop or self._only_to_save
+
+    def stopped_to_save(self) -> bool:
+        """Whether the last answer of :meth:`should_stop` was for a machine that will go."""
+        return self._only_to_save
+
+
+def leave_spare_workers(rank: int, count: int, device: torch.device) -> None:
+    """Replace the group of all workers by one of the first ``count``; the others are in none.
+
+    Args:
+        rank: This worker; number 0 is on the machine that MASTER_ADDR names.
+        count: Workers that go on together.
+        device: Where this worker's tensors live.
+    """
+    port = torch.zeros(1, dtype=torch.int64, device=device)
+    if rank == 0:
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            port.fill_(listener.getsockname()[1])
+    dist.broadcast(port, src=0)
+    backend = dist.get_backend()
+    dist.destroy_process_group()
+    if rank < count:
+        url = f"tcp://{os.environ['MASTER_ADDR']}:{int(port)}"
+        dist.init_process_group(backend, url, timeout=_TIMEOUT, rank=rank, world_size=count)

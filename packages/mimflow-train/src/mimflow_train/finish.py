@@ -10,6 +10,7 @@ from mimflow_train.checkpoint import joint_checkpoint, latest_checkpoint, load_s
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
 from mimflow_train.data.images import LabelledImages
+from mimflow_train.diagnostics import diagnose, write_diagnostics
 from mimflow_train.errors import StorageError
 from mimflow_train.evaluate import Evaluation, evaluate
 from mimflow_train.model import MIMFlow
@@ -24,7 +25,7 @@ __all__ = ["finish", "trained_model"]
 def finish(
     config: TrainConfig, run_dir: Path, device: torch.device
 ) -> tuple[Evaluation, Reconstruction | None]:
-    """Write the pictures and the scores of a trained run.
+    """Write the pictures, the scores and the report of a trained run.
 
     Returns:
         The scores, and reconstruction as it was before the decoder phase, if there was one.
@@ -41,6 +42,7 @@ def finish(
     if before is not None:
         summary["before_decoder_phase"] = dataclasses.asdict(before)
     (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_diagnostics(diagnose(model, config, data), run_dir)
     write_report(run_dir)
     return scores, before
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 
 import ray
+import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, get_context
@@ -26,45 +27,46 @@ from mimflow_train import errors
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict, to_dict
 from mimflow_train.console import Progress
-from mimflow_train.context import StopRequest
+from mimflow_train.context import Place, RayContext, StopRequest, leave_spare_workers
 from mimflow_train.events import follow
 from mimflow_train.machine import count_cores
 from mimflow_train.plan import Plan
 from mimflow_train.reports import Reports
 from mimflow_train.run import train_run
+from mimflow_train.workers import Workers, usable_workers
 
-__all__ = ["RayContext", "run_ray"]
+__all__ = ["join_cluster", "run_ray"]
 
 _RAY_FOLDER = "ray"  # Ray's own files, ours for the length of one launch
 _STOP_FILE = "stop-requested"
 _FAILURE_FILE = "failure.json"
+_LAUNCH_FILE = "launch"
 _POLL_SECONDS = 1.0
+_RESIZE_SECONDS = 60.0
 
 
-class RayContext:
-    """One worker of a Ray Train job.
+def join_cluster(address: str) -> dict[str, float]:
+    """Connect to a running cluster until :func:`run_ray` ends.
 
     Args:
-        run_dir: The run; its stop file asks all workers to save and end.
-        report: Receives the step and its values on rank 0, where the driver reads them.
+        address: ``HOST:PORT`` of its head, or ``auto`` for RAY_ADDRESS or a cluster that has a
+            node on this machine.
+
+    Returns:
+        What the cluster has, such as ``{"CPU": 16.0, "GPU": 8.0}``.
+
+    Raises:
+        ConfigError: If no cluster answers there.
     """
-
-    def __init__(self, run_dir: Path, report: Callable[[int, Mapping[str, float]], None]) -> None:
-        self.rank = get_context().get_world_rank()
-        self.world_size = get_context().get_world_size()
-        self.device = get_device()
-        self._stop_file, self._report = run_dir / _RAY_FOLDER / _STOP_FILE, report
-
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Publish the values of a step."""
-        self._report(step, values)
-
-    def should_stop(self) -> bool:
-        """Whether the stop file is there, as rank 0 sees it."""
-        answer = torch.tensor(float(self._stop_file.exists()), device=self.device)
-        if self.world_size > 1:
-            dist.broadcast(answer, src=0)
-        return bool(answer)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise errors.ConfigError(
+            f"Expected a Ray cluster at {address}, one of its nodes on this machine; got: {first} "
+            "Start a node here with ray start --address=HOST:PORT, or leave --ray-address out."
+        ) from error
+    return dict(ray.cluster_resources())
 
 
 def run_ray(
@@ -72,17 +74,20 @@ def run_ray(
     run_dir: Path,
     device: str,
     *,
-    workers: int,
+    workers: int | Workers,
     plan: Plan,
+    address: str | None = None,
 ) -> int | None:
     """Train on several devices until done or asked to stop.
 
     Args:
         config: The run.
-        run_dir: The run folder.
+        run_dir: The run folder, which all workers see.
         device: ``cpu`` or ``cuda``.
         workers: Devices.
         plan: How far to go and what to keep.
+        address: Cluster to train on, as for :func:`join_cluster`; None for one of this machine
+            that lives as long as the run.
 
     Returns:
         The signal that ended the run early, or None.
@@ -90,27 +95,55 @@ def run_ray(
     Raises:
         MimflowError: If a worker ended with one, or workers kept dying.
     """
+    workers = workers if isinstance(workers, Workers) else Workers(workers, workers)
     # Ray would take its own record of an earlier launch for the state of this one.
     shutil.rmtree(run_dir / _RAY_FOLDER, ignore_errors=True)
     (run_dir / _RAY_FOLDER).mkdir()
-    cores = count_cores()
+    if address is None:
+        _start_cluster(workers)
+    elif not ray.is_initialized():
+        join_cluster(address)
+    trainer = _trainer(config, run_dir, device, workers=workers, plan=plan)
+    stop = StopRequest(before_exit=ray.shutdown)
+    try:
+        with stop.listening():
+            outcome = _fit(trainer, run_dir, stop, plan.until)
+    finally:
+        ray.shutdown()
+    if outcome["status"] == "failed":
+        raise errors.WorkerError(outcome["message"], int(outcome["code"]))
+    return stop.received if outcome["status"] == "stopped" else None
+
+
+def _start_cluster(workers: Workers) -> None:
     ray.init(
         address="local",
-        num_cpus=max(cores, workers),
+        num_cpus=max(count_cores(), workers.most),
         log_to_driver=False,
         logging_level="ERROR",
         include_dashboard=False,
     )
-    trainer = TorchTrainer(
+
+
+def _trainer(
+    config: TrainConfig, run_dir: Path, device: str, *, workers: Workers, plan: Plan
+) -> TorchTrainer:
+    """Return the job, and leave in the run folder what its workers know it by."""
+    launch = uuid.uuid4().hex
+    (run_dir / _RAY_FOLDER / _LAUNCH_FILE).write_text(launch)
+    return TorchTrainer(
         _work,
         train_loop_config={
             "config": to_dict(config),
             "run_dir": str(run_dir),
+            "launch": launch,
             "plan": dataclasses.asdict(plan),
-            "threads": int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // workers)),
+            "least": workers.least,
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
         },
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=tuple(workers) if workers.is_range else workers.most,
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
             use_gpu=device == "cuda",
             resources_per_worker={"CPU": 1, **({"GPU": 1} if device == "cuda" else {})},
         ),
@@ -121,15 +154,6 @@ def run_ray(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    stop = StopRequest()
-    try:
-        with stop.listening():
-            outcome = _fit(trainer, run_dir, stop, plan.until)
-    finally:
-        ray.shutdown()
-    if outcome["status"] == "failed":
-        raise errors.WorkerError(outcome["message"], int(outcome["code"]))
-    return stop.received if outcome["status"] == "stopped" else None
 
 
 def _fit(trainer: TorchTrainer, run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
@@ -145,7 +169,8 @@ def _fit(trainer: TorchTrainer, run_dir: Path, stop: StopRequest, until: int) ->
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     progress, reports, began = None, follow(run_dir / "metrics.jsonl"), False
-    while thread.is_alive():
+    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
+    while thread.is_alive() and not note.exists():
         thread.join(_POLL_SECONDS)
         if stop.received is not None and not began:
             began = True
@@ -157,33 +182,93 @@ def _fit(trainer: TorchTrainer, run_dir: Path, stop: StopRequest, until: int) ->
         progress.close()
     if "error" in box:
         raise errors.RetriesError(
-            f"Expected the workers to finish; Ray Train gave up: {box['error']}. "
+            f"Expected the workers to finish; Ray Train gave up: {_last_line(box['error'])} "
             f"What was saved is in {run_dir}; run the same command again."
         )
-    outcome: dict[str, str] = box["outcome"]
+    outcome: dict[str, str] = json.loads(note.read_text()) if note.exists() else box["outcome"]
     return outcome
+
+
+def _last_line(error: Exception) -> str:
+    """Return what an error says below its tracebacks."""
+    return str(error).strip().splitlines()[-1].rstrip(".") + "."
 
 
 def _work(options: dict[str, Any]) -> dict[str, str]:
     """Train as one worker.
 
     A user's mistake met by one rank must end all of them, and Ray restarts what raises. So the
-    rank that meets it leaves a note and raises; after the restart every rank reads the note.
+    rank that meets it leaves a note, at which the driver ends the job; should Ray be faster, every
+    rank of the restart reads the note.
     """
-    torch.set_num_threads(options["threads"])
+    here = get_context()
+    share_of_cores = max(1, count_cores() // here.get_local_world_size())
+    torch.set_num_threads(options["threads"] or share_of_cores)
     run_dir = Path(options["run_dir"])
+    apart = _nodes_without(run_dir, options["launch"])
+    if apart:
+        return _failure(
+            errors.StorageError(
+                f"Expected the run folder {run_dir} on storage that all nodes share; "
+                f"{', '.join(apart)} did not find it. Give --out on a shared file system."
+            )
+        )
     note = run_dir / _RAY_FOLDER / _FAILURE_FILE
     if note.exists():
         failure: dict[str, str] = json.loads(note.read_text())
         return failure
     try:
-        config = from_dict(TrainConfig, options["config"])
-        plan = Plan(**options["plan"])
-        with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
-            context = RayContext(run_dir, reports.write)
-            state = train_run(context, config, run_dir, plan, reports)
-        return {"status": "done" if state.step >= plan.until else "stopped"}
+        return _train(options, run_dir)
     except (errors.MimflowError, GenmetricsError) as error:
-        failure = {"status": "failed", "code": str(error.exit_code), "message": str(error)}
-        note.write_text(json.dumps(failure))
+        whole = note.with_suffix(f".{here.get_world_rank()}")
+        whole.write_text(json.dumps(_failure(error)))
+        whole.replace(note)  # so that no reader meets half of it
         raise
+
+
+def _failure(error: errors.MimflowError | GenmetricsError) -> dict[str, str]:
+    return {"status": "failed", "code": str(error.exit_code), "message": str(error)}
+
+
+def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
+    """Train in the run folder; a machine that is about to go is a reason to save, not to end."""
+    config = from_dict(TrainConfig, options["config"])
+    plan = Plan(**options["plan"])
+    rank, started = get_context().get_world_rank(), get_context().get_world_size()
+    count = usable_workers(started, config.global_batch, config.micro_batch)
+    if count < options["least"]:
+        raise errors.ConfigError(
+            f"Expected {started} workers to share {config.global_batch} images evenly, in "
+            f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
+        )
+    if count < started:
+        leave_spare_workers(rank, count, get_device())
+    if rank >= count:
+        return {"status": "spare"}
+    place = Place(rank, count, get_device())
+    stop_file = run_dir / _RAY_FOLDER / _STOP_FILE
+    # The question to Ray waits for all workers, so it is not asked where some are spare.
+    notice = _preemption if count == started else lambda: None
+    with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
+        context = RayContext(place, reports.write, stop_file, notice=notice)
+        step = train_run(context, config, run_dir, plan, reports).step
+        while context.stopped_to_save() and step < plan.until:
+            step = train_run(context, config, run_dir, plan, reports).step
+    return {"status": "done" if step >= plan.until else "stopped"}
+
+
+def _nodes_without(run_dir: Path, launch: str) -> list[str]:
+    """Return the nodes that do not see the file of this launch in the run folder."""
+    path = run_dir / _RAY_FOLDER / _LAUNCH_FILE
+    seen = path.exists() and path.read_text() == launch
+    nodes = [None if seen else ray.util.get_node_ip_address()]
+    if get_context().get_world_size() > 1:
+        nodes = nodes * get_context().get_world_size()
+        dist.all_gather_object(nodes, nodes[0])
+    return sorted({node for node in nodes if node is not None})
+
+
+def _preemption() -> object | None:
+    """Return what Ray knows of a machine that is about to go; its API for that is in alpha."""
+    ask = getattr(ray.train, "get_preemption_info", None)
+    return None if ask is None else ask()

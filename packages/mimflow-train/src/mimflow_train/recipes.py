@@ -117,7 +117,7 @@ def paper(scale: str, class_names: tuple[str, ...], source: str) -> TrainConfig:
         ),
         loss=LossConfig(perceptual=1.1, perceptual_network="lpips"),
         optim=OptimConfig(),
-        data=DataConfig(source=source, class_names=class_names),
+        data=DataConfig(source=source, class_names=class_names, loaders=6),
         mask=MaskRatio(),
         guidance=2.0,
     )

@@ -85,7 +85,7 @@ def configuration(config: TrainConfig, run_dir: Path) -> str:
     manifests = sorted((run_dir / "checkpoints").glob("step_*/manifest.json"))
     manifest = json.loads(manifests[-1].read_text()) if manifests else {}
     made_by = [*manifest.get("versions", {}).items()]
-    if "commit" in manifest:
+    if manifest.get("commit"):
         made_by.append(("commit", manifest["commit"]))
     words = ", ".join(f"{name} {value}" for name, value in made_by)
     text = escaped(json.dumps(to_dict(config), indent=2))

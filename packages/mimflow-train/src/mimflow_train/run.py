@@ -34,14 +34,14 @@ def load_data(
 
     Args:
         config: The run.
-        run_dir: Receives the list of undecodable images; None to keep none.
+        run_dir: Receives the list of undecodable images, of all workers; None to keep none.
         warn: Receives a sentence for each of them.
     """
     size = config.model.encoder.image_size
     if config.data.source == "emoji":
         return emoji_images(size)
     bad_list = None if run_dir is None else run_dir / "bad_images.txt"
-    layout = read_layout(Path(config.data.source))
+    layout = read_layout(Path(config.data.source), warn)
     return folder_images(layout, size, bad_list=bad_list, warn=warn)
 
 
@@ -103,7 +103,7 @@ def train_run(
         DivergedError: If it diverges again after the roll-back.
         RetriesError: If one step has failed too often.
     """
-    data = load_data(config, run_dir if context.rank == 0 else None)
+    data = load_data(config, run_dir)
     saver = Saver(config, data, run_dir, plan)
     state = _restored(context, config, run_dir)
     try:

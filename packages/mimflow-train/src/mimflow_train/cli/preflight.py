@@ -1,20 +1,45 @@
 """What is checked before a run starts, so that nothing fails in its middle that could fail here."""
 
 import importlib.util
+import socket
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.errors import ConfigError, DataError, WeightsError
 from mimflow_train.machine import choose_device, count_devices, torchrun_place
+from mimflow_train.workers import Workers
 
-__all__ = ["choose_engine", "require_divisor", "require_packages", "require_weights"]
+__all__ = [
+    "Launch",
+    "choose_engine",
+    "choose_launch",
+    "cluster_device",
+    "require_answer",
+    "require_divisor",
+    "require_packages",
+    "require_weights",
+]
 
 
-def require_divisor(global_batch: int, workers: int) -> None:
-    """Raise if the workers cannot share a batch evenly."""
-    if global_batch % workers:
+class Launch(NamedTuple):
+    """Who starts the workers, on what kind of device, how many, and on which cluster if any."""
+
+    engine: str
+    device: str
+    workers: Workers
+    address: str | None
+
+
+def require_divisor(global_batch: int, workers: Workers) -> None:
+    """Raise if the workers cannot share a batch evenly.
+
+    Between the ends of a range the largest divisor trains, and the rest is spare.
+    """
+    if any(global_batch % number for number in workers):
         raise ConfigError(
             f"Expected --workers to divide the global batch of {global_batch}; got {workers}. "
-            "Choose a divisor."
+            f"Choose {'divisors for both ends' if workers.is_range else 'a divisor'}."
         )
 
 
@@ -37,6 +62,67 @@ def require_packages(source: str) -> None:
                 "Install mimflow-train[demo]"
                 + ("." if kind is WeightsError else ", or give --data DIR with your own images.")
             )
+
+
+def choose_launch(engine: str, workers: Workers, kind: str, *, address: str | None) -> Launch:
+    """Return how to start the workers, after a look at what there is to start them on.
+
+    Args:
+        engine: ``auto``, ``local``, ``torchrun`` or ``ray``.
+        workers: Devices to train on.
+        kind: ``auto``, ``cpu`` or ``cuda``.
+        address: Ray cluster to join; None for this machine.
+
+    Raises:
+        ConfigError: If the workers cannot be had, or not by this engine.
+    """
+    if address is None:
+        engine = choose_engine(engine, workers.most, kind)
+        return Launch(engine, choose_device(kind), workers, None)
+    if engine in ("local", "torchrun") or torchrun_place() is not None:
+        other = "torchrun's workers" if torchrun_place() else f"--engine {engine}"
+        raise ConfigError(f"Expected --ray-address without {other}; got both. Choose one of them.")
+    if address != "auto":
+        require_answer(address)
+
+    from mimflow_train.launch_ray import join_cluster  # imports Ray and torch, ten seconds
+
+    device = cluster_device(join_cluster(address), workers, kind)
+    return Launch("ray", device, workers, address)
+
+
+def require_answer(address: str) -> None:
+    """Raise within seconds if nothing listens at an address, where Ray would try for a minute."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"Expected --ray-address HOST:PORT of a running Ray cluster, or auto; got {address} "
+            f"({error}). Start one with ray start --head --port=PORT."
+        ) from error
+
+
+def cluster_device(resources: Mapping[str, float], workers: Workers, kind: str) -> str:
+    """Return ``cpu`` or ``cuda``, and refuse more workers than a cluster has devices.
+
+    Args:
+        resources: What the cluster has, as Ray names it.
+        workers: Devices to train on; the fewest of a range must be there.
+        kind: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: If there are fewer devices.
+    """
+    use_gpu = kind == "cuda" or (kind == "auto" and resources.get("GPU", 0) > 0)
+    available = int(resources.get("GPU" if use_gpu else "CPU", 0))
+    if workers.least > available:
+        raise ConfigError(
+            f"Expected at most {available} workers on the Ray cluster's {available} "
+            f"{'GPU(s)' if use_gpu else 'CPU(s)'}; got {workers}. Lower --workers, or start more "
+            "nodes with ray start --address=HOST:PORT."
+        )
+    return "cuda" if use_gpu else "cpu"
 
 
 def choose_engine(engine: str, workers: int, kind: str) -> str:

@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import tyro
 
 from mimflow_train.cli.command import parse, run
-from mimflow_train.cli.preflight import choose_engine, require_divisor, require_packages
+from mimflow_train.cli.preflight import Launch, choose_launch, require_divisor, require_packages
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import read_config, to_dict, write_config
+from mimflow_train.console import say
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
@@ -25,6 +26,7 @@ from mimflow_train.overrides import override
 from mimflow_train.plan import Plan
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 from mimflow_train.sinks import require_wandb
+from mimflow_train.workers import Workers
 
 PROGRAM = "mimflow-train"
 _OPERATIONAL = ("micro_batch", "compile", "recompute", "data.loaders")
@@ -60,7 +62,8 @@ class TrainOptions:
     scale: str = "tiny"
     """Recipe: tiny (32 px), or S, B, L, XL, XXL (256 px); L is the paper's model."""
     data: str | None = None
-    """A folder with one sub-folder of images for each class, or `emoji`, tiny's default."""
+    """A folder with one sub-folder of images for each class, such a folder as tar or tars, or
+    `emoji`, tiny's default."""
     out: Path | None = None
     """Run folder; runs/SCALE-DATA if not given."""
     steps: int | None = None
@@ -73,8 +76,10 @@ class TrainOptions:
     """Train everything jointly, then the decoder alone; or one of the two."""
     seed: int = 0
     """Seed of everything random."""
-    workers: int = 1
-    """Devices to train on; more than one run under Ray Train."""
+    workers: str = "1"
+    """Devices to train on; more than one run under Ray Train, MIN-MAX on what a cluster has."""
+    ray_address: str | None = None
+    """Ray cluster to train on, HOST:PORT or auto (RAY_ADDRESS); this machine if not given."""
     engine: Literal["auto", "local", "torchrun", "ray"] = "auto"
     """Run in this process, among torchrun's, or under Ray Train; auto takes torchrun's if it is
     there and decides by the number of workers otherwise."""
@@ -101,42 +106,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: TrainOptions) -> int:
-    for name in ("workers", "checkpoint_every", "milestone_every"):
+    for name in ("checkpoint_every", "milestone_every"):
         if getattr(options, name) < 1:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"Expected {flag} >= 1; got {getattr(options, name)}.")
     config = build_config(options)
-    rank, workers = torchrun_place() or (0, options.workers)
-    require_divisor(config.global_batch, workers)
+    workers = Workers.parse(options.workers)
+    rank, count = torchrun_place() or (0, workers.most)
+    require_divisor(config.global_batch, Workers(min(workers.least, count), count))
     if options.dry_run:
         from mimflow_train.cli.dry_run import cost_table
 
-        sys.stdout.write(cost_table(config, workers, options.phase, hardware=options.hardware))
+        sys.stdout.write(cost_table(config, count, options.phase, hardware=options.hardware))
         return 0
-    engine = choose_engine(options.engine, options.workers, options.device)
     require_packages(config.data.source)
-    require_gpu(options.scale, options.device)
+    launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
+    if launch.device == "cpu":
+        require_gpu(options.scale, options.device)
     if options.log == "wandb":
         require_wandb()
     name = Path(config.data.source).name
     run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
     if rank > 0:  # it waits for rank 0 where they meet
-        _train(options, config, run_dir, engine)
+        _train(options, config, run_dir, launch)
         return 0
     require_begun(run_dir, options.resume)
     with locked(run_dir):
         prepare_run(config, run_dir, options.resume)
-        return _train_and_finish(options, config, run_dir, engine)
+        return _train_and_finish(options, config, run_dir, launch)
 
 
 def _train_and_finish(
-    options: TrainOptions, config: TrainConfig, run_dir: Path, engine: str
+    options: TrainOptions, config: TrainConfig, run_dir: Path, launch: Launch
 ) -> int:
     """Train, then judge what came of it; return the exit code."""
-    from mimflow_train.console import say
-
     began = time.monotonic()
-    stopped = _train(options, config, run_dir, engine)
+    (run_dir / "bad_images.txt").unlink(missing_ok=True)  # it is found out anew
+    stopped = _train(options, config, run_dir, launch)
     if stopped is not None:
         say(f"Saved in {run_dir}. Run the same command again to go on.")
         return 128 + stopped
@@ -147,14 +153,14 @@ def _train_and_finish(
     from mimflow_train.cli.summary import summary
     from mimflow_train.finish import finish
 
-    scores, before = finish(config, run_dir, torch.device(choose_device(options.device)))
+    wanted = "auto" if launch.address else options.device  # this machine is not the cluster
+    scores, before = finish(config, run_dir, torch.device(choose_device(wanted)))
     sys.stdout.write(summary(scores, before, config, run_dir, time.monotonic() - began))
     return 0
 
 
-def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, engine: str) -> int | None:
+def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: Launch) -> int | None:
     """Train with the engine; return the signal that ended it early, or None."""
-    kind = choose_device(options.device)
     plan = Plan(
         until=last_step(config, run_dir, options.phase),
         checkpoint_every=options.checkpoint_every,
@@ -165,20 +171,26 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, engine: st
     import torch  # after everything that a user can get wrong without it
 
     from mimflow_train.cli.preflight import require_weights
-    from mimflow_train.console import say
 
     require_weights(config, decoder_phase=plan.until > config.steps)
     say(f"{config.scale}: {plan.until} steps of {config.global_batch} images, in {run_dir}")
-    if engine == "ray":
+    if launch.engine == "ray":
         from mimflow_train.launch_ray import run_ray
 
-        return run_ray(config, run_dir, kind, workers=options.workers, plan=plan)
+        return run_ray(
+            config,
+            run_dir,
+            launch.device,
+            workers=launch.workers,
+            plan=plan,
+            address=launch.address,
+        )
 
     from mimflow_train.run import run_local, run_torchrun
 
-    if engine == "torchrun":
-        return run_torchrun(config, run_dir, kind, plan)
-    return run_local(config, run_dir, torch.device(kind), plan)
+    if launch.engine == "torchrun":
+        return run_torchrun(config, run_dir, launch.device, plan)
+    return run_local(config, run_dir, torch.device(launch.device), plan)
 
 
 def build_config(options: TrainOptions) -> TrainConfig:
@@ -192,9 +204,11 @@ def build_config(options: TrainOptions) -> TrainConfig:
         close = difflib.get_close_matches(options.scale, RECIPES, n=1)
         advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
         raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {options.scale}. {advice}")
-    config = RECIPES[options.scale](*_images(options))
+    class_names, source, fingerprint = _images(options)
+    config = RECIPES[options.scale](class_names, source)
     try:
-        config = dataclasses.replace(config, seed=options.seed)
+        data = dataclasses.replace(config.data, fingerprint=fingerprint)
+        config = dataclasses.replace(config, seed=options.seed, data=data)
         if options.steps is not None:
             config = dataclasses.replace(config, steps=options.steps)
         if options.micro_batch is not None:
@@ -210,16 +224,17 @@ def _micro_batch(text: str) -> int:
     return 0 if text == "auto" else int(text)
 
 
-def _images(options: TrainOptions) -> tuple[tuple[str, ...], str]:
-    """Return the class names and the source of the images."""
+def _images(options: TrainOptions) -> tuple[tuple[str, ...], str, str]:
+    """Return the class names, the source and the fingerprint of the images."""
     source = options.data or ("emoji" if options.scale == "tiny" else None)
     if source == "emoji":
-        return CLASS_NAMES, "emoji"
+        return CLASS_NAMES, "emoji", ""
     if source is not None:
         root = Path(source).resolve()
-        return read_layout(root).class_names, str(root)
+        layout = read_layout(root, say)
+        return layout.class_names, str(root), layout.fingerprint
     if options.dry_run:
-        return IMAGENET_CLASSES, "imagenet"
+        return IMAGENET_CLASSES, "imagenet", ""
     raise ConfigError(
         f"Expected --data with --scale {options.scale}; got none. Give a folder of images such as "
         "ImageNet's, --data emoji, or --dry-run to see what a run costs."
@@ -287,6 +302,8 @@ def _differences(old: object, new: object, name: str = "") -> list[str]:
     """Name what changed, but for what only says where and how fast a run is computed."""
     if name in _OPERATIONAL:
         return []
+    if name == "data.fingerprint" and old != new:
+        return ["the images (files were added, removed, renamed or written anew)"]
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line

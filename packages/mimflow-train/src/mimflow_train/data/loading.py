@@ -117,11 +117,11 @@ def _next(batches: Iterator[_Batch]) -> _Batch | None:
 def _clean_processes() -> BaseContext:
     """Return a way to start processes from one that has imported torch and done nothing else.
 
-    A fork of this process may hang if it has CUDA or Ray's threads, and importing torch in each
-    takes seconds. The one that is forked idles until this process ends.
+    A fork of this process may hang if it has CUDA or Ray's threads, and importing torch and the
+    main module in each takes seconds. The one that is forked idles until this process ends.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["__main__", __name__])
     return context
 
 

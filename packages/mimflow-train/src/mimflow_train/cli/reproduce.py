@@ -1,0 +1,217 @@
+"""``mimflow-reproduce``: the paper's tables and figures, ours beside theirs."""
+
+import dataclasses
+import difflib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from genmetrics.extractor_names import check_extractor_name
+from mimflow_train.cli.command import parse, run
+from mimflow_train.cli.preflight import choose_engine, require_packages
+from mimflow_train.config import TrainConfig
+from mimflow_train.data.glyphs import CLASS_NAMES
+from mimflow_train.data.layout import read_layout
+from mimflow_train.errors import ConfigError
+from mimflow_train.machine import choose_device, require_gpu
+from mimflow_train.overrides import override
+from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
+from mimflow_train.reproduce.experiments import EXPERIMENTS
+from mimflow_train.reproduce.quick import QUICK_SETTINGS, quick_images
+
+if TYPE_CHECKING:
+    import torch
+
+    from mimflow_train.reproduce.session import Session
+
+PROGRAM = "mimflow-reproduce"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions:
+    """Reproduce a table or figure of the paper: train what is missing, measure, write a report.
+
+    Examples: `mimflow-reproduce list`; `mimflow-reproduce table5-mask --seeds 0,1,2`;
+    `mimflow-reproduce all --quick`; `mimflow-reproduce table3 --scale L --data imagenet/
+    --workers 8`. The same command again goes on, and gives the same numbers on CPU.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """What to reproduce: a name that `list` shows, `all`, or `list`."""
+    scale: str = "tiny"
+    """Recipe: tiny (32 px), or S, B, L, XL, XXL (256 px); L is the paper's model."""
+    data: str | None = None
+    """A folder with one sub-folder of images for each class, or `emoji`, tiny's default."""
+    out: Path = Path("runs/reproduce")
+    """Receives runs, scores, and a folder with report.md and report.json for each name."""
+    seeds: str = "0"
+    """Seeds, with commas between; every row is trained for each."""
+    quick: bool = False
+    """A smoke test of scale tiny in OUT/quick: minutes for all, and no number means anything."""
+    num: int = 0
+    """Samples of each row; 0 is as many as there are held-out images."""
+    extractor: str | None = None
+    """Feature network of the scores; efflite0 at scale tiny, else inception, if not given."""
+    workers: int = 1
+    """Devices to train on; more than one run under Ray Train."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Kind of device; auto takes CUDA where there is one."""
+    set: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
+    """Change one value of the recipe of all rows, such as steps=1100; repeatable."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    options = parse(ReproduceOptions, arguments, PROGRAM)
+    command = shlex.join([PROGRAM, *(sys.argv[1:] if arguments is None else arguments)])
+    sys.exit(run(lambda: _main(options, command), PROGRAM))
+
+
+def _main(options: ReproduceOptions, command: str) -> int:
+    names = _chosen(options.name)
+    seeds = _seeds(options.seeds)
+    if options.num < 0:
+        raise ConfigError(f"Expected --num >= 0; got {options.num}.")
+    extractor = options.extractor or ("efflite0" if options.scale == "tiny" else "inception")
+    check_extractor_name(extractor)
+    out = options.out / "quick" if options.quick else options.out
+    base = _recipe(options, out)
+    if options.name == "list":
+        from mimflow_train.reproduce.estimate import to_text
+
+        sys.stdout.write(to_text(base, EXPERIMENTS, len(seeds)))
+        return 0
+    require_packages(base.data.source)
+    require_gpu(options.scale, options.device)
+    choose_engine("auto", options.workers, options.device)
+
+    import torch  # after everything that a user can get wrong without it
+
+    from mimflow_train.reproduce.session import Session
+
+    session = Session(
+        base=base,
+        seeds=seeds,
+        out=out,
+        device=torch.device(choose_device(options.device)),
+        workers=options.workers,
+        extractor_name=extractor,
+        num=options.num,
+        quick=options.quick,
+    )
+    for name in names:
+        sys.stdout.write(_reproduce(session, name, command) + "\n")
+    return 0
+
+
+def _chosen(name: str) -> list[str]:
+    if name in ("all", "list"):
+        return list(EXPERIMENTS)
+    if name not in EXPERIMENTS:
+        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        advice = f"Did you mean {close[0]}?" if close else "`mimflow-reproduce list` shows them."
+        raise ConfigError(f"Expected list, all or the name of an experiment; got {name}. {advice}")
+    return [name]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(f"Expected --seeds as different numbers; got {text}. Give 0,1,2.")
+    return tuple(int(part) for part in parts)
+
+
+def _recipe(options: ReproduceOptions, out: Path) -> TrainConfig:
+    """Return the scale's recipe with the user's changes, for the images that there are."""
+    if options.scale not in RECIPES:
+        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {options.scale}.")
+    if options.quick and options.scale != "tiny":
+        raise ConfigError(f"Expected --scale tiny with --quick; got {options.scale}. Drop one.")
+    names, source = _images(options, out)
+    settings = [*(QUICK_SETTINGS if options.quick else ()), *options.set]
+    return override(RECIPES[options.scale](names, source), settings)
+
+
+def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str]:
+    source = options.data or ("emoji" if options.scale == "tiny" else None)
+    if options.name == "list" and options.data is None:
+        return (CLASS_NAMES, "emoji") if options.scale == "tiny" else (IMAGENET_CLASSES, "imagenet")
+    if source is None:
+        raise ConfigError(
+            f"Expected --data with --scale {options.scale}; got none. Give a folder of images such "
+            "as ImageNet's."
+        )
+    if source == "emoji" and not options.quick:
+        return CLASS_NAMES, source
+    size = RECIPES[options.scale](CLASS_NAMES, "emoji").model.encoder.image_size
+    root = quick_images(out / "images", size) if source == "emoji" else Path(source)
+    return read_layout(root.resolve()).class_names, str(root.resolve())
+
+
+def _reproduce(session: "Session", name: str, command: str) -> str:
+    """Measure one experiment and write its report; return the Markdown."""
+    from mimflow_train.console import say
+    from mimflow_train.reproduce.measure import measure
+    from mimflow_train.reproduce.report import write_report
+
+    experiment, folder = EXPERIMENTS[name], session.out / name
+    say(f"{name}: {experiment.title}")
+    began = time.monotonic()
+    outcome = measure(session, name, experiment)
+    made = _made(session, command) | {"seconds": round(time.monotonic() - began, 1)}
+    return write_report(folder, experiment, outcome, made)
+
+
+def _made(session: "Session", command: str) -> dict[str, Any]:
+    import torch
+
+    return {
+        "command": command,
+        "scale": session.base.scale,
+        "steps": session.base.steps,
+        "seeds": ", ".join(map(str, session.seeds)),
+        "quick": session.quick,
+        "commit": _commit(),
+        "hardware": _hardware(session.device),
+        "torch": str(torch.__version__),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def _commit() -> str:
+    """Return the commit of this code, marked if files have changed since; unknown if installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def _hardware(device: "torch.device") -> str:
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    from mimflow_train.machine import count_cores
+
+    return f"{count_cores()} CPU cores, {_cpu_name()}"
+
+
+def _cpu_name() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()

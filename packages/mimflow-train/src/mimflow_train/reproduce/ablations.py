@@ -1,0 +1,291 @@
+"""The paper's ablations, section 4.3 and Appendix C, as data; imports no torch."""
+
+from fractions import Fraction
+
+from mimflow_train.reproduce.design import Claim, Experiment, Variant
+from mimflow_train.reproduce.paper import (
+    TABLE5_MASK,
+    TABLE5_SIGMA,
+    TABLE5_TARGET,
+    TABLE5_TOKENS,
+    TABLE8,
+    TABLE9,
+)
+
+__all__ = [
+    "ABLATION",
+    "BOTTLENECKS",
+    "PLAIN",
+    "STARFLOW",
+    "TABLE5_MASK_ROWS",
+    "TABLE5_SIGMA_ROWS",
+    "TABLE5_TARGET_ROWS",
+    "TABLE5_TOKENS_ROWS",
+    "TABLE8_ROWS",
+    "TABLE9_ROWS",
+]
+
+ABLATION = ("steps=250250",)  # 50 epochs of ImageNet in batches of 256, section 4.3
+_NO_MASK = ("mask.low=0.0", "mask.high=0.0")
+_HALF = ("mask.low=0.5", "mask.high=0.5")
+PLAIN = (*_NO_MASK, "loss.feature=0.0")  # a VAE with a flow as its prior
+STARFLOW = (*PLAIN, "model.flow.scale=softplus", "model.flow.gate='none'")
+_NO_FEATURES_UNMASKED = (
+    "The auxiliary loss is over hidden patches (Appendix A): where no patch is hidden it is 0."
+)
+
+
+def _mask(low: float, high: float) -> tuple[str, ...]:
+    return (f"mask.low={low}", f"mask.high={high}")
+
+
+TABLE5_MASK_ROWS = Experiment(
+    title="Table 5a: share of hidden patches",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=(
+        Variant(label="none", settings=_NO_MASK, paper=TABLE5_MASK["none"]),
+        Variant(label="0.2-0.4", settings=_mask(0.2, 0.4), paper=TABLE5_MASK["0.2-0.4"]),
+        Variant(label="0.4-0.6", settings=_mask(0.4, 0.6), paper=TABLE5_MASK["0.4-0.6"]),
+        Variant(label="0.6-0.8", settings=_mask(0.6, 0.8), paper=TABLE5_MASK["0.6-0.8"]),
+        Variant(
+            label="mix",
+            settings=(*_mask(0.0, 0.8), "mask.law=uniform", "mask.per_sample=true"),
+            paper=TABLE5_MASK["mix"],
+        ),
+    ),
+    claims=(
+        Claim(text="masking beats none", metric="gfid", better="0.4-0.6", worse="none"),
+        Claim(
+            text="masked latents are more semantic",
+            metric="accuracy",
+            better="0.4-0.6",
+            worse="none",
+        ),
+        Claim(text="few hidden are not enough", metric="gfid", better="0.4-0.6", worse="0.2-0.4"),
+        Claim(text="many hidden are too many", metric="gfid", better="0.4-0.6", worse="0.6-0.8"),
+        Claim(text="a mixture is worse", metric="gfid", better="0.4-0.6", worse="mix"),
+    ),
+    notes=(
+        _NO_FEATURES_UNMASKED,
+        "The paper does not say what its mixture is; here every image has a share of its own, "
+        "uniform from 0 to 0.8.",
+    ),
+)
+
+TABLE5_TARGET_ROWS = Experiment(
+    title="Table 5b: what the feature decoders imitate",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=(
+        Variant(label="DINO", targets=("dinov2",), scales="paper", paper=TABLE5_TARGET["dino"]),
+        Variant(
+            label="DINO + HOG",
+            targets=("dinov2", "hog"),
+            scales="paper",
+            paper=TABLE5_TARGET["dino hog"],
+        ),
+        Variant(
+            label="DINO + CLIP",
+            targets=("dinov2", "clip"),
+            scales="paper",
+            paper=TABLE5_TARGET["dino clip"],
+        ),
+        Variant(
+            label="CLIP + HOG",
+            targets=("clip", "hog"),
+            scales="paper",
+            paper=TABLE5_TARGET["clip hog"],
+        ),
+        Variant(
+            label="all",
+            targets=("dinov2", "clip", "hog"),
+            scales="paper",
+            paper=TABLE5_TARGET["all"],
+        ),
+        Variant(label="EfficientNet-Lite0", targets=("efflite0",), scales="tiny"),
+        Variant(label="HOG alone", targets=("hog",), scales="tiny"),
+        Variant(label="EfficientNet-Lite0 + HOG", targets=("efflite0", "hog"), scales="tiny"),
+    ),
+    claims=(
+        Claim(
+            text="DINO and CLIP complement each other",
+            metric="gfid",
+            better="DINO + CLIP",
+            worse="DINO",
+        ),
+        Claim(
+            text="HOG instead of DINO harms",
+            metric="gfid",
+            better="DINO + CLIP",
+            worse="CLIP + HOG",
+        ),
+        Claim(
+            text="a network's features beat gradients",
+            metric="gfid",
+            better="EfficientNet-Lite0",
+            worse="HOG alone",
+        ),
+        Claim(
+            text="HOG beside it harms",
+            metric="gfid",
+            better="EfficientNet-Lite0",
+            worse="EfficientNet-Lite0 + HOG",
+        ),
+    ),
+    notes=(
+        "At scale tiny EfficientNet-Lite0 stands for the paper's DINO and CLIP. The scores are "
+        "made with the same network, which may favour it.",
+    ),
+)
+
+TABLE5_TOKENS_ROWS = Experiment(
+    title="Table 5c: number of latent tokens",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=(
+        Variant(label="1/4 of the patches", tokens=Fraction(1, 4), paper=TABLE5_TOKENS["64"]),
+        Variant(label="1/2 of the patches", tokens=Fraction(1, 2), paper=TABLE5_TOKENS["128"]),
+        Variant(label="3/4 of the patches", tokens=Fraction(3, 4), paper=TABLE5_TOKENS["192"]),
+        Variant(label="as many as patches", tokens=Fraction(1), scales="tiny"),
+    ),
+    claims=(
+        Claim(
+            text="half the patches beat a quarter",
+            metric="gfid",
+            better="1/2 of the patches",
+            worse="1/4 of the patches",
+        ),
+        Claim(
+            text="more tokens let details into the flow",
+            metric="gfid",
+            better="1/2 of the patches",
+            worse="3/4 of the patches",
+        ),
+    ),
+    notes=(
+        "The paper's 64, 128 and 192 tokens are 1/4, 1/2 and 3/4 of its 256 patches. Scale tiny "
+        "has 16 patches, and its recipe 16 tokens. Its feature decoder is a transformer in these "
+        "rows.",
+    ),
+)
+
+TABLE5_SIGMA_ROWS = Experiment(
+    title="Table 5d: deviation of the latent noise",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=tuple(
+        Variant(label=sigma, settings=(f"model.encoder.sigma={sigma}",), paper=TABLE5_SIGMA[sigma])
+        for sigma in ("0.2", "0.3", "0.5")
+    ),
+    claims=(
+        Claim(text="less noise is worse", metric="gfid", better="0.3", worse="0.2"),
+        Claim(text="more noise is worse", metric="gfid", better="0.3", worse="0.5"),
+        Claim(text="noise costs reconstruction", metric="rfid", better="0.3", worse="0.5"),
+    ),
+)
+
+TABLE8_ROWS = Experiment(
+    title="Table 8: one component after the other",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=(
+        Variant(
+            label="baseline (SD-VAE, 256 tokens, GAN)",
+            missing="there is no joint training of a convolutional autoencoder here",
+            paper=TABLE8["baseline"],
+        ),
+        Variant(
+            label="stand-in: ViT, a latent for each patch, GAN at the end",
+            settings=(*PLAIN, "model.encoder.bottleneck=simmim"),
+            tokens=Fraction(1),
+            decoder_phase=True,
+        ),
+        Variant(label="learnable tokens, no GAN", settings=PLAIN, paper=TABLE8["tokens"]),
+        Variant(
+            label="+ auxiliary loss",
+            missing="the loss is over hidden patches and none is hidden: the same as the row above",
+            paper=TABLE8["auxiliary"],
+        ),
+        Variant(label="+ masking", paper=TABLE8["masking"]),
+        Variant(label="+ GAN fine-tuning", decoder_phase=True, paper=TABLE8["full"]),
+    ),
+    claims=(
+        Claim(
+            text="masking makes the difference",
+            metric="gfid",
+            better="+ masking",
+            worse="learnable tokens, no GAN",
+        ),
+        Claim(
+            text="the decoder phase helps samples",
+            metric="gfid",
+            better="+ GAN fine-tuning",
+            worse="+ masking",
+        ),
+        Claim(
+            text="the decoder phase helps reconstruction",
+            metric="rfid",
+            better="+ GAN fine-tuning",
+            worse="+ masking",
+        ),
+    ),
+    notes=(_NO_FEATURES_UNMASKED,),
+)
+
+TABLE9_ROWS = Experiment(
+    title="Table 9: weight of hidden pixels in the reconstruction loss",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=tuple(
+        Variant(label=weight, settings=(f"loss.hidden_pixels={weight}.0",), paper=TABLE9[weight])
+        for weight in ("1", "5", "10")
+    ),
+    claims=(
+        Claim(text="equal weights beat 5", metric="gfid", better="1", worse="5"),
+        Claim(text="equal weights beat 10", metric="gfid", better="1", worse="10"),
+    ),
+)
+
+BOTTLENECKS = Experiment(
+    title="Section 3.1: learnable tokens against the bottlenecks of MAE and SimMIM",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=(
+        Variant(label="learnable tokens, half hidden", settings=_HALF, tokens=Fraction(1, 2)),
+        Variant(
+            label="MAE, half hidden",
+            settings=(
+                *_HALF,
+                "model.encoder.bottleneck=mae",
+                "model.encoder.hidden_patches=dropped",
+            ),
+            tokens=Fraction(1, 2),
+        ),
+        Variant(label="learnable tokens, one for each patch", tokens=Fraction(1)),
+        Variant(
+            label="SimMIM",
+            settings=("model.encoder.bottleneck=simmim",),
+            tokens=Fraction(1),
+        ),
+    ),
+    claims=(
+        Claim(
+            text="learnable tokens beat the visible patches",
+            metric="gfid",
+            better="learnable tokens, half hidden",
+            worse="MAE, half hidden",
+        ),
+        Claim(
+            text="learnable tokens beat all patches",
+            metric="gfid",
+            better="learnable tokens, one for each patch",
+            worse="SimMIM",
+        ),
+    ),
+    notes=(
+        "The paper argues this in words and gives no numbers.",
+        "MAE's latents are the visible patches, so no image can be encoded whole: its scores of "
+        "whole images do not exist.",
+    ),
+)

@@ -1,0 +1,110 @@
+"""What an experiment is: its runs, what is measured of them, and what the paper says of both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+from mimflow_train.config import TEACHERS
+from mimflow_train.errors import ConfigError
+from tarflow_prior import Guidance
+
+__all__ = ["LOWER_IS_BETTER", "Claim", "Experiment", "Measure", "Scales", "Variant"]
+
+Measure = Literal["scores", "parameters", "step", "tokens", "map", "spectra", "depths"]
+Scales = Literal["all", "tiny", "paper"]
+
+LOWER_IS_BETTER = frozenset({"gfid", "rfid", "rfid_masked", "log10_kappa", "train_ms", "sample_s"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One row: what it changes of the scale's recipe.
+
+    Attributes:
+        label: What the row is called.
+        settings: Changes of the recipe, as ``--set`` takes them.
+        targets: Teachers to imitate; None leaves the recipe's.
+        tokens: Latent tokens for each patch of the image; None leaves the recipe's.
+        decoder_phase: Whether the decoder is trained on, against a discriminator.
+        two_stage: Whether the autoencoder is trained first, without the flow, and then fixed.
+        guidance: What samples are drawn with; ``recipe`` is the recipe's.
+        scales: Where it can be run; ``paper`` is every scale but tiny.
+        missing: Why it cannot be run at all; empty if it can.
+        paper: The paper's numbers by metric, words where it gives no number.
+    """
+
+    label: str
+    settings: tuple[str, ...] = ()
+    targets: tuple[str, ...] | None = None
+    tokens: Fraction | None = None
+    decoder_phase: bool = False
+    two_stage: bool = False
+    guidance: Guidance | Literal["recipe"] | None = None
+    scales: Scales = "all"
+    missing: str = ""
+    paper: Mapping[str, float | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.targets or ()) - set(TEACHERS))
+        if unknown:
+            raise ConfigError(
+                f"Expected targets among {', '.join(TEACHERS)}; got {', '.join(unknown)}."
+            )
+
+    def why_not(self, scale: str) -> str:
+        """Return why the row is not run at a scale; empty if it is."""
+        if self.missing:
+            return self.missing
+        if self.scales != "all" and (self.scales == "tiny") != (scale == "tiny"):
+            return "for --scale tiny only" if self.scales == "tiny" else "needs --scale S to XXL"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A sentence of the paper as an order of two rows.
+
+    Attributes:
+        text: The sentence, in short.
+        metric: What is compared.
+        better: Label of the row that should be better.
+        worse: Label of the other.
+    """
+
+    text: str
+    metric: str
+    better: str
+    worse: str
+
+    @property
+    def sign(self) -> int:
+        """Return 1 if more is better, else -1."""
+        return -1 if self.metric in LOWER_IS_BETTER else 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """A table or figure of the paper.
+
+    Attributes:
+        title: What it shows.
+        measure: What is done with the runs.
+        variants: The rows.
+        claims: What the paper concludes from them.
+        notes: What a reader must know of our side.
+        paper_settings: Changes of the recipe at every scale but tiny, such as the length of the
+            paper's ablations.
+    """
+
+    title: str
+    measure: Measure
+    variants: tuple[Variant, ...]
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+    paper_settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        labels = {variant.label for variant in self.variants}
+        for claim in self.claims:
+            assert {claim.better, claim.worse} <= labels, claim

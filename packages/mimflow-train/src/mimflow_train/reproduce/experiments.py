@@ -1,0 +1,252 @@
+"""Every table and figure of the paper that can be measured, by name; imports no torch."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from mimflow_train.reproduce.ablations import (
+    ABLATION,
+    BOTTLENECKS,
+    PLAIN,
+    STARFLOW,
+    TABLE5_MASK_ROWS,
+    TABLE5_SIGMA_ROWS,
+    TABLE5_TARGET_ROWS,
+    TABLE5_TOKENS_ROWS,
+    TABLE8_ROWS,
+    TABLE9_ROWS,
+)
+from mimflow_train.reproduce.design import Claim, Experiment, Variant
+from mimflow_train.reproduce.paper import TABLE1, TABLE2, TABLE3, TABLE4, TABLE10
+from tarflow_prior import Guidance
+
+__all__ = ["EXPERIMENTS"]
+
+TABLE1_ROWS = Experiment(
+    title="Table 1: from STARFlow to end-to-end training",
+    measure="scores",
+    paper_settings=ABLATION,
+    variants=tuple(
+        Variant(
+            label=f"{label}, guided" if guided else label,
+            settings=settings,
+            two_stage=stages,
+            decoder_phase=not stages,
+            guidance="recipe" if guided else None,
+            paper=TABLE1[f"{row} guided" if guided else row],
+        )
+        for guided in (False, True)
+        for label, row, settings, stages in (
+            ("STARFlow, fixed autoencoder", "starflow", STARFLOW, True),
+            (
+                "softplus removed",
+                "softplus removed",
+                (*PLAIN, "model.flow.gate='none'"),
+                True,
+            ),
+            ("gated attention", "gated attention", PLAIN, True),
+            ("end to end", "end to end", PLAIN, False),
+        )
+    ),
+    claims=(
+        Claim(
+            text="exp beats softplus",
+            metric="gfid",
+            better="softplus removed",
+            worse="STARFlow, fixed autoencoder",
+        ),
+        Claim(text="gates help", metric="gfid", better="gated attention", worse="softplus removed"),
+        Claim(
+            text="end to end beats two stages",
+            metric="gfid",
+            better="end to end",
+            worse="gated attention",
+        ),
+    ),
+    notes=(
+        "The paper's autoencoder is SD-VAE, convolutional and published, which cannot be had here: "
+        "the two-stage rows train the recipe's own ViT to reconstruct, without masks, features and "
+        "flow; then fix it, divide its latents by their deviation, and train the flow on them for "
+        "as many steps. The GAN of the last row comes at the end, not from the beginning.",
+    ),
+)
+
+TABLE2_ROWS = Experiment(
+    title="Table 2: size and work of the autoencoder, for one image of 256 px",
+    measure="parameters",
+    variants=(
+        Variant(label="SD-VAE", paper=TABLE2["sd-vae"]),
+        Variant(label="ViT-B encoder and decoder", paper=TABLE2["maetok"]),
+    ),
+    notes=(
+        "Counted on the meta device, without weights, whatever --scale says. Multiply-adds of "
+        "matrix products and convolutions; the paper's 71.25 also counts LayerNorm.",
+    ),
+)
+
+TABLE3_ROWS = Experiment(
+    title="Table 3: the whole method, with and without guidance",
+    measure="scores",
+    variants=(
+        Variant(label="without guidance", decoder_phase=True, paper=TABLE3["unguided"]),
+        Variant(
+            label="recipe's guidance", guidance="recipe", decoder_phase=True, paper=TABLE3["guided"]
+        ),
+    ),
+    claims=(
+        Claim(
+            text="guidance helps",
+            metric="gfid",
+            better="recipe's guidance",
+            worse="without guidance",
+        ),
+    ),
+    notes=(
+        "The samples lie beside the run, as the .npz that ADM's evaluator reads; the reference "
+        "here is held-out images. Against ADM's reference batch: genmetrics eval SAMPLES.npz --ref "
+        "VIRTUAL_imagenet256_labeled.npz.",
+    ),
+)
+
+TABLE4_ROWS = Experiment(
+    title="Table 4: memory and speed of a joint step, time of a sample",
+    measure="step",
+    variants=(
+        Variant(label="SimFlow-L", missing="another method's code", paper=TABLE4["simflow"]),
+        Variant(label="1/2 of the patches", tokens=Fraction(1, 2), paper=TABLE4["mimflow"]),
+        Variant(label="as many tokens as patches", tokens=Fraction(1)),
+    ),
+    notes=(
+        "Times differ from run to run. Without the frozen networks; on a CPU the memory is what "
+        "autograd keeps, and weights, gradients and moments.",
+    ),
+)
+
+TABLE10_ROWS = Experiment(
+    title="Table 10: how the flow's cost grows with the tokens",
+    measure="tokens",
+    variants=(
+        Variant(label="1/2 of the patches", tokens=Fraction(1, 2), paper=TABLE10["128"]),
+        Variant(label="as many as patches", tokens=Fraction(1), paper=TABLE10["256"]),
+        Variant(label="4 times the patches", tokens=Fraction(4), paper=TABLE10["1024"]),
+    ),
+    notes=(
+        "The flow alone, on random latents; a training step of a batch of 32 (8 with --quick), and "
+        "one sample at a time. Times differ from run to run.",
+    ),
+)
+
+FIGURE4 = Experiment(
+    title="Fig. 4: map of latents by class",
+    measure="map",
+    variants=(
+        Variant(label="plain VAE", settings=PLAIN),
+        Variant(label="MIMFlow", paper={"knn": "clearer clusters (a picture)"}),
+    ),
+    claims=(
+        Claim(
+            text="masked latents cluster by class",
+            metric="knn",
+            better="MIMFlow",
+            worse="plain VAE",
+        ),
+    ),
+    notes=(
+        "The plain VAE is the same network without masks and features; the paper's is SD-VAE. A "
+        "map keeps neighbourhoods only: the number beside it is the accuracy of nearest neighbours "
+        "among the latents themselves.",
+    ),
+)
+
+FIGURE5 = Experiment(
+    title="Fig. 5: ends of the spectrum of the flow's Jacobian",
+    measure="spectra",
+    variants=(
+        Variant(label="STARFlow-like", settings=STARFLOW),
+        Variant(label="plain VAE", settings=PLAIN),
+        Variant(label="MIMFlow"),
+    ),
+    claims=(
+        Claim(
+            text="MIMFlow's flow is better conditioned",
+            metric="log10_kappa",
+            better="MIMFlow",
+            worse="STARFlow-like",
+        ),
+        Claim(
+            text="its smallest singular value is larger",
+            metric="log10_sigma_min",
+            better="MIMFlow",
+            worse="STARFlow-like",
+        ),
+    ),
+    notes=(
+        "STARFlow-like is softplus scales, no gates, no masks, no features, and trained jointly; "
+        "the paper's is trained on SD-VAE. Medians over held-out latents, in float64.",
+    ),
+)
+
+FIGURE6 = Experiment(
+    title="Fig. 6: linear probes over the depth of the flow",
+    measure="depths",
+    variants=(Variant(label="latents", paper={"accuracy": 0.713}),),
+    notes=(
+        "The paper says that accuracy does not grow with depth. The flow is not told the class, "
+        "tokens are pooled to their mean, images are whole. The paper probes with REPA's protocol, "
+        "this is a logistic regression.",
+    ),
+)
+
+GUIDANCE_ROWS = Experiment(
+    title="Guidance: its scale, and three readings of interval_guidance = 0.25",
+    measure="scores",
+    variants=(
+        Variant(label="without guidance", decoder_phase=True, paper=TABLE3["unguided"]),
+        *(
+            Variant(
+                label=f"scale {scale}",
+                guidance=Guidance(scale),
+                decoder_phase=True,
+                paper=TABLE3["guided"] if scale == 2 else {},
+            )
+            for scale in (0.5, 1.0, 2.0, 3.0, 4.0)
+        ),
+        *(
+            Variant(
+                label=f"scale 2.0, {tokens}",
+                guidance=Guidance(2.0, interval=interval),
+                decoder_phase=True,
+            )
+            for tokens, interval in (
+                ("every token", (0.0, 1.0)),
+                ("not the last quarter", (0.0, 0.75)),
+                ("neither end", (0.25, 0.75)),
+            )
+        ),
+    ),
+    claims=(
+        Claim(text="guidance helps", metric="gfid", better="scale 2.0", worse="without guidance"),
+    ),
+    notes=(
+        "The paper's code passes interval_guidance = 0.25 on to a module that was not published. "
+        "Unless a row says otherwise, the first quarter of the tokens is not guided.",
+    ),
+)
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "table1": TABLE1_ROWS,
+    "table2": TABLE2_ROWS,
+    "table3": TABLE3_ROWS,
+    "table4": TABLE4_ROWS,
+    "table5-mask": TABLE5_MASK_ROWS,
+    "table5-target": TABLE5_TARGET_ROWS,
+    "table5-tokens": TABLE5_TOKENS_ROWS,
+    "table5-sigma": TABLE5_SIGMA_ROWS,
+    "table8": TABLE8_ROWS,
+    "table9": TABLE9_ROWS,
+    "table10": TABLE10_ROWS,
+    "fig4": FIGURE4,
+    "fig5": FIGURE5,
+    "fig6": FIGURE6,
+    "bottlenecks": BOTTLENECKS,
+    "guidance": GUIDANCE_ROWS,
+}

@@ -1,0 +1,159 @@
+"""Scores of one run: samples, reconstructions, and how semantic its latents are."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from genmetrics import evaluate, open_images, reconstruction_metrics
+from genmetrics.protocols import choose_protocol
+from mimflow_train.class_probe import probe_classes
+from mimflow_train.draws import generator
+from mimflow_train.reconstruction import CHUNK, decode, encode, judged_images, spread, unmasked
+from mimflow_train.reproduce.session import Session, digest
+from mimflow_train.reproduce.trained import Trained
+from tarflow_prior import Guidance
+
+__all__ = ["CLASS_NETWORKS", "draw_samples", "score", "spread_labels"]
+
+CLASS_NETWORKS = ("efflite0", "inception")  # have an Inception Score
+_PROBE_IMAGES = 2000
+
+
+def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, float]:
+    """Judge a run, or return what was found of the same weights in the same way before.
+
+    Args:
+        session: Images, feature network and number of samples.
+        run: The networks.
+        guidance: How samples lean towards their class; None for not at all.
+
+    Returns:
+        ``gfid``, ``is``, ``precision`` and ``recall`` of the samples; ``rfid_masked`` and, where
+        whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
+    """
+    how = {
+        "checkpoint": run.checkpoint,
+        "guidance": guidance and asdict(guidance),
+        "extractor": session.extractor_name,
+        "num": session.num_samples,
+        "latent_scale": run.latent_scale,
+    }
+    folder = session.out.resolve() / "scores" / digest(how)
+    found = folder / "scores.json"
+    if not found.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        values = _samples(session, run, guidance, folder) | _reconstructions(session, run, folder)
+        if _encodes_whole(run):
+            probe = probe_classes(run.model, run.config, session.data, _PROBE_IMAGES)
+            values["accuracy"] = probe.accuracy["latents"]
+        text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
+        found.write_text(text + "\n")
+    scores: dict[str, float] = json.loads(found.read_text())["scores"]
+    return scores
+
+
+@torch.no_grad()
+def draw_samples(
+    run: Trained, label: Int64[Tensor, " b"], guidance: Guidance | None
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Draw images of the given classes.
+
+    Args:
+        run: The networks; the run's seed decides the base noise.
+        label: Class of each image.
+        guidance: How to lean towards the class; None for plain samples.
+    """
+    draw = generator(run.config.seed, "reproduce samples")
+    device = next(run.model.parameters()).device
+    parts = []
+    for classes in label.split(4 * CHUNK):
+        z = run.model.flow.sample(classes.to(device), guidance=guidance, generator=draw)
+        parts.append(decode(run.model, run.latent_scale * z))
+    return torch.cat(parts)
+
+
+def spread_labels(label: Int64[Tensor, " m"], count: int) -> Int64[Tensor, " b"]:
+    """Return as many labels as are wanted, spread over those that there are.
+
+    Example:
+        >>> spread_labels(torch.tensor([0, 0, 1, 2]), 2).tolist()
+        [0, 2]
+        >>> spread_labels(torch.tensor([0, 1]), 5).tolist()
+        [0, 1, 0, 1, 0]
+    """
+    if count <= len(label):
+        return label[spread(len(label), count)]
+    return label.repeat(count // len(label) + 1)[:count]
+
+
+def _encodes_whole(run: Trained) -> bool:
+    return run.config.model.encoder.bottleneck != "mae"
+
+
+def _samples(
+    session: Session, run: Trained, guidance: Guidance | None, folder: Path
+) -> dict[str, float]:
+    held_out = session.data.held_out
+    label = spread_labels(held_out.labels, session.num_samples)
+    samples = _write(folder / "samples.npz", draw_samples(run, label, guidance), label)
+    name = session.extractor_name
+    metrics = ("fid", "is", "pr") if name in CLASS_NETWORKS else ("fid", "pr")
+    report = evaluate(
+        open_images(samples),
+        open_images(_reference(session)),
+        extractor=session.extractor,
+        protocol=choose_protocol(None, name, metrics=metrics),
+        seed=run.config.seed,
+    )
+    ours = {"fid": "gfid", "fd": "gfid"}
+    heads = {name.partition("_")[0]: each.value for name, each in report.scores.items()}
+    return {ours.get(head, head): value for head, value in heads.items()}
+
+
+def _reconstructions(session: Session, run: Trained, folder: Path) -> Mapping[str, float]:
+    """Judge held-out images that were hidden in part or not at all, encoded and decoded."""
+    data, values = session.data, {}
+    chosen = judged_images(data)
+    unseen = data.held_out.stack(chosen)
+    ways = {"rfid_masked": run.config}
+    if _encodes_whole(run):
+        ways["rfid"] = unmasked(run.config)
+    real = _write(folder / "real.npz", unseen, data.held_out.labels[chosen])
+    for name, config in ways.items():
+        images = decode(run.model, encode(run.model, config, unseen, "reproduce").z)
+        rebuilt = _write(folder / f"{name}.npz", images, data.held_out.labels[chosen])
+        result = reconstruction_metrics(
+            open_images(real),
+            open_images(rebuilt),
+            ("psnr", "rfid"),
+            "index",
+            extractor=session.extractor,
+        )
+        assert result.rfid is not None
+        assert result.psnr is not None
+        values[name] = result.rfid.value
+        if name == "rfid":
+            values["psnr"] = result.psnr.value
+    return values
+
+
+def _reference(session: Session) -> Path:
+    """Return the held-out images as a file that all rows are judged against."""
+    split = session.data.held_out
+    name = digest([session.base.data.source, session.base.model.encoder.image_size])
+    path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
+    if not path.exists():
+        _write(path, split.stack(range(len(split.labels))), split.labels)
+    return path
+
+
+def _write(path: Path, images: UInt8[Tensor, "b 3 h w"], label: Tensor) -> Path:
+    draft = path.with_name(f"draft-{path.name}")
+    np.savez(draft, images.movedim(1, -1).numpy(), label.numpy())
+    return draft.replace(path)

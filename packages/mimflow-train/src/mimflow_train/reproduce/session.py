@@ -1,0 +1,85 @@
+"""What one command reproduces with: recipe, seeds, folder, device, and how samples are judged."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genmetrics import Extractor, get_extractor
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import to_dict
+from mimflow_train.data.images import LabelledImages
+from mimflow_train.run import load_data
+
+__all__ = ["Session", "digest"]
+
+_OPERATIONAL = ("micro_batch", "compile", "recompute")  # change rounding at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One call of ``mimflow-reproduce NAME``.
+
+    Attributes:
+        base: The scale's recipe with the user's changes.
+        seeds: One run of every row for each.
+        out: Receives ``runs/`` and a folder of the experiment's name.
+        device: Where everything is computed.
+        workers: Devices that train; more than one are Ray's.
+        extractor_name: Feature network of the scores.
+        num: Samples of each row; 0 is as many as there are held-out images.
+        quick: Whether this is a smoke test, whose numbers mean nothing.
+    """
+
+    base: TrainConfig
+    seeds: tuple[int, ...]
+    out: Path
+    device: torch.device
+    workers: int = 1
+    extractor_name: str = "efflite0"
+    num: int = 0
+    quick: bool = False
+
+    @cached_property
+    def data(self) -> LabelledImages:
+        """The images; all rows see the same."""
+        return load_data(self.base, None, lambda _: None)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The feature network of the scores."""
+        return get_extractor(self.extractor_name, device=str(self.device))
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of each row."""
+        return self.num or len(self.data.held_out.labels)
+
+    def run_dir(self, config: TrainConfig, kind: str = "joint") -> Path:
+        """Return the folder of a run, the same for equal configurations.
+
+        Args:
+            config: The run.
+            kind: What is trained: ``joint``, or ``flow`` on a fixed autoencoder.
+        """
+        plain = to_dict(config)
+        plain["data"].pop("loaders")
+        for name in _OPERATIONAL:
+            plain.pop(name)
+        name = f"{config.scale}-{kind}-{digest(plain)}-seed{config.seed}"
+        return self.out.resolve() / "runs" / name
+
+
+def digest(value: Any) -> str:
+    """Return ten hexadecimal digits that belong to a value of plain ones and configurations.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, default=to_dict)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,134 @@
+"""Tables of the paper whose rows are scores of runs, and the one that is counted."""
+
+from mimflow_train.config import TrainConfig
+from mimflow_train.costs import run_cost
+from mimflow_train.errors import DivergedError
+from mimflow_train.recipes import IMAGENET_CLASSES, paper
+from mimflow_train.reproduce.design import Experiment, Variant
+from mimflow_train.reproduce.outcome import Column, Outcome, Row
+from mimflow_train.reproduce.pictures import draw_rows
+from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score
+from mimflow_train.reproduce.sd_vae import sd_vae_cost
+from mimflow_train.reproduce.session import Session
+from mimflow_train.reproduce.trained import Trained, trained
+from mimflow_train.reproduce.two_stage import train_two_stages
+from mimflow_train.reproduce.variants import variant_config
+from tarflow_prior import Guidance
+
+__all__ = ["count_parameters", "score_rows", "train_row"]
+
+
+def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
+    """Train and score every row for every seed, and draw the distances of the samples.
+
+    Args:
+        session: What to do it with.
+        name: The experiment's folder.
+        experiment: The rows.
+    """
+    rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
+    columns = score_columns(session.extractor_name)
+    picture = f"{name}.png"
+    draw_rows(rows, next(c for c in columns if c.key == "gfid"), session.out / name / picture)
+    count, real = session.num_samples, len(session.data.held_out.labels)
+    counts = (
+        f"N = {count} samples against {real} held-out images; reconstructions and the linear probe "
+        f"of pooled latents are of at most 5,000 held-out images; {len(session.seeds)} seed(s): "
+        f"{', '.join(map(str, session.seeds))}"
+    )
+    return Outcome(columns=columns, rows=rows, counts=counts, pictures=(picture,))
+
+
+def score_columns(extractor: str) -> tuple[Column, ...]:
+    """Return the scores by the names that they deserve: FID is Inception's alone.
+
+    Args:
+        extractor: The feature network.
+    """
+    inception = extractor == "inception"
+
+    def honest(inceptions: str, others: str) -> str:
+        return inceptions if inception else f"{others}_{extractor}"
+
+    names = [
+        ("gfid", "gFID", honest("gFID", "fd"), 2),
+        ("rfid", "rFID", honest("rFID", "rfd"), 2),
+        ("rfid_masked", "", f"{honest('rFID', 'rfd')}, hidden in part", 2),
+        ("is", "IS", honest("IS", "is"), 2),
+        ("precision", "Prec.", honest("Prec.", "precision"), 3),
+        ("recall", "Rec.", honest("Rec.", "recall"), 3),
+        ("accuracy", "Acc.", "probe of latents", 3),
+        ("psnr", "", "PSNR, dB", 2),
+    ]
+    return tuple(
+        Column(key=key, paper=theirs, ours=ours, digits=digits)
+        for key, theirs, ours, digits in names
+        if key != "is" or extractor in CLASS_NETWORKS
+    )
+
+
+def train_row(session: Session, experiment: Experiment, variant: Variant, seed: int) -> Trained:
+    """Return the networks of one row and seed, trained if they are not there.
+
+    Args:
+        session: What to do it with.
+        experiment: What the row is part of.
+        variant: The row.
+        seed: Seed of everything random.
+    """
+    config = variant_config(session.base, experiment, variant, seed)
+    if variant.two_stage:
+        return train_two_stages(session, config)
+    return trained(session, config, decoder_phase=variant.decoder_phase)
+
+
+def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Row:
+    why_not = variant.why_not(session.base.scale)
+    ours: dict[str, list[float]] = {}
+    for seed in () if why_not else session.seeds:
+        try:
+            run = train_row(session, experiment, variant, seed)
+        except DivergedError:
+            ours, why_not = {}, f"training diverged at seed {seed}"
+            break
+        for key, value in score(session, run, _guidance(variant, run.config)).items():
+            ours.setdefault(key, []).append(value)
+    return Row(label=variant.label, paper=variant.paper, ours=ours, why_not=why_not)
+
+
+def _guidance(variant: Variant, config: TrainConfig) -> Guidance | None:
+    if variant.guidance == "recipe":
+        return Guidance(config.guidance) if config.guidance else None
+    return variant.guidance
+
+
+def count_parameters(experiment: Experiment) -> Outcome:
+    """Count both autoencoders without weights, by the same counter.
+
+    Args:
+        experiment: The rows: SD-VAE and the paper's autoencoder.
+    """
+    theirs, ours = experiment.variants
+    parts = run_cost(paper("L", IMAGENET_CLASSES, "imagenet")).trained
+    own = [part for part in parts if part.name in ("encoder", "pixel decoder")]
+    sd_vae = sd_vae_cost()
+    counted = {
+        theirs.label: (sd_vae.parameters, sd_vae.gmac),
+        ours.label: (sum(part.parameters for part in own), sum(part.gmac for part in own)),
+    }
+    rows = tuple(
+        Row(
+            label=variant.label,
+            paper=variant.paper,
+            ours={
+                "parameters_m": (counted[variant.label][0] / 1e6,),
+                "gmac": (counted[variant.label][1],),
+            },
+        )
+        for variant in experiment.variants
+    )
+    columns = (
+        Column(key="parameters_m", paper="parameters, M", ours="parameters, M", digits=2),
+        Column(key="gmac", paper="FLOPs, G", ours="GMAC", digits=2),
+    )
+    return Outcome(columns=columns, rows=rows, counts="counted, not measured: no seed matters")

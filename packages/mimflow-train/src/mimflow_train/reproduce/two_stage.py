@@ -1,0 +1,112 @@
+"""The two-stage baseline of Table 1: an autoencoder that is trained alone, then a flow on it."""
+
+import torch
+from torch import Tensor, nn
+
+from mimflow_train.checkpoint import (
+    fingerprint,
+    latest_checkpoint,
+    load_state,
+    snapshot,
+    write_checkpoint,
+)
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import write_config
+from mimflow_train.console import say
+from mimflow_train.data.images import LabelledImages, to_unit
+from mimflow_train.data.order import EpochOrder, EvenClassOrder
+from mimflow_train.draws import draw_step, drop_labels
+from mimflow_train.lock import locked
+from mimflow_train.micro_batches import precision
+from mimflow_train.model import MIMFlow
+from mimflow_train.reconstruction import encode, spread
+from mimflow_train.reproduce.session import Session
+from mimflow_train.reproduce.trained import Trained, trained
+from mimflow_train.reproduce.variants import autoencoder_config
+from mimflow_train.state import State, TrainState, take_step
+from tarflow_prior import nll_per_dim
+
+__all__ = ["train_two_stages"]
+
+_SAVE_EVERY = 250
+_SCALE_IMAGES = 2048
+_Order = EpochOrder | EvenClassOrder
+
+
+def train_two_stages(session: Session, config: TrainConfig) -> Trained:
+    """Train autoencoder and flow one after the other; either goes on where it was stopped.
+
+    Args:
+        session: Where runs are kept, and the device.
+        config: Sizes of all networks, and how long either stage is.
+    """
+    first = trained(session, autoencoder_config(session.base, config))
+    std = _latent_std(first, session.data)
+    run_dir = session.run_dir(config, "flow")
+    with locked(run_dir):
+        write_config(config, run_dir)
+        folder = latest_checkpoint(run_dir, say)
+        state: State = (
+            _beginning(first.model, config, session.device)
+            if folder is None
+            else load_state(folder, config, session.device)
+        )
+        assert isinstance(state, TrainState)
+        _train_flow(session, state, std)
+        done = latest_checkpoint(run_dir, say)
+        assert done is not None
+        return Trained(state.chosen, config, fingerprint(done), std)
+
+
+def _beginning(autoencoder: MIMFlow, config: TrainConfig, device: torch.device) -> TrainState:
+    state = TrainState(config, device)
+    for model in (state.model, state.ema):
+        model.encoder.load_state_dict(autoencoder.encoder.state_dict())
+        model.decoder.load_state_dict(autoencoder.decoder.state_dict())
+    return state
+
+
+def _latent_std(first: Trained, data: LabelledImages) -> float:
+    shown = spread(len(data.train.labels), _SCALE_IMAGES).tolist()
+    z = encode(first.model, first.config, data.train.stack(shown), "latent scale").z
+    return float(z.std())
+
+
+def _train_flow(session: Session, state: TrainState, std: float) -> None:
+    config, run_dir = state.config, session.run_dir(state.config, "flow")
+    model, labels = state.model, session.data.train.labels
+    order: _Order = EpochOrder(len(labels), config.seed)
+    if config.data.even_classes:
+        order = EvenClassOrder(labels, config.seed)
+    for part in (model.encoder, model.decoder, model.feature_decoders):
+        part.requires_grad_(requires_grad=False)
+    if state.step < config.steps:
+        say(f"Training a flow on fixed latents to step {config.steps} in {run_dir}")
+    while state.step < config.steps:
+        z, label = _latents(session, state, order, std)
+        with precision(session.device, config.precision):
+            loss = nll_per_dim(model.flow(z, label)).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.flow.parameters(), config.optim.clip_norm)
+        take_step(state.optimizer, config.optim, state.step, config.steps)
+        state.average(config.optim.ema_decay)
+        state.step += 1
+        if state.step % _SAVE_EVERY == 0 or state.step == config.steps:
+            write_checkpoint(snapshot(state), config, run_dir)
+
+
+@torch.no_grad()
+def _latents(
+    session: Session, state: TrainState, order: _Order, std: float
+) -> tuple[Tensor, Tensor]:
+    """Return the latents of a step's images, with the noise of training, and their classes."""
+    config, train, device = state.config, session.data.train, session.device
+    start = state.step * config.global_batch
+    chosen = [order[position] for position in range(start, start + config.global_batch)]
+    draws = draw_step(config, state.step, slice(0, config.global_batch))
+    image, masked = to_unit(train.stack(chosen)).to(device), draws.masked.to(device)
+    with precision(device, config.precision):
+        posterior = state.model.encoder(image, masked)
+    z = posterior.perturb(draws.noise.to(device)).float() / std
+    label = drop_labels(train.labels[torch.tensor(chosen)], draws.dropped)
+    return z, label.to(device)

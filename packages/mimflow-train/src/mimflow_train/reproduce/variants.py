@@ -1,0 +1,104 @@
+"""From a recipe and a row of a table to the configuration of one run."""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import NamedTuple
+
+from mimflow_train.config import TEACHERS, TrainConfig
+from mimflow_train.errors import ConfigError
+from mimflow_train.overrides import override
+from mimflow_train.reproduce.design import Experiment, Variant
+
+__all__ = ["PlannedRun", "autoencoder_config", "planned_runs", "variant_config"]
+
+
+class PlannedRun(NamedTuple):
+    """One training.
+
+    Attributes:
+        config: What is trained.
+        until: Its last step.
+        kind: ``joint``, or ``flow`` on a fixed autoencoder.
+    """
+
+    config: TrainConfig
+    until: int
+    kind: str = "joint"
+
+
+def planned_runs(base: TrainConfig, experiment: Experiment) -> list[PlannedRun]:
+    """Return what an experiment trains at a scale for one seed, each once.
+
+    Args:
+        base: The scale's recipe with the user's own changes.
+        experiment: What is to be shown.
+    """
+    planned: list[PlannedRun] = []
+    if experiment.measure in ("parameters", "step", "tokens"):
+        return planned
+    for variant in experiment.variants:
+        if variant.why_not(base.scale):
+            continue
+        config = variant_config(base, experiment, variant, base.seed)
+        runs = [PlannedRun(config, config.all_steps if variant.decoder_phase else config.steps)]
+        if variant.two_stage:
+            first = autoencoder_config(base, config)
+            runs = [PlannedRun(first, first.steps), PlannedRun(config, config.steps, "flow")]
+        planned += [run for run in runs if run not in planned]
+    return planned
+
+
+def autoencoder_config(base: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """Return the first stage of a run in two: the recipe's flow, which learns nothing.
+
+    Args:
+        base: The recipe, whose flow all rows share at this stage.
+        config: The run.
+    """
+    flow = replace(base.model.flow, num_tokens=config.model.flow.num_tokens)
+    model = replace(config.model, flow=flow)
+    return replace(config, model=model, loss=replace(config.loss, nll=0.0))
+
+
+def variant_config(
+    base: TrainConfig, experiment: Experiment, variant: Variant, seed: int
+) -> TrainConfig:
+    """Return the configuration of one row.
+
+    Args:
+        base: The scale's recipe with the user's own changes.
+        experiment: What the row is part of.
+        variant: The row.
+        seed: Seed of everything random.
+
+    Raises:
+        ConfigError: If the row cannot be had from this recipe.
+    """
+    config = base
+    if variant.targets is not None:
+        config = _with_targets(config, variant.targets)
+    settings = [] if base.scale == "tiny" else [*experiment.paper_settings]
+    if variant.tokens is not None:
+        settings += _token_settings(config, variant.tokens)
+    return override(config, [*settings, *variant.settings, f"seed={seed}"])
+
+
+def _with_targets(config: TrainConfig, targets: tuple[str, ...]) -> TrainConfig:
+    """Return a run whose feature decoders, shaped as the recipe's first, imitate these teachers."""
+    if not config.model.features:
+        raise ConfigError("Expected a recipe with a feature decoder to vary; it has none.")
+    shape = next(iter(config.model.features.values()))
+    features = {name: replace(shape, feature_dim=TEACHERS[name]) for name in targets}
+    return replace(config, model=replace(config.model, features=features))
+
+
+def _token_settings(config: TrainConfig, share: Fraction) -> list[str]:
+    """Change the number of latent tokens of every network.
+
+    Feature decoders become transformers: an MLP's tokens must divide the patches.
+    """
+    count = int(config.model.encoder.num_patches * share)
+    parts = ("encoder", "decoder", *(f"features.{name}" for name in config.model.features))
+    settings = [f"model.{part}.num_latents={count}" for part in parts]
+    settings += [f"model.features.{name}.kind=transformer" for name in config.model.features]
+    return [*settings, f"model.flow.num_tokens={count}"]
