@@ -103,7 +103,7 @@ def test_a_mistake_that_workers_meet_ends_them_all_with_its_sentence(folder, tmp
     driver = launch(
         ["--data", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu", *QUICK, *wrong]
     )
-    _, stderr = driver.communicate(timeout=300)
+    _, stderr = driver.communicate(timeout=600)
     assert driver.returncode == 2, stderr
     first, second = stderr.splitlines()
     assert "200 steps of 8 images" in first

@@ -1,12 +1,27 @@
 """What a worker of a cluster does when a machine will go, or when it is one too many."""
 
+import contextlib
+import dataclasses
+import json
 import multiprocessing
+import os
+import signal
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from mimflow_train.context import Place, RayContext, leave_spare_workers
+from mimflow_train import loop, run
+from mimflow_train.context import (
+    Place,
+    RayContext,
+    StopRequest,
+    TorchrunContext,
+    leave_spare_workers,
+)
+from mimflow_train.plan import Plan
+from mimflow_train.reports import Reports
+from mimflow_train.run import train_run
 
 
 class Clock:
@@ -58,6 +73,17 @@ def test_a_stop_file_ends_the_run_also_when_a_machine_will_go(context, clock, tm
         assert not worker.stopped_to_save()
 
 
+def forked(function, places):
+    """Run a function in one process for each place; torch is imported once for all."""
+    forks = multiprocessing.get_context("fork")
+    workers = [forks.Process(target=function, args=place) for place in places]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * len(places)
+
+
 def meet(rank, path, said):
     dist.init_process_group("gloo", f"file://{path}", rank=rank, world_size=5)
     leave_spare_workers(rank, 3, torch.device("cpu"))
@@ -72,14 +98,43 @@ def meet(rank, path, said):
 
 def test_spare_workers_leave_and_the_others_meet_without_them(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    forks = multiprocessing.get_context("fork")  # torch is imported once for all
-    said = forks.Queue()
-    workers = [
-        forks.Process(target=meet, args=(rank, tmp_path / "meet", said)) for rank in range(5)
-    ]
-    for worker in workers:
-        worker.start()
-    answers = sorted(said.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join(60)
+    said = multiprocessing.get_context("fork").Queue()
+    forked(meet, [(rank, tmp_path / "meet", said) for rank in range(5)])
+    answers = sorted(said.get(timeout=60) for _ in range(5))
     assert answers == [(0, 3, 7), (1, 3, 7), (2, 3, 7), (3, False, 0), (4, False, 0)]
+
+
+def train_until(last, rank, world_size, run_dir, config):
+    """Train as one of some workers until the end or a signal after the step ``last``."""
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    stop, plan = StopRequest(), Plan(until=config.steps, checkpoint_every=100)
+
+    def report(step, values):
+        reports.write(step, values)
+        stop.received = signal.SIGTERM if step == last else None
+
+    meeting = f"file://{run_dir}/meet_{world_size}"
+    dist.init_process_group("gloo", meeting, rank=rank, world_size=world_size)
+    with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
+        train_run(TorchrunContext("cpu", report, stop), config, run_dir, plan, reports)
+    dist.destroy_process_group()
+
+
+def test_a_run_that_goes_on_with_fewer_workers_keeps_its_losses(
+    config, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "load_data", lambda *_: data)
+    monkeypatch.setattr(loop, "_REPORT_EVERY", 1)
+    config = dataclasses.replace(config, steps=9)
+    losses = {}
+    for name, parts in {"four": [(4, 9)], "fewer": [(4, 3), (2, 6), (1, 9)]}.items():
+        (tmp_path / name).mkdir()
+        for world_size, last in parts:
+            arguments = (world_size, tmp_path / name, config)
+            forked(train_until, [(last, rank, *arguments) for rank in range(world_size)])
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        losses[name] = [line["loss"] for line in lines]
+    assert len(losses["four"]) == 9
+    assert losses["fewer"] == pytest.approx(losses["four"], rel=1e-6)

@@ -5,15 +5,16 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 # Ray reads this when it is imported. Its uv hook would build a second environment for the workers
 # and fails outside the workspace root; the workers share this interpreter instead.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
 
 import ray
 import ray.train
@@ -104,15 +105,40 @@ def run_ray(
     elif not ray.is_initialized():
         join_cluster(address)
     trainer = _trainer(config, run_dir, device, workers=workers, plan=plan)
-    stop = StopRequest(before_exit=ray.shutdown)
+    stop = StopRequest(before_exit=_kill_descendants)
     try:
         with stop.listening():
-            outcome = _fit(trainer, run_dir, stop, plan.until)
+            outcome = _fit(trainer.fit, run_dir, stop, plan.until)
     finally:
         ray.shutdown()
     if outcome["status"] == "failed":
         raise errors.WorkerError(outcome["message"], int(outcome["code"]))
     return stop.received if outcome["status"] == "stopped" else None
+
+
+def _kill_descendants() -> None:
+    """Kill Ray's processes, of which some outlive their driver by half a minute.
+
+    ``ray.shutdown`` is no way to do it: the thread that waits for the job would then end this
+    process in Ray's way.
+    """
+    found: list[int] = []
+    parents = [os.getpid()]
+    while parents:
+        new = _children(parents.pop())
+        found, parents = found + new, parents + new
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that a process started, where there is a /proc that says so."""
+    children = []
+    for path in Path("/proc").glob(f"{pid}/task/*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            children += [int(child) for child in path.read_text().split()]
+    return children
 
 
 def _start_cluster(workers: Workers) -> None:
@@ -129,6 +155,9 @@ def _trainer(
     config: TrainConfig, run_dir: Path, device: str, *, workers: Workers, plan: Plan
 ) -> TorchTrainer:
     """Return the job, and leave in the run folder what its workers know it by."""
+    # Right after a machine has died Ray still counts its devices; a range soon counts anew.
+    seconds = "120" if workers.is_range else "300"
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", seconds)
     launch = uuid.uuid4().hex
     (run_dir / _RAY_FOLDER / _LAUNCH_FILE).write_text(launch)
     return TorchTrainer(
@@ -156,21 +185,20 @@ def _trainer(
     )
 
 
-def _fit(trainer: TorchTrainer, run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
-    """Run the job in a second thread; this one has the signals and the progress."""
+def _fit(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
+    """Run a job in a second thread; this one has the signals and the progress."""
     box: dict[str, Any] = {}
 
     def fit() -> None:
         try:
-            box["outcome"] = trainer.fit().return_value
+            box["outcome"] = job().return_value
         except Exception as error:  # shown to the user below, whatever it is
             box["error"] = error
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     progress, reports, began = None, follow(run_dir / "metrics.jsonl"), False
-    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
-    while thread.is_alive() and not note.exists():
+    while thread.is_alive():
         thread.join(_POLL_SECONDS)
         if stop.received is not None and not began:
             began = True
@@ -185,7 +213,7 @@ def _fit(trainer: TorchTrainer, run_dir: Path, stop: StopRequest, until: int) ->
             f"Expected the workers to finish; Ray Train gave up: {_last_line(box['error'])} "
             f"What was saved is in {run_dir}; run the same command again."
         )
-    outcome: dict[str, str] = json.loads(note.read_text()) if note.exists() else box["outcome"]
+    outcome: dict[str, str] = box["outcome"]
     return outcome
 
 
@@ -198,8 +226,7 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
     """Train as one worker.
 
     A user's mistake met by one rank must end all of them, and Ray restarts what raises. So the
-    rank that meets it leaves a note, at which the driver ends the job; should Ray be faster, every
-    rank of the restart reads the note.
+    rank that meets it leaves a note and raises; after the restart every rank reads the note.
     """
     here = get_context()
     share_of_cores = max(1, count_cores() // here.get_local_world_size())

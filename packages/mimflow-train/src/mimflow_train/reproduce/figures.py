@@ -68,7 +68,8 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
     )
     counts = (
         f"{len(chosen)} held-out images, whole and without noise, neighbours among training "
-        f"images; maps by {method}, of seed {session.seeds[0]}; chance 1/{len(session.data.class_names)}"
+        f"images; maps by {method}, of seed {session.seeds[0]}; chance "
+        f"1/{len(session.data.class_names)}"
     )
     return Outcome(columns=(column,), rows=tuple(rows), counts=counts, pictures=tuple(pictures))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -11,7 +12,12 @@ from mimflow_train.reproduce.outcome import Column, Row
 __all__ = ["draw_depths", "draw_rows"]
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
-_STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150}
+_STYLE: Any = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 150,
+}
 
 
 def draw_rows(rows: Sequence[Row], column: Column, path: Path) -> None:

@@ -30,7 +30,7 @@ QUICK_SETTINGS = (
     "model.flow.depths=(1,1)",
     "precision=fp32",
 )
-_OF_EACH_CLASS = {"train": 8, "val": 4}
+_OF_EACH_CLASS = {"train": 6, "val": 2}
 
 
 def quick_images(root: Path, size: int) -> Path:

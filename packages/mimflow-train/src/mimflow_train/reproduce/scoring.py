@@ -1,7 +1,6 @@
 """Scores of one run: samples, reconstructions, and how semantic its latents are."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,11 +9,18 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from genmetrics import evaluate, open_images, reconstruction_metrics
+from genmetrics import (
+    evaluate,
+    extract_features,
+    frechet_distance_from_features,
+    open_images,
+    psnr,
+)
 from genmetrics.protocols import choose_protocol
 from mimflow_train.class_probe import probe_classes
+from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
-from mimflow_train.reconstruction import CHUNK, decode, encode, judged_images, spread, unmasked
+from mimflow_train.reconstruction import CHUNK, decode, encode, spread, unmasked
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
@@ -48,7 +54,7 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
     found = folder / "scores.json"
     if not found.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        values = _samples(session, run, guidance, folder) | _reconstructions(session, run, folder)
+        values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
         if _encodes_whole(run):
             probe = probe_classes(run.model, run.config, session.data, _PROBE_IMAGES)
             values["accuracy"] = probe.accuracy["latents"]
@@ -116,31 +122,21 @@ def _samples(
     return {ours.get(head, head): value for head, value in heads.items()}
 
 
-def _reconstructions(session: Session, run: Trained, folder: Path) -> Mapping[str, float]:
+def _reconstructions(session: Session, run: Trained) -> dict[str, float]:
     """Judge held-out images that were hidden in part or not at all, encoded and decoded."""
-    data, values = session.data, {}
-    chosen = judged_images(data)
-    unseen = data.held_out.stack(chosen)
-    ways = {"rfid_masked": run.config}
+    values = {"rfid_masked": _rebuilt(session, run, run.config)[0]}
     if _encodes_whole(run):
-        ways["rfid"] = unmasked(run.config)
-    real = _write(folder / "real.npz", unseen, data.held_out.labels[chosen])
-    for name, config in ways.items():
-        images = decode(run.model, encode(run.model, config, unseen, "reproduce").z)
-        rebuilt = _write(folder / f"{name}.npz", images, data.held_out.labels[chosen])
-        result = reconstruction_metrics(
-            open_images(real),
-            open_images(rebuilt),
-            ("psnr", "rfid"),
-            "index",
-            extractor=session.extractor,
-        )
-        assert result.rfid is not None
-        assert result.psnr is not None
-        values[name] = result.rfid.value
-        if name == "rfid":
-            values["psnr"] = result.psnr.value
+        values["rfid"], values["psnr"] = _rebuilt(session, run, unmasked(run.config))
     return values
+
+
+def _rebuilt(session: Session, run: Trained, config: TrainConfig) -> tuple[float, float]:
+    """Return the Frechet distance of reconstructions, and their mean PSNR."""
+    unseen, real = session.judged, session.judged_features
+    images = decode(run.model, encode(run.model, config, unseen, "reproduce").z)
+    features = extract_features(images, session.extractor)
+    distance = frechet_distance_from_features(features, real).value
+    return distance, float(psnr(images, unseen).mean())
 
 
 def _reference(session: Session) -> Path:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from genmetrics import Extractor, get_extractor
+from genmetrics import Extractor, extract_features, get_extractor
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.data.images import LabelledImages
+from mimflow_train.reconstruction import judged_images
 from mimflow_train.run import load_data
 
 __all__ = ["Session", "digest"]
@@ -53,6 +56,17 @@ class Session:
     def extractor(self) -> Extractor:
         """The feature network of the scores."""
         return get_extractor(self.extractor_name, device=str(self.device))
+
+    @cached_property
+    def judged(self) -> UInt8[Tensor, "b 3 h w"]:
+        """Held-out images whose reconstructions are judged."""
+        return self.data.held_out.stack(judged_images(self.data))
+
+    @cached_property
+    def judged_features(self) -> Float[Tensor, "b f"]:
+        """What the feature network says of them."""
+        features: Tensor = extract_features(self.judged, self.extractor)
+        return features
 
     @property
     def num_samples(self) -> int:

@@ -1,14 +1,13 @@
 """Tables of the paper whose rows are scores of runs, and the one that is counted."""
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.costs import run_cost
 from mimflow_train.errors import DivergedError
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
+from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_rows
 from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score
-from mimflow_train.reproduce.sd_vae import sd_vae_cost
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained, trained
 from mimflow_train.reproduce.two_stage import train_two_stages
@@ -28,15 +27,17 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
     """
     rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
     columns = score_columns(session.extractor_name)
-    picture = f"{name}.png"
-    draw_rows(rows, next(c for c in columns if c.key == "gfid"), session.out / name / picture)
+    distance = next(each for each in columns if each.key == "gfid")
+    pictures = (f"{name}.png",) if any(row.ours for row in rows) else ()
+    for picture in pictures:
+        draw_rows(rows, distance, session.out / name / picture)
     count, real = session.num_samples, len(session.data.held_out.labels)
     counts = (
         f"N = {count} samples against {real} held-out images; reconstructions and the linear probe "
         f"of pooled latents are of at most 5,000 held-out images; {len(session.seeds)} seed(s): "
         f"{', '.join(map(str, session.seeds))}"
     )
-    return Outcome(columns=columns, rows=rows, counts=counts, pictures=(picture,))
+    return Outcome(columns=columns, rows=rows, counts=counts, pictures=pictures)
 
 
 def score_columns(extractor: str) -> tuple[Column, ...]:
@@ -109,20 +110,15 @@ def count_parameters(experiment: Experiment) -> Outcome:
         experiment: The rows: SD-VAE and the paper's autoencoder.
     """
     theirs, ours = experiment.variants
-    parts = run_cost(paper("L", IMAGENET_CLASSES, "imagenet")).trained
-    own = [part for part in parts if part.name in ("encoder", "pixel decoder")]
-    sd_vae = sd_vae_cost()
-    counted = {
-        theirs.label: (sd_vae.parameters, sd_vae.gmac),
-        ours.label: (sum(part.parameters for part in own), sum(part.gmac for part in own)),
-    }
+    own = paper("L", IMAGENET_CLASSES, "imagenet").model
+    counted = {theirs.label: sd_vae_cost(), ours.label: vit_cost(own)}
     rows = tuple(
         Row(
             label=variant.label,
             paper=variant.paper,
             ours={
-                "parameters_m": (counted[variant.label][0] / 1e6,),
-                "gmac": (counted[variant.label][1],),
+                "parameters_m": (counted[variant.label].parameters / 1e6,),
+                "gmac": (counted[variant.label].gmac,),
             },
         )
         for variant in experiment.variants

@@ -41,7 +41,7 @@ def time_steps(session: Session, experiment: Experiment) -> Outcome:
     )
     counts = (
         f"batches of {batch} images on {session.device.type}, samples {batch} at a time and "
-        f"without guidance; medians of {_repeats(session)} repetitions after one that is not counted"
+        f"without guidance; medians of {_repeats(session)} repetitions after one that is left out"
     )
     return Outcome(columns=columns, rows=rows, counts=counts)
 

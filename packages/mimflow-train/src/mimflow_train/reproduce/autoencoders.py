@@ -1,6 +1,6 @@
-"""The shape of SD-VAE, the convolutional autoencoder of Table 2, to be counted and not to be run.
+"""Both autoencoders of Table 2, counted on the meta device by one counter.
 
-Written from the published configuration of stabilityai/sd-vae-ft-ema: widths 128, 256, 512, 512,
+SD-VAE's shape is here to be counted and not to be run. It is written from the published configuration of stabilityai/sd-vae-ft-ema: widths 128, 256, 512, 512,
 two residual blocks a level in the encoder and three in the decoder, attention at the bottom.
 """
 
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from mim_encoder import MaskedEncoder
+from mimflow_train.config import ModelConfig
 from mimflow_train.costs import PartCost
+from vit_decoder import PixelDecoder
 
-__all__ = ["sd_vae_cost"]
+__all__ = ["sd_vae_cost", "vit_cost"]
 
 _WIDTHS = (128, 256, 512, 512)
 _LATENT = 4
@@ -27,14 +30,38 @@ def sd_vae_cost(size: int = 256) -> PartCost:
         size: Side of the image in pixels.
     """
     with torch.device("meta"):
-        network, image = _Autoencoder(), torch.empty(1, 3, size, size)
+        return _cost("SD-VAE", _SdVae(), size)
+
+
+def vit_cost(config: ModelConfig) -> PartCost:
+    """Count encoder and pixel decoder without weights, for one whole image.
+
+    Args:
+        config: Sizes of the two.
+    """
+    with torch.device("meta"):
+        return _cost("ViT", _Vit(config), config.encoder.image_size)
+
+
+def _cost(name: str, network: nn.Module, size: int) -> PartCost:
     with FlopCounterMode(display=False) as counter:
-        network(image)
+        network(torch.empty(1, 3, size, size))
     parameters = sum(each.numel() for each in network.parameters())
-    return PartCost("SD-VAE", parameters, counter.get_total_flops() / 2e9)
+    return PartCost(name, parameters, counter.get_total_flops() / 2e9)
 
 
-class _Autoencoder(nn.Module):
+class _Vit(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = MaskedEncoder(config.encoder)
+        self.decoder = PixelDecoder(config.decoder)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        rebuilt: Tensor = self.decoder(self.encoder(image).mean)
+        return rebuilt
+
+
+class _SdVae(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(*_encoder(), nn.Conv2d(2 * _LATENT, 2 * _LATENT, 1))
@@ -99,4 +126,5 @@ class _Attention(nn.Module):
         places = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")
         query, key, value = self.to_qkv(places).chunk(3, dim=-1)
         mixed = self.to_out(F.scaled_dot_product_attention(query, key, value))
-        return x + rearrange(mixed, "b 1 (h w) c -> b c h w", h=x.shape[2])
+        total: Tensor = x + rearrange(mixed, "b 1 (h w) c -> b c h w", h=x.shape[2])
+        return total

@@ -1,0 +1,103 @@
+"""``mimflow-reproduce``: what it refuses, lists and writes."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mimflow_train.cli import reproduce as command
+from mimflow_train.reproduce.experiments import EXPERIMENTS
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tabel5-mask"], "Did you mean table5-mask"),
+        (["table1", "--seeds", "0,0"], "Expected --seeds as different numbers"),
+        (["table1", "--seeds", "a"], "Give 0,1,2"),
+        (["table1", "--num", -1], "Expected --num >= 0"),
+        (["table1", "--scale", "M"], "Expected --scale tiny"),
+        (["table1", "--scale", "L"], "Expected --data with --scale L"),
+        (["table1", "--scale", "L", "--quick"], "Expected --scale tiny with --quick"),
+        (["table1", "--set", "optim.lr=-1"], "optim.lr"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_sentence_and_exit_2(arguments, words, tmp_path, capsys):
+    assert run(*arguments, "--out", tmp_path / "out") == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_list_names_each_experiment_with_runs_steps_and_time(tmp_path, capsys):
+    assert run("list", "--seeds", "0,1,2", "--out", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines[1 : 1 + 2 * len(EXPERIMENTS) : 2]]
+    assert names == list(EXPERIMENTS)
+    (mask,) = (line for line in lines if line.startswith("table5-mask"))
+    assert mask.split()[1:5] == ["15", "9,300", "118", "min"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Twelve squares to train on and six to judge, in two classes."""
+    root = tmp_path / "images"
+    for part, count in (("train", 6), ("val", 3)):
+        for label, name in enumerate(("blue", "red")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                shade = (40 * label + 5 * number, 20, 250 - 200 * label - 9 * number)
+                Image.new("RGB", (32, 32), shade).save(folder / f"{number}.png")
+    return root
+
+
+def numbers(folder):
+    report = json.loads((folder / "report.json").read_text())
+    assert report.pop("made")["quick"] is True
+    return report
+
+
+def test_the_same_command_gives_the_same_numbers(images, tmp_path, capsys):
+    arguments = ["table5-sigma", "--quick", "--data", images, "--device", "cpu"]
+    for out in ("a", "b"):
+        assert run(*arguments, "--out", tmp_path / out) == 0
+    first, second = (numbers(tmp_path / out / "quick" / "table5-sigma") for out in "ab")
+    assert first == second
+    assert all(len(row["ours"]["gfid"]) == 1 for row in first["rows"])
+    assert (tmp_path / "a" / "quick" / "table5-sigma" / "table5-sigma.png").exists()
+    text = capsys.readouterr().out
+    assert "QUICK" in text
+    assert "mimflow-reproduce table5-sigma --quick" in text
+
+
+@pytest.mark.parametrize("name", ["table4", "table10", "fig4", "fig5", "fig6"])
+def test_every_other_kind_of_measurement_leaves_a_report(name, images, tmp_path):
+    arguments = [name, "--quick", "--data", images, "--device", "cpu", "--out", tmp_path]
+    assert run(*arguments) == 0
+    report = numbers(tmp_path / "quick" / name)
+    assert any(row["ours"] for row in report["rows"])
+
+
+def test_the_autoencoders_are_counted_by_one_counter(images, tmp_path):
+    assert run("table2", "--data", images, "--device", "cpu", "--out", tmp_path) == 0
+    report = json.loads((tmp_path / "table2" / "report.json").read_text())
+    counted = {row["label"]: row["ours"] for row in report["rows"]}
+    assert counted["SD-VAE"]["parameters_m"] == [pytest.approx(83.65, abs=0.01)]
+    assert counted["ViT-B encoder and decoder"] == {
+        "parameters_m": [pytest.approx(171.9, abs=0.05)],
+        "gmac": [pytest.approx(71.25, abs=0.1)],
+    }
+
+
+@pytest.mark.slow
+def test_all_experiments_run_quick(tmp_path):
+    assert run("all", "--quick", "--device", "cpu", "--out", tmp_path) == 0
+    for name in EXPERIMENTS:
+        numbers(tmp_path / "quick" / name)

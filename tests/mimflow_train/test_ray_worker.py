@@ -1,0 +1,112 @@
+"""A Ray worker and its driver without Ray between them: notices of preemption, steps that fail."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mimflow_train import context as context_module
+from mimflow_train import loop, run
+from mimflow_train.checkpoint import fingerprint
+from mimflow_train.config_file import to_dict
+from mimflow_train.context import StopRequest
+from mimflow_train.joint_phase import JointPhase
+from mimflow_train.plan import Plan
+
+pytestmark = pytest.mark.slow  # Ray's import alone takes ten seconds
+
+
+@pytest.fixture
+def launch_ray(monkeypatch, data):
+    from mimflow_train import launch_ray
+
+    place = SimpleNamespace(
+        get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1
+    )
+    monkeypatch.setattr(launch_ray, "get_context", lambda: place)
+    monkeypatch.setattr(launch_ray, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(launch_ray, "_preemption", lambda: None)
+    monkeypatch.setattr(run, "load_data", lambda *_: data)
+    monkeypatch.setattr(loop, "_REPORT_EVERY", 1)
+    return launch_ray
+
+
+@pytest.fixture
+def options(config, tmp_path):
+    """Return a function that makes the options of a worker in a new run folder."""
+
+    def function(name):
+        run_dir = tmp_path / name
+        (run_dir / "ray").mkdir(parents=True)
+        (run_dir / "ray" / "launch").write_text("7")
+        return {
+            "config": to_dict(dataclasses.replace(config, steps=7)),
+            "run_dir": str(run_dir),
+            "launch": "7",
+            "plan": dataclasses.asdict(Plan(until=7, checkpoint_every=100)),
+            "least": 1,
+            "threads": 1,
+        }
+
+    return function
+
+
+def losses(run_dir):
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def test_a_notice_saves_once_and_changes_no_bit(launch_ray, options, tmp_path, monkeypatch):
+    assert launch_ray._work(options("calm")) == {"status": "done"}
+    monkeypatch.setattr(context_module, "_NOTICE_SECONDS", 0.0)
+    asked = iter([None, None, {"deadline_ms": 17}])
+    monkeypatch.setattr(launch_ray, "_preemption", lambda: next(asked))
+    assert launch_ray._work(options("noticed")) == {"status": "done"}
+    calm, noticed = tmp_path / "calm", tmp_path / "noticed"
+    assert losses(calm) == losses(noticed)
+    names = [path.name for path in sorted((noticed / "checkpoints").iterdir())]
+    assert names == ["step_00000003", "step_00000007"]
+    first, second = (fingerprint(each / "checkpoints" / names[-1]) for each in (calm, noticed))
+    assert first == second
+
+
+def test_a_folder_that_is_not_shared_is_an_outcome(launch_ray, options):
+    outcome = launch_ray._work({**options("run"), "launch": "8"})
+    assert outcome["status"] == "failed"
+    assert outcome["code"] == "6"
+    assert "on storage that all nodes share" in outcome["message"]
+
+
+def test_an_api_that_is_gone_is_no_notice(launch_ray, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.delattr(launch_ray.ray.train, "get_preemption_info")
+    assert launch_ray._preemption() is None
+
+
+def test_a_step_that_always_fails_is_started_three_times(
+    launch_ray, options, tmp_path, monkeypatch
+):
+    starts = []
+
+    def broken(*_):
+        starts.append(len(starts) + 1)
+        raise RuntimeError(f"start {starts[-1]}")
+
+    def fit():  # as Ray does after an error
+        for _ in range(4):
+            try:
+                return SimpleNamespace(return_value=launch_ray._work(given))
+            except Exception as error:
+                last = error
+        raise last
+
+    given = options("run")
+    monkeypatch.setattr(JointPhase, "gradients", broken)
+    outcome = launch_ray._fit(fit, tmp_path / "run", StopRequest(), 7)
+    assert starts == [1, 2, 3]
+    assert outcome["code"] == "7"
+    path = tmp_path / "run" / "errors" / "step_00000000.rank_0.txt"
+    assert f"The tracebacks, the first on top, are in {path}" in outcome["message"]
+    assert path.read_text().index("start 1") < path.read_text().index("start 3")
