@@ -1,7 +1,8 @@
 """Both autoencoders of Table 2, counted on the meta device by one counter.
 
-SD-VAE's shape is here to be counted and not to be run. It is written from the published configuration of stabilityai/sd-vae-ft-ema: widths 128, 256, 512, 512,
-two residual blocks a level in the encoder and three in the decoder, attention at the bottom.
+SD-VAE's shape is here to be counted and not to be run. It is written from the published
+configuration of stabilityai/sd-vae-ft-ema: widths 128, 256, 512, 512, two residual blocks a level
+in the encoder and three in the decoder, attention at the bottom.
 """
 
 import torch

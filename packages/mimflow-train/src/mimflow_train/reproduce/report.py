@@ -67,7 +67,13 @@ def to_markdown(experiment: Experiment, outcome: Outcome, made: Mapping[str, Any
     parts = [f"# {experiment.title}", ""]
     if made["quick"]:
         parts += [QUICK_NOTE, ""]
-    parts += [*_table(outcome), "", *_claims(experiment, outcome), outcome.counts + ".", ""]
+    parts += [
+        *_table(outcome),
+        "",
+        *_claims(experiment, outcome),
+        outcome.counts[0].upper() + outcome.counts[1:] + ".",
+        "",
+    ]
     parts += [f"- {note}" for note in (*experiment.notes, *outcome.notes)]
     parts += ["", *(f"![{name}]({name})" for name in outcome.pictures), ""]
     parts += ["Made by", "", "    " + str(made["command"]), ""]
