@@ -164,7 +164,9 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
         "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "run")]
-    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert first.stdout.readline() == "held\n"
     with (
         pytest.raises(ConfigError, match=f"process {first.pid} on .* is at work"),

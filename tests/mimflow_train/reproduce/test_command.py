@@ -77,7 +77,16 @@ def test_the_same_command_gives_the_same_numbers(images, tmp_path, capsys):
     assert "mimflow-reproduce table3 --quick" in text
 
 
-@pytest.mark.parametrize("name", ["table4", "table10", "fig4", "fig5", "fig6"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "table4",
+        "table10",
+        "fig6",
+        pytest.param("fig4", marks=pytest.mark.slow),
+        pytest.param("fig5", marks=pytest.mark.slow),
+    ],
+)
 def test_every_other_kind_of_measurement_leaves_a_report(name, images, tmp_path):
     arguments = [name, "--quick", "--data", images, "--device", "cpu", "--out", tmp_path]
     assert run(*arguments) == 0

@@ -78,8 +78,6 @@ def _train_flow(session: Session, state: TrainState, std: float) -> None:
     order: _Order = EpochOrder(len(labels), config.seed)
     if config.data.even_classes:
         order = EvenClassOrder(labels, config.seed)
-    for part in (model.encoder, model.decoder, model.feature_decoders):
-        part.requires_grad_(requires_grad=False)
     if state.step < config.steps:
         say(f"Training a flow on fixed latents to step {config.steps} in {run_dir}")
     while state.step < config.steps:
