@@ -88,3 +88,7 @@ def test_override_sets_nested_values_of_each_type():
 def test_override_says_what_is_wrong(assignment, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         override(tiny(), [assignment])
+
+
+def test_a_choice_called_none_can_be_set():
+    assert override(tiny(), ["model.flow.gate=none"]).model.flow.gate == "none"

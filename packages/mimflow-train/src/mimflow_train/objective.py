@@ -122,7 +122,7 @@ def feature_loss(
     masked: Bool[Tensor, "b n"],
     distance: Callable[[Tensor, Tensor], Tensor] = cosine_distance,
 ) -> Float[Tensor, ""]:
-    """Mean distance over the hidden patches of the batch (Eq. 7); 0 if none is hidden.
+    """Mean distance over the hidden patches of the batch (Eq. 7); over all if none is hidden.
 
     Args:
         features: What a feature decoder predicts.
@@ -131,8 +131,8 @@ def feature_loss(
         distance: How far the two are apart in each patch, ``(b, n)``.
     """
     distances = distance(features, target)
-    hidden = reduce(masked.float(), "b n ->", "sum").clamp(min=1)
-    return (distances * masked).sum() / hidden
+    counted = masked | ~masked.any()
+    return (distances * counted).sum() / reduce(counted.float(), "b n ->", "sum")
 
 
 def nll_floor(sigma: float) -> float:

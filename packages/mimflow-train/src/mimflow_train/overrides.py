@@ -79,6 +79,8 @@ def _require_field(config: Any, name: str, key: str) -> None:
 
 
 def _parse(text: str, hint: Any, key: str) -> Any:
+    if text in typing.get_args(hint):  # a choice may be called "none"
+        return text
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

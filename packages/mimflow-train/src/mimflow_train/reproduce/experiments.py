@@ -40,7 +40,7 @@ TABLE1_ROWS = Experiment(
             (
                 "softplus removed",
                 "softplus removed",
-                (*PLAIN, "model.flow.gate='none'"),
+                (*PLAIN, "model.flow.gate=none"),
                 True,
             ),
             ("gated attention", "gated attention", PLAIN, True),
