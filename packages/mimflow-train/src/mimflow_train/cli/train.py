@@ -142,6 +142,8 @@ def _train_and_finish(
     """Train, then judge what came of it; return the exit code."""
     began = time.monotonic()
     (run_dir / "bad_images.txt").unlink(missing_ok=True)  # it is found out anew
+    until = last_step(config, run_dir, options.phase)
+    say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
     stopped = _train(options, config, run_dir, launch)
     if stopped is not None:
         say(f"Saved in {run_dir}. Run the same command again to go on.")
@@ -173,7 +175,6 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
     from mimflow_train.cli.preflight import require_weights
 
     require_weights(config, decoder_phase=plan.until > config.steps)
-    say(f"{config.scale}: {plan.until} steps of {config.global_batch} images, in {run_dir}")
     if launch.engine == "ray":
         from mimflow_train.launch_ray import run_ray
 
