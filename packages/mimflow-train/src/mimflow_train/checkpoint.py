@@ -1,13 +1,11 @@
 """Checkpoints: folders of safetensors with a manifest, written whole or not at all."""
 
 import contextlib
-import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from torch import Tensor
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.errors import StorageError
+from mimflow_train.provenance import code_commit
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = [
@@ -202,7 +201,7 @@ def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, A
         "step": state.step,
         "draw_stream": state.draw_stream,
         "versions": versions,
-        "commit": _commit(),
+        "commit": code_commit(),
         "files": files,
         "config": to_dict(config),
     }
@@ -220,17 +219,6 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError) as error:
         return str(error)
     return None
-
-
-@functools.cache
-def _commit() -> str | None:
-    """Return the commit that this code is at, with a plus if it was changed; None if unknown."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
 
 
 def _to_disk(path: Path) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
 from mimflow_train.machine import choose_device, require_gpu
 from mimflow_train.overrides import override
+from mimflow_train.provenance import code_commit
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 from mimflow_train.reproduce.quick import QUICK_SETTINGS, quick_images
@@ -179,21 +179,11 @@ def _made(session: "Session", command: str) -> dict[str, Any]:
         "steps": session.base.steps,
         "seeds": ", ".join(map(str, session.seeds)),
         "quick": session.quick,
-        "commit": _commit(),
+        "commit": code_commit() or "unknown",
         "hardware": _hardware(session.device),
         "torch": str(torch.__version__),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-
-
-def _commit() -> str:
-    """Return the commit of this code, marked if files have changed since; unknown if installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip()
 
 
 def _hardware(device: "torch.device") -> str:
