@@ -16,9 +16,10 @@ from mimflow_train.cli import data as data_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
 from mimflow_train.cli.command import parse
-from mimflow_train.cli.train import TrainOptions, build_config, prepare_run
+from mimflow_train.cli.train import TrainOptions, build_config
 from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
+from mimflow_train.run_folder import prepare_run
 
 QUICK = [argument for value in SMALL for argument in ("--set", value)]
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mimflow_train.checkpoint import joint_checkpoint, load_state, snapshot, write_checkpoint
-from mimflow_train.cli.train import last_step
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError
@@ -14,6 +13,7 @@ from mimflow_train.loop import train
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_phases
+from mimflow_train.run_folder import last_step
 from mimflow_train.state import DecoderState, TrainState
 
 CPU = torch.device("cpu")

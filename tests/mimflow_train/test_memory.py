@@ -5,13 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from mimflow_train.cli.train import TrainOptions, build_config, parse, prepare_run
+from mimflow_train.cli.train import TrainOptions, build_config, parse
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.draws import draw_step
 from mimflow_train.errors import ConfigError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.memory import largest_micro_batch
 from mimflow_train.micro_batches import Batch
+from mimflow_train.run_folder import prepare_run
 from mimflow_train.state import TrainState
 from mimflow_train.teachers import Targets
 

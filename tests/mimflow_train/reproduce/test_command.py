@@ -44,6 +44,14 @@ def test_list_names_each_experiment_with_runs_steps_and_time(tmp_path, capsys):
     assert mask.split()[1:5] == ["15", "9,300", "118", "min"]
 
 
+def test_other_images_in_the_same_folder_are_other_runs(images, tmp_path):
+    options = command.ReproduceOptions(name="table5-mask", data=str(images))
+    first = command._recipe(options, tmp_path)
+    assert command._recipe(options, tmp_path) == first
+    next((images / "val" / "red").iterdir()).unlink()
+    assert command._recipe(options, tmp_path) != first
+
+
 @pytest.fixture
 def images(tmp_path):
     """Twelve squares to train on and six to judge, in two classes."""

@@ -12,7 +12,11 @@ from vit_decoder import DecoderConfig, FeatureDecoderConfig
 
 TEACHERS = {"efflite0": 112, "hog": 108, "dinov2": 768, "clip": 768}  # numbers per patch
 
+# What only says where and how fast a run is computed; it changes rounding at most.
+OPERATIONAL = ("micro_batch", "compile", "recompute", "data.loaders")
+
 __all__ = [
+    "OPERATIONAL",
     "TEACHERS",
     "DataConfig",
     "DecoderPhaseConfig",

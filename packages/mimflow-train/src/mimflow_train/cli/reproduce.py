@@ -135,25 +135,31 @@ def _recipe(options: ReproduceOptions, out: Path) -> TrainConfig:
         raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {options.scale}.")
     if options.quick and options.scale != "tiny":
         raise ConfigError(f"Expected --scale tiny with --quick; got {options.scale}. Drop one.")
-    names, source = _images(options, out)
+    names, source, fingerprint = _images(options, out)
     settings = [*(QUICK_SETTINGS if options.quick else ()), *options.set]
-    return override(RECIPES[options.scale](names, source), settings)
+    base = override(RECIPES[options.scale](names, source), settings)
+    data = dataclasses.replace(base.data, fingerprint=fingerprint)
+    return dataclasses.replace(base, data=data)
 
 
-def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str]:
+def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str, str]:
+    """Return the class names, the source and the fingerprint of the images."""
     source = options.data or ("emoji" if options.scale == "tiny" else None)
     if options.name == "list" and options.data is None:
-        return (CLASS_NAMES, "emoji") if options.scale == "tiny" else (IMAGENET_CLASSES, "imagenet")
+        if options.scale == "tiny":
+            return CLASS_NAMES, "emoji", ""
+        return IMAGENET_CLASSES, "imagenet", ""
     if source is None:
         raise ConfigError(
             f"Expected --data with --scale {options.scale}; got none. Give a folder of images such "
             "as ImageNet's."
         )
     if source == "emoji" and not options.quick:
-        return CLASS_NAMES, source
+        return CLASS_NAMES, source, ""
     size = RECIPES[options.scale](CLASS_NAMES, "emoji").model.encoder.image_size
     root = quick_images(out / "images", size) if source == "emoji" else Path(source)
-    return read_layout(root.resolve()).class_names, str(root.resolve())
+    layout = read_layout(root.resolve())
+    return layout.class_names, str(root.resolve()), layout.fingerprint
 
 
 def _reproduce(session: "Session", name: str, command: str) -> str:

@@ -45,6 +45,7 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
     """
     how = {
         "checkpoint": run.checkpoint,
+        "images": session.base.data.fingerprint,
         "guidance": guidance and asdict(guidance),
         "extractor": session.extractor_name,
         "num": session.num_samples,
@@ -142,7 +143,8 @@ def _rebuilt(session: Session, run: Trained, config: TrainConfig) -> tuple[float
 def _reference(session: Session) -> Path:
     """Return the held-out images as a file that all rows are judged against."""
     split = session.data.held_out
-    name = digest([session.base.data.source, session.base.model.encoder.image_size])
+    data, size = session.base.data, session.base.model.encoder.image_size
+    name = digest([data.source, data.fingerprint, size])
     path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
     if not path.exists():
         _write(path, split.stack(range(len(split.labels))), split.labels)

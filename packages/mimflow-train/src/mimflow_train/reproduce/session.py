@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import operator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genmetrics import Extractor, extract_features, get_extractor
-from mimflow_train.config import TrainConfig
+from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.reconstruction import judged_images
 from mimflow_train.run import load_data
 
 __all__ = ["Session", "digest"]
-
-_OPERATIONAL = ("micro_batch", "compile", "recompute")  # change rounding at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +80,9 @@ class Session:
             kind: What is trained: ``joint``, or ``flow`` on a fixed autoencoder.
         """
         plain = to_dict(config)
-        plain["data"].pop("loaders")
-        for name in _OPERATIONAL:
-            plain.pop(name)
+        for path in OPERATIONAL:
+            *parents, name = path.split(".")
+            reduce(operator.getitem, parents, plain).pop(name)
         name = f"{config.scale}-{kind}-{digest(plain)}-seed{config.seed}"
         return self.out.resolve() / "runs" / name
 
