@@ -1,19 +1,22 @@
 """What a step keeps in memory can be chosen, and never changes what is learned."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 
 from mimflow_train.cli.train import TrainOptions, build_config, parse
+from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.decoder_phase import DecoderPhase
 from mimflow_train.draws import draw_step
 from mimflow_train.errors import ConfigError
 from mimflow_train.joint_phase import JointPhase
-from mimflow_train.memory import largest_micro_batch
+from mimflow_train.memory import fit_micro_batch, largest_micro_batch
 from mimflow_train.micro_batches import Batch
 from mimflow_train.run_folder import prepare_run
-from mimflow_train.state import TrainState
+from mimflow_train.state import DecoderState, TrainState
 from mimflow_train.teachers import Targets
 
 CPU = torch.device("cpu")
@@ -78,14 +81,38 @@ def test_a_device_too_small_for_one_image_is_one_sentence():
         largest_micro_batch(2, attempt)
 
 
-def test_trying_a_micro_batch_out_leaves_no_trace(config):
-    each = phase(config)
-    before = {name: value.clone() for name, value in each.state.model.state_dict().items()}
-    each._try(4)
-    assert all(p.grad is None for p in each.state.model.parameters())
-    assert not each.state.optimizer.state
-    for name, value in each.state.model.state_dict().items():
-        assert torch.equal(value, before[name])
+@pytest.mark.parametrize("fresh", [None, False, True], ids=["joint", "decoder", "fresh-fakes"])
+def test_trying_a_micro_batch_out_leaves_no_trace(config, data, fresh):
+    discriminator = DiscriminatorConfig(width=16, depth=1)
+    second = DecoderPhaseConfig(steps=1, fresh_fakes=bool(fresh), discriminator=discriminator)
+    config = dataclasses.replace(config, decoder_phase=second)
+    state = TrainState(config, CPU)
+    each = phase(config, state)
+    if fresh is not None:
+        state = DecoderState.after(state)
+        each = DecoderPhase(state, each.context, config, each.targets)
+    before = copy.deepcopy(state.tensors())
+    batch = Batch(torch.zeros(4, 3, 16, 16), torch.zeros(4).long(), torch.zeros(4).long())
+    each.try_out(batch, draw_step(dataclasses.replace(config, global_batch=4), 0, slice(0, 4)))
+    assert all(p.grad is None for p in state.model.parameters())
+    for part, tensors in state.tensors().items():
+        for name, value in tensors.items():
+            assert torch.equal(value, before[part][name]), f"{part}: {name}"
+
+
+def test_what_fits_a_gpu_becomes_the_micro_batch(config):
+    tried = []
+
+    def attempt(batch, draws):
+        tried.append((len(batch.image), len(draws.masked)))
+        if len(batch.image) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    on_gpu = LocalContext(torch.device("cuda"), lambda *_: None, StopRequest())
+    assert fit_micro_batch(config, on_gpu, attempt).micro_batch == 2
+    assert tried == [(8, 8), (4, 4), (2, 2)]
+    chosen = dataclasses.replace(config, micro_batch=4)
+    assert fit_micro_batch(chosen, on_gpu, attempt) == chosen
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", 0), ("8", 8)])

@@ -5,6 +5,7 @@ discriminator have an optimiser each. All that is learned comes from sums over t
 neither workers nor micro-batches change it.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ from mimflow_train.context import Context
 from mimflow_train.data.images import to_unit
 from mimflow_train.discriminator import hinge_discriminator, hinge_generator, lecam_penalty
 from mimflow_train.draws import Draws
+from mimflow_train.memory import fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, reconstruction_objective
 from mimflow_train.pictures import to_bytes
@@ -47,9 +49,30 @@ class DecoderPhase:
         self.discriminator = list(state.discriminator.parameters())
         self.logits: dict[str, Tensor] = {}
         self.parts: list[Part] = []  # wait for the updated decoder where fakes are fresh
+        set_computation(state.model, config, context.device)
+        self.config = fit_micro_batch(config, context, self.try_out)
+
+    def try_out(self, batch: Batch, draws: Draws) -> None:
+        """Run the passes of a step, of which nothing stays."""
+        before = copy.deepcopy(self.state.discriminator.state_dict())  # spectral norms would move
+        try:
+            self._passes(batch, draws)
+            for part in self.parts:
+                self._learn_to_judge(part, self._fresh_fakes(part), {})
+        finally:
+            self.state.discriminator.load_state_dict(before)
+            self.skip()
 
     def gradients(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Add up the gradients of the batch, one micro-batch at a time."""
+        terms, verdict = self._passes(batch, draws)
+        if verdict:
+            self._add_verdict(verdict, terms)
+        self._average(self.decoder)
+        return terms
+
+    def _passes(self, batch: Batch, draws: Draws) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Add up this worker's gradients; adaptive adversarial ones apart, in the second result."""
         terms: dict[str, Tensor] = {}
         verdict: list[Tensor] = []
         self.parts, self.logits = [], {}
@@ -59,10 +82,7 @@ class DecoderPhase:
                 self.parts.append(part)
             else:
                 self._learn_to_judge(part, image, terms)
-        if verdict:
-            self._add_verdict(verdict, terms)
-        self._average(self.decoder)
-        return terms
+        return terms, verdict
 
     def clip(self) -> dict[str, Tensor]:
         """Clip the gradient of either network; with fresh fakes the decoder's alone."""

@@ -1,7 +1,6 @@
 """One step of the joint phase: everything is trained on the joint objective (Eq. 5-7)."""
 
 import contextlib
-import dataclasses
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +8,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
-from mimflow_train.draws import Draws, draw_step
+from mimflow_train.draws import Draws
 from mimflow_train.health import latent_statistics
-from mimflow_train.memory import agree, largest_micro_batch, recompute_layers
+from mimflow_train.memory import fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, add_terms, micro_batches, precision
 from mimflow_train.objective import joint_objective
 from mimflow_train.state import TrainState, take_step
@@ -34,40 +33,20 @@ class JointPhase:
         self, state: TrainState, context: Context, config: TrainConfig, targets: Targets
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
-        model = state.model
-        self.module: nn.Module = model
-        if config.recompute:
-            recompute_layers(model, context.device, config.precision)
-        if config.compile:
-            for part in (
-                model.encoder,
-                model.flow,
-                model.decoder,
-                *model.feature_decoders.values(),
-            ):
-                part.compile()
-        if not config.micro_batch and context.device.type == "cuda":
-            share = config.global_batch // context.world_size
-            size = agree(largest_micro_batch(share, self._try), context.world_size, context.device)
-            self.config = dataclasses.replace(config, micro_batch=size)
+        self.module: nn.Module = state.model
+        set_computation(state.model, config, context.device)
+        self.config = fit_micro_batch(config, context, self.try_out)
         if context.world_size > 1:
-            self.module = DistributedDataParallel(model, gradient_as_bucket_view=True)
+            self.module = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
             self._settle_buckets()
 
-    def _try(self, size: int) -> None:
-        """Run a forward and a backward pass of so many images, of which nothing stays."""
-        config = dataclasses.replace(self.config, global_batch=size, micro_batch=size)
-        side = self.config.model.encoder.image_size
-        batch = Batch(
-            torch.zeros(size, 3, side, side),
-            torch.zeros(size, dtype=torch.int64),
-            torch.zeros(size, dtype=torch.int64),
-        )
+    def try_out(self, batch: Batch, draws: Draws) -> None:
+        """Run a forward and a backward pass as a step would, of which nothing stays."""
         moments = [torch.empty_like(p) for p in self.state.model.parameters() for _ in range(2)]
         if self.state.optimizer.state:
             moments.clear()  # AdamW has them already
         try:
-            self.gradients(batch, draw_step(config, 0, slice(0, size)))
+            self.gradients(batch, draws)
         finally:
             moments.clear()
             self.state.optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """What a step keeps in memory, and how many images of it fit a device."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -9,11 +10,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mimflow_train.config import TrainConfig
+from mimflow_train.context import Context
+from mimflow_train.draws import Draws, draw_step
 from mimflow_train.errors import ConfigError
-from mimflow_train.micro_batches import attention_kernel
+from mimflow_train.micro_batches import Batch, attention_kernel
 from mimflow_train.model import MIMFlow
 
-__all__ = ["agree", "largest_micro_batch", "recompute_layers"]
+__all__ = ["fit_micro_batch", "largest_micro_batch", "recompute_layers", "set_computation"]
 
 
 def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
@@ -43,13 +47,45 @@ def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
     )
 
 
-def agree(size: int, world_size: int, device: torch.device) -> int:
-    """Return the smallest of all workers' micro-batches."""
-    if world_size == 1:
-        return size
-    smallest = torch.tensor(size, device=device)
-    dist.all_reduce(smallest, dist.ReduceOp.MIN)
-    return int(smallest)
+def fit_micro_batch(
+    config: TrainConfig, context: Context, attempt: Callable[[Batch, Draws], object]
+) -> TrainConfig:
+    """Return the configuration with the micro-batch that fits, where it is left to the GPU.
+
+    Args:
+        config: The run.
+        context: This worker among its peers; all of them take the smallest that any has found.
+        attempt: Runs a forward and a backward pass of which nothing stays.
+
+    Raises:
+        ConfigError: If not even one image fits.
+    """
+    if config.micro_batch or context.device.type != "cuda":
+        return config
+    share = config.global_batch // context.world_size
+    size = largest_micro_batch(share, lambda size: attempt(*_blank(config, size)))
+    if context.world_size > 1:
+        smallest = torch.tensor(size, device=context.device)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        size = int(smallest)
+    return replace(config, micro_batch=size)
+
+
+def _blank(config: TrainConfig, size: int) -> tuple[Batch, Draws]:
+    side = config.model.encoder.image_size
+    none = torch.zeros(size, dtype=torch.int64)
+    batch = Batch(torch.zeros(size, 3, side, side), none, none)
+    return batch, draw_step(replace(config, global_batch=size), 0, slice(0, size))
+
+
+def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -> None:
+    """Recompute layers and compile networks, in place, as far as the configuration asks for it."""
+    if config.recompute:
+        recompute_layers(model, device, config.precision)
+    if config.compile:
+        heads = model.feature_decoders.values()
+        for part in (model.encoder, model.flow, model.decoder, *heads):
+            part.compile()
 
 
 def recompute_layers(model: MIMFlow, device: torch.device, precision: str) -> None:
