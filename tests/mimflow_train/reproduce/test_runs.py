@@ -1,5 +1,8 @@
 """Runs are trained once, shared between equal configurations, and scored once."""
 
+import os
+import signal
+
 import pytest
 import torch
 
@@ -79,6 +82,23 @@ def test_two_runs_of_the_flow_in_pieces_are_one(session, monkeypatch, tmp_path):
             train_two_stages(session, config)
     again = train_two_stages(session, config)
     assert torch.equal(weights(whole.model), weights(again.model))
+
+
+def test_a_signal_saves_the_flow_and_ends_the_command(session, monkeypatch):
+    config = override(session.base, ["loss.feature=0.0"])
+    step = two_stage.take_step
+
+    def interrupted(*arguments):
+        step(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    trained.trained(session, two_stage.autoencoder_config(session.base, config))
+    monkeypatch.setattr(two_stage, "take_step", interrupted)
+    with pytest.raises(InterruptedRunError) as ended:
+        train_two_stages(session, config)
+    assert ended.value.exit_code == 143
+    names = [each.name for each in checkpoints(session.run_dir(config, "flow"))]
+    assert names == ["step_00000001"]
 
 
 def test_the_second_stage_leaves_the_autoencoder_as_it_is(session):

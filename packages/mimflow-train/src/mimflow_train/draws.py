@@ -17,7 +17,7 @@ from mimflow_train.config import TrainConfig
 
 _VIEWS = 3
 
-__all__ = ["Draws", "draw_step", "drop_labels", "generator"]
+__all__ = ["Draws", "draw_step", "drop_labels", "generator", "mirror"]
 
 
 class Draws(NamedTuple):
@@ -82,3 +82,20 @@ def draw_step(config: TrainConfig, step: int, rows: slice, *, stream: int = 0) -
 def drop_labels(label: Int64[Tensor, " b"], dropped: Bool[Tensor, " b"]) -> Int64[Tensor, " b"]:
     """Replace the dropped labels by -1, the null class."""
     return torch.where(dropped, -1, label)
+
+
+def mirror(
+    image: Float[Tensor, "b c h w"], config: TrainConfig, step: int, rows: slice
+) -> Float[Tensor, "b c h w"]:
+    """Mirror half of the images from left to right, if the data may be mirrored.
+
+    Args:
+        image: Some rows of the global batch.
+        config: The run.
+        step: Optimiser step, counted from 0.
+        rows: Which rows these are.
+    """
+    if not config.data.flip:
+        return image
+    uniform = torch.rand(config.global_batch, generator=generator(config.seed, "flip", step))
+    return torch.where((uniform[rows] < 0.5)[:, None, None, None], image.flip(-1), image)

@@ -12,8 +12,8 @@ from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.data.images import LabelledImages, to_unit
-from mimflow_train.data.order import EpochOrder, EvenClassOrder, batches
-from mimflow_train.draws import draw_step, drop_labels, generator
+from mimflow_train.data.order import batches, image_order
+from mimflow_train.draws import draw_step, drop_labels, mirror
 from mimflow_train.errors import ConfigError, DivergedError, MimflowError
 from mimflow_train.failures import StepError
 from mimflow_train.health import Health
@@ -91,7 +91,7 @@ def _train(
     for indices, pixels in health.fetched(_batches(context, config, data, state)):
         draws = draw_step(config, state.step, rows, stream=state.draw_stream)
         label = drop_labels(data.train.labels[indices], draws.dropped)
-        image = _flipped(to_unit(pixels), config, state.step, rows)
+        image = mirror(to_unit(pixels), config, state.step, rows)
         values = phase.gradients(Batch(image, label, indices), draws)
         norms = phase.clip()
         if all(math.isfinite(float(norm)) for norm in norms.values()):
@@ -118,9 +118,7 @@ def _batches(
     context: Context, config: TrainConfig, data: LabelledImages, state: State
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this worker's part of every global batch from the state's step on."""
-    order: EpochOrder | EvenClassOrder = EpochOrder(len(data.train.images), config.seed)
-    if config.data.even_classes:
-        order = EvenClassOrder(data.train.labels, config.seed)
+    order = image_order(data.train.labels, config.seed, even_classes=config.data.even_classes)
     rows = _rows(context, config)
     positions = (
         list(range(step * config.global_batch + rows.start, step * config.global_batch + rows.stop))
@@ -138,14 +136,6 @@ def _batches(
 def _rows(context: Context, config: TrainConfig) -> slice:
     share = config.global_batch // context.world_size
     return slice(context.rank * share, (context.rank + 1) * share)
-
-
-def _flipped(image: Tensor, config: TrainConfig, step: int, rows: slice) -> Tensor:
-    """Mirror half of the images if the data may be mirrored."""
-    if not config.data.flip:
-        return image
-    uniform = torch.rand(config.global_batch, generator=generator(config.seed, "flip", step))
-    return torch.where((uniform[rows] < 0.5)[:, None, None, None], image.flip(-1), image)
 
 
 def _check_diverged(skipped: int, values: dict[str, Tensor], step: int) -> None:

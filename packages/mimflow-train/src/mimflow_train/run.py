@@ -105,10 +105,14 @@ def train_run(
     """
     data = load_data(config, run_dir)
     saver = Saver(config, data, run_dir, plan)
-    state = _restored(context, config, run_dir)
-    try:
+
+    def go_on(state: State) -> State:
         with _leaving_a_trace(context, saver, reports, state):
             return train_phases(context, state, data, plan=plan, save=_first_rank(context, saver))
+
+    state = _restored(context, config, run_dir)
+    try:
+        return go_on(state)
     except DivergedError as error:
         if state.draw_stream:
             raise
@@ -116,8 +120,7 @@ def train_run(
             say(f"{error} Rolling back to the last checkpoint, once, with other masks and noise.")
         state = _restored(context, config, run_dir)
         state.draw_stream += 1
-        with _leaving_a_trace(context, saver, reports, state):
-            return train_phases(context, state, data, plan=plan, save=_first_rank(context, saver))
+        return go_on(state)
 
 
 def train_phases(

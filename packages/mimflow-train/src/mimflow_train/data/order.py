@@ -10,7 +10,7 @@ from mimflow_train.data.images import Split
 from mimflow_train.data.loading import load
 from mimflow_train.draws import generator
 
-__all__ = ["EpochOrder", "EvenClassOrder", "batches"]
+__all__ = ["EpochOrder", "EvenClassOrder", "batches", "image_order"]
 
 
 class EpochOrder:
@@ -65,6 +65,19 @@ class EvenClassOrder:
             latest = (number, torch.randperm(length, generator=draw))
             self._orders[stream, which] = latest
         return latest[1]
+
+
+def image_order(
+    labels: Int64[Tensor, " m"], seed: int, *, even_classes: bool
+) -> EpochOrder | EvenClassOrder:
+    """Return the order in which images are trained on.
+
+    Args:
+        labels: Class of each image.
+        seed: Seed of the order.
+        even_classes: Whether classes come evenly instead of images.
+    """
+    return EvenClassOrder(labels, seed) if even_classes else EpochOrder(len(labels), seed)
 
 
 def batches(

@@ -13,15 +13,16 @@ from mimflow_train.checkpoint import (
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import write_config
 from mimflow_train.console import say
+from mimflow_train.context import StopRequest
 from mimflow_train.data.images import LabelledImages, to_unit
-from mimflow_train.data.order import EpochOrder, EvenClassOrder
-from mimflow_train.draws import draw_step, drop_labels
+from mimflow_train.data.order import EpochOrder, EvenClassOrder, image_order
+from mimflow_train.draws import draw_step, drop_labels, mirror
 from mimflow_train.lock import locked
 from mimflow_train.micro_batches import precision
 from mimflow_train.model import MIMFlow
 from mimflow_train.reconstruction import encode, spread
 from mimflow_train.reproduce.session import Session
-from mimflow_train.reproduce.trained import Trained, trained
+from mimflow_train.reproduce.trained import InterruptedRunError, Trained, trained
 from mimflow_train.reproduce.variants import autoencoder_config
 from mimflow_train.state import State, TrainState, take_step
 from tarflow_prior import nll_per_dim
@@ -74,12 +75,22 @@ def _latent_std(first: Trained, data: LabelledImages) -> float:
 
 def _train_flow(session: Session, state: TrainState, std: float) -> None:
     config, run_dir = state.config, session.run_dir(state.config, "flow")
-    model, labels = state.model, session.data.train.labels
-    order: _Order = EpochOrder(len(labels), config.seed)
-    if config.data.even_classes:
-        order = EvenClassOrder(labels, config.seed)
+    labels = session.data.train.labels
+    order = image_order(labels, config.seed, even_classes=config.data.even_classes)
     if state.step < config.steps:
         say(f"Training a flow on fixed latents to step {config.steps} in {run_dir}")
+    stop = StopRequest()
+    with stop.listening():
+        _learn(session, state, std, order=order, stop=stop)
+    if stop.received is not None:
+        raise InterruptedRunError(stop.received)
+
+
+def _learn(
+    session: Session, state: TrainState, std: float, *, order: _Order, stop: StopRequest
+) -> None:
+    """Train the flow to its last step, or until a signal; saved either way."""
+    config, model = state.config, state.model
     while state.step < config.steps:
         z, label = _latents(session, state, order, std)
         with precision(session.device, config.precision):
@@ -89,8 +100,11 @@ def _train_flow(session: Session, state: TrainState, std: float) -> None:
         take_step(state.optimizer, config.optim, state.step, config.steps)
         state.average(config.optim.ema_decay)
         state.step += 1
-        if state.step % _SAVE_EVERY == 0 or state.step == config.steps:
-            write_checkpoint(snapshot(state), config, run_dir)
+        asked = stop.received is not None
+        if asked or state.step % _SAVE_EVERY == 0 or state.step == config.steps:
+            write_checkpoint(snapshot(state), config, session.run_dir(config, "flow"))
+        if asked:
+            break
 
 
 @torch.no_grad()
@@ -101,10 +115,11 @@ def _latents(
     config, train, device = state.config, session.data.train, session.device
     start = state.step * config.global_batch
     chosen = [order[position] for position in range(start, start + config.global_batch)]
-    draws = draw_step(config, state.step, slice(0, config.global_batch))
-    image, masked = to_unit(train.stack(chosen)).to(device), draws.masked.to(device)
+    rows = slice(0, config.global_batch)
+    draws = draw_step(config, state.step, rows)
+    image = mirror(to_unit(train.stack(chosen)), config, state.step, rows)
     with precision(device, config.precision):
-        posterior = state.model.encoder(image, masked)
+        posterior = state.model.encoder(image.to(device), draws.masked.to(device))
     z = posterior.perturb(draws.noise.to(device)).float() / std
     label = drop_labels(train.labels[torch.tensor(chosen)], draws.dropped)
     return z, label.to(device)
