@@ -22,12 +22,13 @@ from mimflow_train.frozen.perceptual import (
     lpips_network,
 )
 from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
+from mimflow_train.memory import kept_bytes
 from mimflow_train.model import MIMFlow, MIMFlowOutput
 from mimflow_train.objective import joint_objective
 
-__all__ = ["PartCost", "RunCost", "run_cost", "training_flops"]
+__all__ = ["BYTES_PER_TRAINED", "PartCost", "RunCost", "run_cost", "training_flops"]
 
-_BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving average
+BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving average
 _BYTES_PER_FROZEN = 4
 _BYTES_PER_SAVED = 16  # float32 weight, moving average, two moments of AdamW
 
@@ -100,7 +101,7 @@ def run_cost(config: TrainConfig) -> RunCost:
     frozen = frozen_costs(config)
     trained = _trained(config)
     copies, activations = _kept_bytes(config)
-    weights = _BYTES_PER_TRAINED * sum(part.parameters for part in trained)
+    weights = BYTES_PER_TRAINED * sum(part.parameters for part in trained)
     return RunCost(
         trained=trained,
         discriminator=_discriminator(config),
@@ -176,16 +177,8 @@ def _kept_by_step(
     encoder = config.model.encoder
     image = torch.empty(batch, 3, encoder.image_size, encoder.image_size)
     masked = torch.zeros(batch, encoder.num_patches, dtype=torch.bool)
-    weights = {each.untyped_storage()._cdata for each in model.parameters()}
-    kept: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in weights:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.autocast("cpu", torch.bfloat16), hooks:
+    def forward() -> None:
         posterior = model.encoder(image)
         z = posterior.perturb(torch.empty_like(posterior.mean))
         features = {name: decode(z) for name, decode in model.feature_decoders.items()}
@@ -197,7 +190,9 @@ def _kept_by_step(
         joint_objective(
             output, image, masked, weights=config.loss, targets=targets, perceptual=distance
         )
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    with torch.autocast("cpu", torch.bfloat16):
+        return kept_bytes(model.parameters(), forward)
 
 
 def _perceptual_networks(config: TrainConfig) -> list[nn.Module]:

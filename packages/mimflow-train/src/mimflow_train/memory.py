@@ -1,13 +1,13 @@
 """What a step keeps in memory, and how many images of it fit a device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mimflow_train.config import TrainConfig
@@ -17,7 +17,13 @@ from mimflow_train.errors import ConfigError
 from mimflow_train.micro_batches import Batch, attention_kernel
 from mimflow_train.model import MIMFlow
 
-__all__ = ["fit_micro_batch", "largest_micro_batch", "recompute_layers", "set_computation"]
+__all__ = [
+    "fit_micro_batch",
+    "kept_bytes",
+    "largest_micro_batch",
+    "recompute_layers",
+    "set_computation",
+]
 
 
 def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
@@ -76,6 +82,26 @@ def _blank(config: TrainConfig, size: int) -> tuple[Batch, Draws]:
     none = torch.zeros(size, dtype=torch.int64)
     batch = Batch(torch.zeros(size, 3, side, side), none, none)
     return batch, draw_step(replace(config, global_batch=size), 0, slice(0, size))
+
+
+def kept_bytes(weights: Iterable[Tensor], work: Callable[[], object]) -> int:
+    """Return the bytes that autograd keeps for the backward pass of some work, weights apart.
+
+    Args:
+        weights: What is there anyway.
+        work: A forward pass; what follows it keeps nothing more.
+    """
+    storages = {each.untyped_storage()._cdata for each in weights}
+    kept: dict[int, Tensor] = {}  # holds the tensors, so that no address comes twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in storages:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        work()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mimflow_train.config import TrainConfig
+from mimflow_train.costs import BYTES_PER_TRAINED
+from mimflow_train.memory import kept_bytes
 from mimflow_train.micro_batches import precision
-from mimflow_train.model import MIMFlow
 from mimflow_train.objective import joint_objective
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
@@ -116,9 +117,9 @@ def _joint(session: Session, config: TrainConfig, batch: int) -> Costs:
         torch.cuda.reset_peak_memory_stats(device)
     state = TrainState(config, device)
     step = _joint_step(state, batch, device)
-    kept = _kept_bytes(state.model, step)
+    kept = kept_bytes(state.model.parameters(), step)
     seconds = _median_seconds(session, step)
-    held = 20 * sum(each.numel() for each in state.model.parameters()) + kept
+    held = BYTES_PER_TRAINED * sum(each.numel() for each in state.model.parameters()) + kept
     if device.type == "cuda":
         held = torch.cuda.max_memory_allocated(device)
     label = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -151,22 +152,6 @@ def _joint_step(state: TrainState, batch: int, device: torch.device) -> Callable
         state.average(config.optim.ema_decay)
 
     return step
-
-
-def _kept_bytes(model: MIMFlow, step: Callable[[], None]) -> int:
-    """Return what autograd keeps for the backward pass of a step, weights apart."""
-    weights = {each.untyped_storage()._cdata for each in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        step()
-    return sum(kept.values())
 
 
 def _median_seconds(session: Session, work: Callable[[], object]) -> float:
