@@ -1,15 +1,16 @@
-"""Pictures of a run: sample grids and masked-input / reconstruction pairs."""
+"""Images as people and as other tools want them: grids as PNG, arrays as ADM writes them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["save_grid", "to_bytes"]
+__all__ = ["save_grid", "save_npz", "to_bytes"]
 
 _GAP = 2
 _LABEL_WIDTH = 96
@@ -23,6 +24,22 @@ def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
         tensor([  0, 128, 255], dtype=torch.uint8)
     """
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def save_npz(images: UInt8[Tensor, "b 3 h w"], label: Int64[Tensor, " b"], path: Path) -> Path:
+    """Write images in ADM's format: ``arr_0``, bytes with channels last, and ``arr_1``, classes.
+
+    The file appears when it is whole.
+
+    Args:
+        images: RGB bytes.
+        label: Class of each.
+        path: A .npz file; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"draft-{path.name}")
+    np.savez(draft, rearrange(images, "b c h w -> b h w c").cpu().numpy(), label.cpu().numpy())
+    return draft.replace(path)
 
 
 def save_grid(

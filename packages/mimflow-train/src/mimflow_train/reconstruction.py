@@ -26,6 +26,7 @@ __all__ = [
     "judged_images",
     "same_classes",
     "spread",
+    "spread_labels",
     "unmasked",
 ]
 
@@ -134,6 +135,20 @@ def spread(count: int, most: int) -> Int64[Tensor, " b"]:
         ([0, 1, 2], [0, 499, 999])
     """
     return torch.linspace(0, count - 1, min(count, most)).long()
+
+
+def spread_labels(label: Int64[Tensor, " m"], count: int) -> Int64[Tensor, " b"]:
+    """Return as many labels as are wanted, spread over those that there are.
+
+    Example:
+        >>> spread_labels(torch.tensor([0, 0, 1, 2]), 2).tolist()
+        [0, 2]
+        >>> spread_labels(torch.tensor([0, 1]), 5).tolist()
+        [0, 1, 0, 1, 0]
+    """
+    if count <= len(label):
+        return label[spread(len(label), count)]
+    return label.repeat(count // len(label) + 1)[:count]
 
 
 def judged_images(data: LabelledImages) -> list[int]:

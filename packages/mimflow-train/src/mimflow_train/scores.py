@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from genmetrics import (
@@ -29,11 +28,11 @@ from mimflow_train.draws import generator
 from mimflow_train.evaluate import generate
 from mimflow_train.flow_diagnostics import inversion_error
 from mimflow_train.model import MIMFlow
-from mimflow_train.pictures import to_bytes
-from mimflow_train.reconstruction import decode, encode, spread, unmasked
+from mimflow_train.pictures import save_npz, to_bytes
+from mimflow_train.reconstruction import decode, encode, spread_labels, unmasked
 from tarflow_prior import Block, TarFlow
 
-__all__ = ["Judging", "RunScores", "score_run"]
+__all__ = ["Judging", "RunScores", "flow_spectrum", "score_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +130,15 @@ def score_run(
     folder.mkdir(parents=True, exist_ok=True)
     held_out = data.held_out
     unseen = held_out.stack(range(len(held_out.labels)))
-    order = held_out.labels[spread(len(held_out.labels), num)]
-    label = order if len(order) == num else held_out.labels.repeat(num // len(unseen) + 1)[:num]
+    label = spread_labels(held_out.labels, num)
     drawn = to_bytes(generate(model, config, label, generator(config.seed, "mimflow-eval"))).cpu()
     latents = encode(model, config, unseen, "mimflow-eval").z
     whole = decode(model, encode(model, unmasked(config), unseen, "mimflow-eval").z)
     paths = {
-        "samples": _write(folder / "samples.npz", drawn, label),
-        "real": _write(folder / "real.npz", unseen, held_out.labels),
-        "masked": _write(folder / "masked.npz", decode(model, latents), held_out.labels),
-        "whole": _write(folder / "whole.npz", whole, held_out.labels),
+        "samples": save_npz(drawn, label, folder / "samples.npz"),
+        "real": save_npz(unseen, held_out.labels, folder / "real.npz"),
+        "masked": save_npz(decode(model, latents), held_out.labels, folder / "masked.npz"),
+        "whole": save_npz(whole, held_out.labels, folder / "whole.npz"),
     }
     images = {name: open_images(path) for name, path in paths.items()}
     masked_result, whole_result = (
@@ -162,7 +160,7 @@ def score_run(
         whole=whole_result,
         inversion_error=inversion_error(model.flow, inverted),
         num_inverted=len(inverted),
-        spectrum=_spectrum(model.flow, latents[: judging.num_spectra])
+        spectrum=flow_spectrum(model.flow, latents[: judging.num_spectra])
         if judging.num_spectra
         else None,
         probe=probe_classes(model, config, data, judging.num_probe) if judging.num_probe else None,
@@ -172,13 +170,15 @@ def score_run(
     return scores
 
 
-def _write(path: Path, images: UInt8[Tensor, "b 3 h w"], label: Tensor) -> Path:
-    np.savez(path, images.movedim(1, -1).numpy(), label.numpy())
-    return path
+def flow_spectrum(flow: TarFlow, z: Float[Tensor, "b k d"]) -> SpectrumResult:
+    """Find both ends of the flow's Jacobian spectrum, without a class.
 
+    In float64, where a small singular value can be told from rounding.
 
-def _spectrum(flow: TarFlow, z: Float[Tensor, "b k d"]) -> SpectrumResult:
-    """Look at the flow in float64, where what is small can be told from rounding."""
+    Args:
+        flow: The flow.
+        z: Latents, at least one.
+    """
     exact = copy.deepcopy(flow).double()
     blocks = [_OwnOrder(cast(Block, each)) for each in exact.blocks]
     return jacobian_spectrum(exact, z.double(), blocks=blocks)

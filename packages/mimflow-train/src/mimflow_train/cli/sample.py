@@ -102,20 +102,19 @@ def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def _save(images: "Tensor", labels: "Tensor", names: Sequence[str], out: Path) -> None:
-    import numpy as np
     from PIL import Image
 
-    from mimflow_train.pictures import save_grid
+    from mimflow_train.pictures import save_grid, save_npz
 
     out.parent.mkdir(parents=True, exist_ok=True)
     per_class = len(labels) // len(labels.unique())
-    pixels = images.movedim(1, -1).numpy()
     if out.suffix == ".png":
         rows = images.split(per_class)
         save_grid(rows, [names[label] for label in labels[::per_class].tolist()], out)
     elif out.suffix == ".npz":
-        np.savez(out, arr_0=pixels, arr_1=labels.numpy())
+        save_npz(images, labels, out)
     else:
+        pixels = images.movedim(1, -1).numpy()
         for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
             folder = out / names[label]
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """Figures of the paper: maps of latents, spectra of flows, probes over their depth."""
 
-import copy
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from torch import Tensor
 from genmetrics import (
     ProbeData,
     SpectrumResult,
-    jacobian_spectrum,
     knn_accuracy,
     plot_latents,
     plot_spectra,
@@ -30,6 +28,7 @@ from mimflow_train.reproduce.pictures import draw_depths
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.tables import train_row
 from mimflow_train.reproduce.trained import Trained
+from mimflow_train.scores import flow_spectrum
 
 __all__ = ["map_latents", "probe_depths", "spectra"]
 
@@ -144,10 +143,9 @@ def spectra(session: Session, name: str, experiment: Experiment) -> Outcome:
 def _spectrum(session: Session, run: Trained, count: int) -> SpectrumResult:
     split = session.data.held_out
     unseen = split.stack(spread(len(split.labels), count).tolist())
-    z = encode(run.model, run.config, unseen, "reproduce spectra").z.double()
-    # In float64, where a small singular value can be told from rounding.
-    flow = copy.deepcopy(run.model.flow).double()
-    return jacobian_spectrum(flow, z, inverse=flow.inverse)
+    return flow_spectrum(
+        run.model.flow, encode(run.model, run.config, unseen, "reproduce spectra").z
+    )
 
 
 def _medians(results: Sequence[SpectrumResult]) -> dict[str, list[float]]:

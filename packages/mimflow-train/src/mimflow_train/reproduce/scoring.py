@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -20,12 +19,13 @@ from genmetrics.protocols import choose_protocol
 from mimflow_train.class_probe import probe_classes
 from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
-from mimflow_train.reconstruction import CHUNK, decode, encode, spread, unmasked
+from mimflow_train.pictures import save_npz
+from mimflow_train.reconstruction import CHUNK, decode, encode, spread_labels, unmasked
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
 
-__all__ = ["CLASS_NETWORKS", "draw_samples", "score", "spread_labels"]
+__all__ = ["CLASS_NETWORKS", "draw_samples", "score"]
 
 CLASS_NETWORKS = ("efflite0", "inception")  # have an Inception Score
 _PROBE_IMAGES = 2000
@@ -85,20 +85,6 @@ def draw_samples(
     return torch.cat(parts)
 
 
-def spread_labels(label: Int64[Tensor, " m"], count: int) -> Int64[Tensor, " b"]:
-    """Return as many labels as are wanted, spread over those that there are.
-
-    Example:
-        >>> spread_labels(torch.tensor([0, 0, 1, 2]), 2).tolist()
-        [0, 2]
-        >>> spread_labels(torch.tensor([0, 1]), 5).tolist()
-        [0, 1, 0, 1, 0]
-    """
-    if count <= len(label):
-        return label[spread(len(label), count)]
-    return label.repeat(count // len(label) + 1)[:count]
-
-
 def _encodes_whole(run: Trained) -> bool:
     return run.config.model.encoder.bottleneck != "mae"
 
@@ -108,7 +94,7 @@ def _samples(
 ) -> dict[str, float]:
     held_out = session.data.held_out
     label = spread_labels(held_out.labels, session.num_samples)
-    samples = _write(folder / "samples.npz", draw_samples(run, label, guidance), label)
+    samples = save_npz(draw_samples(run, label, guidance), label, folder / "samples.npz")
     name = session.extractor_name
     metrics = ("fid", "is", "pr") if name in CLASS_NETWORKS else ("fid", "pr")
     report = evaluate(
@@ -147,11 +133,5 @@ def _reference(session: Session) -> Path:
     name = digest([data.source, data.fingerprint, size])
     path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
     if not path.exists():
-        _write(path, split.stack(range(len(split.labels))), split.labels)
+        save_npz(split.stack(range(len(split.labels))), split.labels, path)
     return path
-
-
-def _write(path: Path, images: UInt8[Tensor, "b 3 h w"], label: Tensor) -> Path:
-    draft = path.with_name(f"draft-{path.name}")
-    np.savez(draft, images.movedim(1, -1).numpy(), label.numpy())
-    return draft.replace(path)
