@@ -15,5 +15,5 @@ types: ## Static types
 test: ## Every test that takes seconds
 	pytest
 
-slow: ## Tests of minutes: Ray workers, five wheels in five empty environments
+slow: ## Tests of minutes: Ray workers, torchrun, wheels in empty environments, a report in Chromium
 	pytest -m slow

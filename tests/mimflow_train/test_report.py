@@ -177,7 +177,6 @@ def test_page_of_one_run_stays_in_its_folder(folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_browser_shows_every_picture_and_complains_of_nothing(finished, tmp_path, capsys):
     probe = """<script>addEventListener("load", () => {
       const images = [...document.images];
@@ -185,6 +184,7 @@ def test_browser_shows_every_picture_and_complains_of_nothing(finished, tmp_path
       document.title = `${good.length} of ${images.length}, ` +
         (document.documentElement.scrollWidth > innerWidth ? "too wide" : "fits");
     })</script></body>"""
+    assert CHROMIUM is not None, "this test opens the report in Chromium: install it"
     page = tmp_path / "probed.html"
     page.write_text(written(finished, capsys).replace("</body>", probe))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
