@@ -1,8 +1,10 @@
+import dataclasses
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimflow_train.draws import draw_step, drop_labels, generator
+from mimflow_train.draws import draw_step, drop_labels, generator, mirror
 
 
 def test_workers_share_the_draws_of_the_global_batch(config):
@@ -32,3 +34,22 @@ def test_dropped_labels_become_the_null_class():
     dropped = torch.tensor([False, True, False])
     assert drop_labels(label, dropped).tolist() == [4, -1, 6]
     assert label.tolist() == [4, 5, 6]
+
+
+def test_mirroring_is_a_function_of_the_place_in_the_global_batch(config):
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True))
+    image = torch.randn(8, 3, 2, 5)
+    whole = mirror(image, config, 3, slice(0, 8))
+    mirrored = [torch.equal(new, old.flip(-1)) for new, old in zip(whole, image, strict=True)]
+    assert 0 < sum(mirrored) < 8
+    for row in range(8):
+        if not mirrored[row]:
+            assert torch.equal(whole[row], image[row])
+    assert torch.equal(mirror(image[5:], config, 3, slice(5, 8)), whole[5:])
+    assert not torch.equal(mirror(image, config, 4, slice(0, 8)), whole)
+
+
+def test_images_that_may_not_be_mirrored_are_not(config):
+    image = torch.randn(8, 3, 2, 5)
+    assert not config.data.flip
+    assert torch.equal(mirror(image, config, 3, slice(0, 8)), image)
