@@ -8,7 +8,9 @@ import torch
 
 from mimflow_train.config import DecoderPhaseConfig, LossConfig
 from mimflow_train.costs import run_cost, training_flops
+from mimflow_train.errors import ConfigError
 from mimflow_train.model import MIMFlow
+from mimflow_train.overrides import override
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES, paper, tiny
 from mimflow_train.state import TrainState
 
@@ -118,3 +120,31 @@ def test_discriminator_that_is_not_built_costs_nothing(config):
     cost = run_cost(rae)
     assert cost.discriminator is None
     assert cost.frozen[-1].name == "DINO-S/8@224"
+
+
+DROPPED = ["model.encoder.hidden_patches=dropped", "mask.low=0.5", "mask.high=0.5"]
+
+
+def test_patches_that_the_encoder_never_sees_are_not_counted():
+    seen, dropped = tiny(), override(tiny(), DROPPED)
+    assert training_flops(dropped) < training_flops(seen)
+    some = override(dropped, ["mask.low=0.25", "mask.high=0.25"])
+    assert training_flops(dropped) < training_flops(some) < training_flops(seen)
+
+
+def test_mae_is_counted_by_what_it_sees_and_its_memory_is_not_guessed():
+    config = override(tiny(), DROPPED)
+    sizes = {
+        "encoder": {"bottleneck": "mae", "num_latents": 8},
+        "decoder": {"num_latents": 8},
+        "flow": {"num_tokens": 8},
+    }
+    model = dataclasses.replace(
+        config.model,
+        features={},
+        **{k: dataclasses.replace(getattr(config.model, k), **v) for k, v in sizes.items()},
+    )
+    config = dataclasses.replace(config, model=model)
+    assert 0 < training_flops(config) < training_flops(override(tiny(), DROPPED))
+    with pytest.raises(ConfigError, match="got mae, whose activations depend on the mask"):
+        run_cost(config)

@@ -13,6 +13,7 @@ from torchvision.models import convnext_small  # type: ignore[import-untyped]
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.discriminator import PatchDiscriminator
+from mimflow_train.errors import ConfigError
 from mimflow_train.frozen.costs import FrozenCost, frozen_costs
 from mimflow_train.frozen.efflite0 import EffLite0Distance
 from mimflow_train.frozen.perceptual import (
@@ -97,7 +98,15 @@ def run_cost(config: TrainConfig) -> RunCost:
 
     Args:
         config: The run.
+
+    Raises:
+        ConfigError: If the encoder's bottleneck is MAE's.
     """
+    if config.model.encoder.bottleneck == "mae":
+        raise ConfigError(
+            "Expected the bottleneck learnable-tokens or simmim for an estimate of memory; got "
+            "mae, whose activations depend on the mask. Leave --dry-run out."
+        )
     frozen = frozen_costs(config)
     trained = _trained(config)
     copies, activations = _kept_bytes(config)
@@ -132,7 +141,7 @@ def _trained(config: TrainConfig) -> list[PartCost]:
         image = torch.empty(1, 3, encoder.image_size, encoder.image_size)
         z = torch.empty(1, encoder.num_latents, encoder.latent_dim)
     parts = [
-        _part("encoder", model.encoder, image),
+        _part("encoder", model.encoder, image, _hidden_on_average(config)),
         _part("flow", model.flow, z),
         _part("pixel decoder", model.decoder, z),
     ]
@@ -152,9 +161,20 @@ def _discriminator(config: TrainConfig) -> PartCost | None:
         return _part("discriminator", module, torch.empty(1, 3, size, size))
 
 
-def _part(name: str, module: nn.Module, value: Tensor) -> PartCost:
+def _hidden_on_average(config: TrainConfig) -> Tensor | None:
+    """Return a mask for an encoder that passes over hidden patches; None for one that does not."""
+    encoder, num_patches = config.model.encoder, config.model.encoder.num_patches
+    if encoder.hidden_patches != "dropped":
+        return None
+    hidden = round(num_patches * (config.mask.low + config.mask.high) / 2)
+    if encoder.bottleneck == "mae":
+        hidden = num_patches - encoder.num_latents
+    return torch.arange(num_patches)[None] < hidden
+
+
+def _part(name: str, module: nn.Module, *values: Tensor | None) -> PartCost:
     with FlopCounterMode(display=False) as counter:
-        module(value)
+        module(*values)
     parameters = sum(each.numel() for each in module.parameters())
     return PartCost(name, parameters, counter.get_total_flops() / 2e9)
 
