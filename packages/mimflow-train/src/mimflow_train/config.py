@@ -171,7 +171,7 @@ class TrainConfig:
         global_batch: Images per optimiser step, over all workers.
         micro_batch: Images per forward pass of one worker; 0 means as many as its GPU holds, and on
             a CPU its whole share. Changes the rounding of sums only.
-        compile: Compile encoder, flow and decoders (``torch.compile``): minutes at the start, fewer
+        compile: Compile the transformer layers (``torch.compile``): a wait at the start, fewer
             passes over memory later. Changes rounding only.
         recompute: Keep only the input of each transformer layer and compute it again for the
             backward pass: a third more work, several times as many images in memory.

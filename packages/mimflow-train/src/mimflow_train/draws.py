@@ -98,4 +98,5 @@ def mirror(
     if not config.data.flip:
         return image
     uniform = torch.rand(config.global_batch, generator=generator(config.seed, "flip", step))
-    return torch.where((uniform[rows] < 0.5)[:, None, None, None], image.flip(-1), image)
+    mirrored = (uniform[rows] < 0.5).to(image.device)
+    return torch.where(mirrored[:, None, None, None], image.flip(-1), image)

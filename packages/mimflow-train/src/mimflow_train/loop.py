@@ -1,7 +1,7 @@
 """The training loop: a function of a context, a configuration and images."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
+from mimflow_train.data.ahead import one_ahead
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import batches, image_order
-from mimflow_train.draws import draw_step, drop_labels, mirror
+from mimflow_train.draws import Draws, draw_step, drop_labels, mirror
 from mimflow_train.errors import ConfigError, DivergedError, MimflowError
 from mimflow_train.failures import StepError
 from mimflow_train.health import Health
@@ -86,13 +87,10 @@ def _train(
     state: State,
     saving: Saving,
 ) -> None:
-    skipped, rows = 0, _rows(context, config)
+    skipped = 0
     health = Health(config, context.device, context.world_size)
-    for indices, pixels in health.fetched(_batches(context, config, data, state)):
-        draws = draw_step(config, state.step, rows, stream=state.draw_stream)
-        label = drop_labels(data.train.labels[indices], draws.dropped)
-        image = mirror(to_unit(pixels), config, state.step, rows)
-        values = phase.gradients(Batch(image, label, indices), draws)
+    for batch, draws in health.fetched(_prepared(context, config, data, state)):
+        values = phase.gradients(batch, draws)
         norms = phase.clip()
         if all(math.isfinite(float(norm)) for norm in norms.values()):
             skipped = 0
@@ -114,15 +112,39 @@ def _train(
             break
 
 
-def _batches(
+def _prepared(
     context: Context, config: TrainConfig, data: LabelledImages, state: State
+) -> Iterator[tuple[Batch, Draws]]:
+    """Yield what each step learns from, on the device; on a GPU while it works at the step before.
+
+    A CPU has nothing to gain: whoever prepared would take it from whoever computes.
+    """
+    left = range(state.step, state.end)
+    steps = _steps(context, config, data, left, stream=state.draw_stream)
+    return one_ahead(steps) if context.device.type == "cuda" else steps
+
+
+def _steps(
+    context: Context, config: TrainConfig, data: LabelledImages, steps: range, *, stream: int
+) -> Generator[tuple[Batch, Draws]]:
+    rows, device = _rows(context, config), context.device
+    for step, (indices, pixels) in zip(steps, _batches(context, config, data, steps), strict=True):
+        draws = draw_step(config, step, rows, stream=stream)
+        label = drop_labels(data.train.labels[indices], draws.dropped)
+        image = mirror(to_unit(pixels.to(device, non_blocking=True)), config, step, rows)
+        draws = Draws(*(each.to(device, non_blocking=True) for each in draws))
+        yield Batch(image, label.to(device), indices), draws
+
+
+def _batches(
+    context: Context, config: TrainConfig, data: LabelledImages, steps: range
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield this worker's part of every global batch from the state's step on."""
+    """Yield this worker's part of the global batch of each step."""
     order = image_order(data.train.labels, config.seed, even_classes=config.data.even_classes)
     rows = _rows(context, config)
     positions = (
         list(range(step * config.global_batch + rows.start, step * config.global_batch + rows.stop))
-        for step in range(state.step, state.end)
+        for step in steps
     )
     return batches(
         data.train,

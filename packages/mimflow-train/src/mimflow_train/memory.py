@@ -3,25 +3,25 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mim_encoder import ViTTrunk
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.draws import Draws, draw_step
 from mimflow_train.errors import ConfigError
 from mimflow_train.micro_batches import Batch, attention_kernel
 from mimflow_train.model import MIMFlow
+from tarflow_prior import Block
 
 __all__ = [
     "fit_micro_batch",
     "kept_bytes",
     "largest_micro_batch",
-    "recompute_layers",
     "set_computation",
 ]
 
@@ -105,38 +105,46 @@ def kept_bytes(weights: Iterable[Tensor], work: Callable[[], object]) -> int:
 
 
 def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -> None:
-    """Recompute layers and compile networks, in place, as far as the configuration asks for it."""
-    if config.recompute:
-        recompute_layers(model, device, config.precision)
-    if config.compile:
-        heads = model.feature_decoders.values()
-        for part in (model.encoder, model.flow, model.decoder, *heads):
-            part.compile()
+    """Compile and recompute transformer layers, in place, as far as the configuration asks for it.
 
-
-def recompute_layers(model: MIMFlow, device: torch.device, precision: str) -> None:
-    """Keep only the input of each transformer layer; the backward pass computes the rest again.
+    Only layers are compiled: those of a kind and a size share their kernels, so that fifty of them
+    start in the time of a few. Where a layer is recomputed, the backward pass has kept its input
+    alone.
 
     Args:
-        model: Changed in place; names of weights stay.
+        model: Changed in place; names of weights stay, and a copy is changed as well.
+        config: The run.
         device: Where it computes.
-        precision: As configured; the second pass must use the kernels of the first.
     """
 
-    def contexts() -> tuple[object, object]:
-        return attention_kernel(device, precision), attention_kernel(device, precision)
+    def contexts() -> tuple[object, object]:  # the second pass must use the kernels of the first
+        kernel = partial(attention_kernel, device, config.precision)
+        return kernel(), kernel()
 
-    for layer in _layers(model):
-        layer.forward = partial(
-            checkpoint,
-            layer.forward,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=contexts,
-        )
+    layers = list(_layers(model))
+    # Functions of a layer, not bound to it, since a copy of the model takes them along.
+    forwards: dict[type, Callable[..., Tensor]] = {
+        type(each): type(each).forward for each in layers
+    }
+    if config.compile:
+        forwards = {kind: torch.compile(each, dynamic=False) for kind, each in forwards.items()}
+    for layer in layers:
+        work = forwards[type(layer)]
+        if config.recompute:
+            work = partial(
+                checkpoint,
+                work,
+                use_reentrant=False,
+                preserve_rng_state=False,
+                context_fn=contexts,
+            )
+        if config.compile or config.recompute:
+            layer.forward = partial(work, layer)
 
 
 def _layers(model: MIMFlow) -> Iterator[nn.Module]:
-    flow = [block.layers for block in model.flow.blocks]
-    for group in (model.encoder.trunk.blocks, model.decoder.to_tokens.trunk.blocks, *flow):
-        yield from cast(nn.ModuleList, group)
+    for part in model.modules():
+        if isinstance(part, ViTTrunk):
+            yield from part.blocks
+        if isinstance(part, Block):
+            yield from part.layers

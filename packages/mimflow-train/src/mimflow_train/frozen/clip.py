@@ -13,7 +13,14 @@ from open_clip.constants import (  # type: ignore[import-untyped]
 from open_clip.model import resize_pos_embed  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from mimflow_train.frozen.teacher import PATCH, at_grid, cosine_distance, frozen, standardized
+from mimflow_train.frozen.teacher import (
+    PATCH,
+    at_grid,
+    cosine_distance,
+    frozen,
+    frozen_precision,
+    standardized,
+)
 from mimflow_train.frozen.weights import PretrainedFile, loading, read_tensors
 
 __all__ = ["CLIP_FILE", "ClipTeacher", "empty_image_tower"]
@@ -41,7 +48,7 @@ class ClipTeacher:
     Args:
         file: Weights in open_clip's layout, of the whole model or the image tower alone.
         grid: Patches per column and row.
-        device: Where the network runs, in float32 whatever autocast says.
+        device: Where the network runs, in the precision of :func:`frozen_precision`.
 
     Raises:
         WeightsError: If the file does not hold this network.
@@ -60,7 +67,7 @@ class ClipTeacher:
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
         """Return the features of each patch, in raster order, on the network's device."""
-        with torch.autocast(self.device.type, enabled=False):
+        with frozen_precision(self.device.type):
             resized = at_grid(image, self.grid, self.device).float()
             pixels = standardized(resized, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
             result = self.network.forward_intermediates(  # type: ignore[operator]

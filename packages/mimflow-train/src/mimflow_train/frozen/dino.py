@@ -9,7 +9,7 @@ from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from mimflow_train.frozen.teacher import frozen, standardized
+from mimflow_train.frozen.teacher import frozen, frozen_precision, standardized
 from mimflow_train.frozen.weights import PretrainedFile, hub_file, loading
 
 __all__ = ["DINO_FILE", "DINO_NAME", "DINO_SIZE", "DinoTokens"]
@@ -36,7 +36,7 @@ class DinoTokens:
 
     Args:
         file: Weights in the layout of Meta's release or of timm, .pth or .safetensors.
-        device: Where the network runs, in float32 whatever autocast says.
+        device: Where the network runs, in the precision of :func:`frozen_precision`.
 
     Raises:
         WeightsError: If the file does not hold this network.
@@ -54,7 +54,7 @@ class DinoTokens:
 
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
         """Return the tokens of images in [-1, 1], which are resized to 224 px."""
-        with torch.autocast(image.device.type, enabled=False):
+        with frozen_precision(image.device.type):
             resized = F.interpolate(image.float(), DINO_SIZE, mode="bilinear")
             pixels = standardized(resized, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
             tokens: list[Tensor] = self.network.forward_intermediates(  # type: ignore[operator]

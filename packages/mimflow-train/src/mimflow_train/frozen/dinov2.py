@@ -8,7 +8,14 @@ from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from mimflow_train.frozen.teacher import PATCH, at_grid, cosine_distance, frozen, standardized
+from mimflow_train.frozen.teacher import (
+    PATCH,
+    at_grid,
+    cosine_distance,
+    frozen,
+    frozen_precision,
+    standardized,
+)
 from mimflow_train.frozen.weights import PretrainedFile, hub_file, loading
 
 __all__ = ["DINOV2_FILE", "DINOV2_NAME", "DinoV2Teacher"]
@@ -35,7 +42,7 @@ class DinoV2Teacher:
     Args:
         file: Weights in the layout of Meta's release or of timm, .pth or .safetensors.
         grid: Patches per column and row.
-        device: Where the network runs, in float32 whatever autocast says.
+        device: Where the network runs, in the precision of :func:`frozen_precision`.
 
     Raises:
         WeightsError: If the file does not hold this network.
@@ -60,7 +67,7 @@ class DinoV2Teacher:
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
         """Return the features of each patch, in raster order, on the network's device."""
-        with torch.autocast(self.device.type, enabled=False):
+        with frozen_precision(self.device.type):
             resized = at_grid(image, self.grid, self.device).float()
             pixels = standardized(resized, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
             tokens: Tensor = self.network.forward_features(pixels)  # type: ignore[operator]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genmetrics import efflite0_network, efflite0_normalize
-from mimflow_train.frozen.teacher import at_grid, cosine_distance
+from mimflow_train.frozen.teacher import at_grid, cosine_distance, frozen_precision
 
 __all__ = ["EffLite0Distance", "EffLite0Teacher"]
 
@@ -91,7 +91,7 @@ def _frozen_network(device: torch.device) -> nn.Module:
 
 
 def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int]) -> list[Tensor]:
-    with torch.autocast(image.device.type, enabled=False):
+    with frozen_precision(image.device.type):
         normalized = efflite0_normalize((image.float() + 1) / 2)
         normalized = normalized.contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = network.forward_intermediates(  # type: ignore[operator]

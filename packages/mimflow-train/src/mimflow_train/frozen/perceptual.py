@@ -12,7 +12,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.models import convnext_small  # type: ignore[import-untyped]
 
-from mimflow_train.frozen.teacher import frozen, standardized
+from mimflow_train.frozen.teacher import frozen, frozen_precision, standardized
 from mimflow_train.frozen.weights import PretrainedFile, hub_file, loading, read_tensors
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "lpips_network",
 ]
 
+_LAYOUT = torch.channels_last  # in which convolutions are fast
 _HUB = "https://download.pytorch.org/models/"
 
 
@@ -59,7 +60,7 @@ class LpipsDistance:
     """LPIPS 0.1 on VGG16, with the linear weights of the lpips package.
 
     Args:
-        network: ``lpips.LPIPS``; it runs in float32 whatever autocast says.
+        network: ``lpips.LPIPS``; it runs in the precision of :func:`frozen_precision`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -82,14 +83,15 @@ class LpipsDistance:
             # lpips cuts torchvision's `features` into slices and keeps the number of each layer.
             keys = {key: f"features.{key.partition('.')[2]}" for key in trunk.state_dict()}
             trunk.load_state_dict({ours: vgg16[theirs] for ours, theirs in keys.items()})
-        return cls(frozen(network, device))
+        return cls(frozen(network, device).to(memory_format=_LAYOUT))
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, ""]:
         """Return the mean distance over the batch; gradients reach ``image`` only."""
-        with torch.autocast(image.device.type, enabled=False):
-            distance: Tensor = self.network(image.float(), target.detach().float())
+        pair = (each.float().contiguous(memory_format=_LAYOUT) for each in (image, target.detach()))
+        with frozen_precision(image.device.type):
+            distance: Tensor = self.network(*pair)
         return distance.mean()
 
 
@@ -108,7 +110,7 @@ class ConvNextDistance:
     """Mean square difference of the 1000 ImageNet logits of ConvNeXt-S, at 224 px.
 
     Args:
-        network: torchvision's ConvNeXt-S; it runs in float32 whatever autocast says.
+        network: torchvision's ConvNeXt-S; it runs in the precision of :func:`frozen_precision`.
     """
 
     size = (224, 224)
@@ -131,7 +133,7 @@ class ConvNextDistance:
             network: nn.Module = convnext_small()
         with loading(CONVNEXT_FILE.network, file):
             network.load_state_dict(read_tensors(file), assign=True)
-        return cls(frozen(network, device))
+        return cls(frozen(network, device).to(memory_format=_LAYOUT))
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
@@ -142,7 +144,7 @@ class ConvNextDistance:
         return F.mse_loss(self._logits(image), wanted)
 
     def _logits(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1000"]:
-        with torch.autocast(image.device.type, enabled=False):
+        with frozen_precision(image.device.type):
             resized = F.interpolate(image.float(), self.size, mode="bilinear", antialias=True)
             pixels = standardized(resized, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
             logits: Tensor = self.network(pixels)

@@ -1,5 +1,6 @@
 """What a feature teacher is (Eq. 7), and the two ways to compare features with its own."""
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ __all__ = [
     "at_grid",
     "cosine_distance",
     "frozen",
+    "frozen_precision",
     "square_distance",
     "standardized",
 ]
@@ -76,6 +78,20 @@ def frozen(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device).eval().requires_grad_(requires_grad=False)
 
 
+def frozen_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a frozen network runs, with gradients to its input or without.
+
+    On a GPU it goes along with the run's precision, since half of a step's time would be theirs in
+    float32 (benchmarks/gpu_step.md); elsewhere it is float32 whatever autocast says.
+
+    Args:
+        device_type: Where the network is.
+    """
+    if device_type == "cuda":
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
 def at_grid(
     image: Float[Tensor, "b 3 h w"], grid: tuple[int, int], device: torch.device
 ) -> Float[Tensor, "b 3 height width"]:
@@ -88,5 +104,10 @@ def standardized(
     image: Float[Tensor, "b 3 h w"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "b 3 h w"]:
     """Map images in [-1, 1] to the range of a network trained on ``(image01 - mean) / std``."""
-    shift, scale = (image.new_tensor(each).reshape(3, 1, 1) for each in (mean, std))
+    shift, scale = (_by_channel(image, each) for each in (mean, std))
     return ((image + 1) / 2 - shift) / scale
+
+
+def _by_channel(image: Tensor, values: tuple[float, ...]) -> Float[Tensor, "3 1 1"]:
+    # Filled where the image is: a copy to a GPU would wait for all that is queued there.
+    return torch.stack([image.new_full((1, 1), value) for value in values])

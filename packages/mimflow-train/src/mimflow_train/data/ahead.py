@@ -1,0 +1,33 @@
+"""Makes each item while the one before is being used."""
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, cast
+
+__all__ = ["one_ahead"]
+
+Item = TypeVar("Item")
+
+
+def one_ahead(items: Generator[Item]) -> Iterator[Item]:
+    """Yield the items of an iterator, which makes the next one in a thread meanwhile.
+
+    An error of the iterator is raised at the item that it was to make. Closing this one waits for
+    the thread.
+
+    Args:
+        items: A generator; it is closed with this one.
+
+    Example:
+        >>> list(one_ahead(letter for letter in "abc"))
+        ['a', 'b', 'c']
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        try:
+            coming = thread.submit(next, items, end)
+            while (item := coming.result()) is not end:
+                coming = thread.submit(next, items, end)
+                yield cast(Item, item)
+        finally:
+            thread.submit(items.close).result()
