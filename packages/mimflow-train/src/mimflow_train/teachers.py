@@ -58,12 +58,9 @@ class Targets:
         grid = config.model.encoder.grid
         names = config.trained_model.features
         teachers = {name: build_teacher(name, grid, device) for name in names}
-        perceptual: PerceptualDistance | None = None
+        perceptual = None
         if config.loss.perceptual > 0:
             perceptual = build_perceptual(config.loss.perceptual_network, device)
-        if config.compile:
-            teachers = {name: _CompiledTeacher(each) for name, each in teachers.items()}
-            perceptual = perceptual and torch.compile(perceptual.__call__, dynamic=False)
         images = data.train.images
         keep = isinstance(images, MemoryImages) and not config.data.flip
         banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
@@ -78,19 +75,6 @@ class Targets:
             )
             for name, teacher in self.teachers.items()
         }
-
-
-class _CompiledTeacher:
-    """A teacher whose passes are compiled."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self.dim, self.distance = teacher.dim, teacher.distance
-        self._features = torch.compile(teacher.__call__, dynamic=False)
-
-    def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
-        """Return the features of each patch, as the teacher does."""
-        features: Tensor = self._features(image)
-        return features
 
 
 def needed_files(config: TrainConfig, *, decoder_phase: bool) -> list[PretrainedFile]:
