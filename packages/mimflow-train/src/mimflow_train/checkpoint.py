@@ -19,6 +19,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.errors import StorageError
 from mimflow_train.provenance import code_commit
+from mimflow_train.sharding import whole
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = [
@@ -55,12 +56,20 @@ class Snapshot(NamedTuple):
     tensors: dict[str, dict[str, Tensor]]
 
 
-def snapshot(state: State) -> Snapshot:
-    """Copy a training state, so that training can go on while the copy is written."""
-    copies = {
-        name: {key: value.detach().to("cpu", copy=True).contiguous() for key, value in part.items()}
-        for name, part in state.tensors().items()
-    }
+def snapshot(state: State, *, keep: bool = True) -> Snapshot:
+    """Copy a training state, so that training can go on while the copy is written.
+
+    Args:
+        state: Where it is shared out, all workers call this together.
+        keep: Whether this worker needs the copy; if not, it only sends its parts.
+    """
+    copies: dict[str, dict[str, Tensor]] = {}
+    for name, part in state.tensors().items():
+        copies[name] = {}
+        for key, value in part.items():
+            together = whole(value.detach())
+            if keep:
+                copies[name][key] = together.to("cpu", copy=True).contiguous()
     return Snapshot(state.phase, state.step, state.draw_stream, copies)
 
 

@@ -13,7 +13,7 @@ from vit_decoder import DecoderConfig, FeatureDecoderConfig
 TEACHERS = {"efflite0": 112, "hog": 108, "dinov2": 768, "clip": 768}  # numbers per patch
 
 # What only says where and how fast a run is computed; it changes rounding at most.
-OPERATIONAL = ("micro_batch", "compile", "recompute", "data.loaders")
+OPERATIONAL = ("micro_batch", "compile", "recompute", "shard", "data.loaders")
 
 __all__ = [
     "OPERATIONAL",
@@ -175,6 +175,8 @@ class TrainConfig:
             passes over memory later. Changes rounding only.
         recompute: Keep only the input of each transformer layer and compute it again for the
             backward pass: a third more work, several times as many images in memory.
+        shard: Share weights, gradients, moments and average out over the workers in the joint phase
+            (FSDP2), for a model that no device holds. Changes the rounding of sums only.
         steps: Optimiser steps.
         seed: Seed of everything random.
         weights: What samples and scores are made with and the decoder phase starts from: the
@@ -195,6 +197,7 @@ class TrainConfig:
     micro_batch: int = 0
     compile: bool = False
     recompute: bool = False
+    shard: bool = False
     steps: int = 450_450
     seed: int = 0
     weights: Literal["ema", "raw"] = "ema"

@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from mimflow_train.config import TrainConfig
@@ -13,6 +14,7 @@ from mimflow_train.health import latent_statistics
 from mimflow_train.memory import fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, add_terms, micro_batches, precision
 from mimflow_train.objective import joint_objective
+from mimflow_train.sharding import whole
 from mimflow_train.state import TrainState, take_step
 from mimflow_train.teachers import Targets
 
@@ -35,8 +37,11 @@ class JointPhase:
         self.state, self.context, self.config, self.targets = state, context, config, targets
         self.module: nn.Module = state.model
         set_computation(state.model, config, context.device)
+        self.shares = config.shard and context.world_size > 1
+        if self.shares:
+            state.share_out()
         self.config = fit_micro_batch(config, context, self.try_out)
-        if context.world_size > 1:
+        if context.world_size > 1 and not self.shares:
             self.module = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
             self._settle_buckets()
 
@@ -77,6 +82,8 @@ class JointPhase:
             quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if not part.is_last and isinstance(self.module, DistributedDataParallel):
                 quiet = self.module.no_sync()
+            if isinstance(self.module, FSDPModule):
+                self.module.set_requires_gradient_sync(part.is_last)
             masked, noise, depth = part.draws.masked, part.draws.noise, part.draws.depth
             with quiet:
                 with precision(device, self.config.precision):
@@ -98,7 +105,7 @@ class JointPhase:
         """Clip the gradient of all weights as one."""
         parameters = self.state.model.parameters()
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optim.clip_norm)
-        return {"gradient_norm": norm}
+        return {"gradient_norm": whole(norm)}
 
     def update(self) -> dict[str, Tensor]:
         """Take a step of AdamW."""

@@ -1,22 +1,20 @@
 """What a step keeps in memory, and how many images of it fit a device."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mim_encoder import ViTTrunk
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.draws import Draws, draw_step
 from mimflow_train.errors import ConfigError
 from mimflow_train.micro_batches import Batch, attention_kernel
 from mimflow_train.model import MIMFlow
-from tarflow_prior import Block
 
 __all__ = [
     "fit_micro_batch",
@@ -58,6 +56,9 @@ def fit_micro_batch(
 ) -> TrainConfig:
     """Return the configuration with the micro-batch that fits, where it is left to the GPU.
 
+    It is not looked for where weights are shared out: a worker that finds too little memory in the
+    middle of a pass leaves the others waiting.
+
     Args:
         config: The run.
         context: This worker among its peers; all of them take the smallest that any has found.
@@ -66,7 +67,8 @@ def fit_micro_batch(
     Raises:
         ConfigError: If not even one image fits.
     """
-    if config.micro_batch or context.device.type != "cuda":
+    shared = config.shard and context.world_size > 1
+    if config.micro_batch or shared or context.device.type != "cuda":
         return config
     share = config.global_batch // context.world_size
     size = largest_micro_batch(share, lambda size: attempt(*_blank(config, size)))
@@ -121,14 +123,13 @@ def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -
         kernel = partial(attention_kernel, device, config.precision)
         return kernel(), kernel()
 
-    layers = list(_layers(model))
     # Functions of a layer, not bound to it, since a copy of the model takes them along.
     forwards: dict[type, Callable[..., Tensor]] = {
-        type(each): type(each).forward for each in layers
+        type(each): type(each).forward for each in model.layers
     }
     if config.compile:
         forwards = {kind: torch.compile(each, dynamic=False) for kind, each in forwards.items()}
-    for layer in layers:
+    for layer in model.layers:
         work = forwards[type(layer)]
         if config.recompute:
             work = partial(
@@ -140,11 +141,3 @@ def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -
             )
         if config.compile or config.recompute:
             layer.forward = partial(work, layer)
-
-
-def _layers(model: MIMFlow) -> Iterator[nn.Module]:
-    for part in model.modules():
-        if isinstance(part, ViTTrunk):
-            yield from part.blocks
-        if isinstance(part, Block):
-            yield from part.layers

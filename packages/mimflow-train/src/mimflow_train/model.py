@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mim_encoder import LatentPosterior, MaskedEncoder
+from mim_encoder import LatentPosterior, MaskedEncoder, ViTTrunk
 from mimflow_train.config import ModelConfig
-from tarflow_prior import FlowOutput, Guidance, TarFlow
+from tarflow_prior import Block, FlowOutput, Guidance, TarFlow
 from vit_decoder import FeatureDecoder, PixelDecoder
 
 __all__ = ["MIMFlow", "MIMFlowOutput"]
@@ -65,6 +65,17 @@ class MIMFlow(nn.Module):
             image=self.decoder(z, uniform=uniform),
             features={name: decode(z) for name, decode in self.feature_decoders.items()},
         )
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The transformer layers of all parts."""
+        layers: list[nn.Module] = []
+        for part in self.modules():
+            if isinstance(part, ViTTrunk):
+                layers += part.blocks
+            if isinstance(part, Block):
+                layers += part.layers
+        return layers
 
     @torch.no_grad()
     def generate(

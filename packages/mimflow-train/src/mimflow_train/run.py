@@ -104,11 +104,11 @@ def train_run(
         RetriesError: If one step has failed too often.
     """
     data = load_data(config, run_dir)
-    saver = Saver(config, data, run_dir, plan)
+    saver = Saver(config, data, run_dir, plan, writes=context.rank == 0)
 
     def go_on(state: State) -> State:
         with _leaving_a_trace(context, saver, reports, state):
-            return train_phases(context, state, data, plan=plan, save=_first_rank(context, saver))
+            return train_phases(context, state, data, plan=plan, save=_saving(context, saver))
 
     state = _restored(context, config, run_dir)
     try:
@@ -176,11 +176,11 @@ def _leaving_a_trace(
         saver.wait()
 
 
-def _first_rank(context: Context, saver: Saver) -> Callable[[State], None]:
-    """Return a function that saves on rank 0 while the others wait."""
+def _saving(context: Context, saver: Saver) -> Callable[[State], None]:
+    """Return a function that saves on rank 0, while the others send their parts and wait."""
 
     def save(state: State) -> None:
-        if context.rank == 0:
+        if saver.writes or state.is_shared_out:
             saver(state)
         _meet(context)
 

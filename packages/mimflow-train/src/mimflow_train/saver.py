@@ -28,12 +28,20 @@ class Saver:
         data: Images; only its classes are looked at.
         run_dir: The run folder.
         plan: Whose ``milestone_every`` says which weights are kept for good.
+        writes: Whether this worker writes; the others only send their parts of what is shared out.
     """
 
     def __init__(
-        self, config: TrainConfig, data: LabelledImages, run_dir: Path, plan: Plan
+        self,
+        config: TrainConfig,
+        data: LabelledImages,
+        run_dir: Path,
+        plan: Plan,
+        *,
+        writes: bool = True,
     ) -> None:
         self.config, self.data, self.run_dir, self.plan = config, data, run_dir, plan
+        self.writes = writes
         self.failures = 0
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
@@ -41,15 +49,20 @@ class Saver:
     def __call__(self, state: State) -> None:
         """Save a state, with a grid of samples; at the last step of a phase, to the end.
 
+        All workers call this where the state is shared out, else the one that writes.
+
         Raises:
             StorageError: At the third failure in a row, and at the last step of a phase.
         """
         last = state.step == state.end
         self._settle(fatal=False)
-        self._writing = self._thread.submit(self._write, snapshot(state))
+        copies, model = snapshot(state, keep=self.writes), state.chosen
+        if not self.writes:
+            return
+        self._writing = self._thread.submit(self._write, copies)
         try:
             path = self.run_dir / "samples" / f"step_{state.step:08d}.png"
-            sample_grid(state.chosen, self.config, self.data, path)
+            sample_grid(model, self.config, self.data, path)
         except OSError as error:
             self._failed(error, fatal=last)
         if last:

@@ -11,6 +11,7 @@ from mimflow_train.config import OptimConfig, TrainConfig
 from mimflow_train.discriminator import LeCam
 from mimflow_train.draws import generator
 from mimflow_train.model import MIMFlow
+from mimflow_train.sharding import is_shared_out, placed_like, share_out, whole
 
 __all__ = ["DecoderState", "State", "TrainState", "learning_rate", "take_step"]
 
@@ -49,8 +50,26 @@ class TrainState:
 
     @property
     def chosen(self) -> MIMFlow:
-        """The weights that samples and scores are made with, as ``config.weights`` says."""
+        """The weights that samples and scores are made with, as ``config.weights`` says.
+
+        Where they are shared out, all workers ask for them together and get a copy.
+        """
+        if self.is_shared_out:
+            return _gathered(self.ema if self.config.weights == "ema" else self.model)
         return self.ema if self.config.weights == "ema" else _frozen_copy(self.model)
+
+    @property
+    def is_shared_out(self) -> bool:
+        """Whether this worker has only parts of the tensors."""
+        return is_shared_out(self.model)
+
+    def share_out(self) -> None:
+        """Leave each worker its part of all tensors; all of them call this with the same state."""
+        moments = _moments(self.model, self.optimizer)
+        for model in (self.model, self.ema):
+            share_out(model)
+        self.optimizer = _adamw(self.model, self.config.optim)
+        _load_moments(self.model, self.optimizer, moments)
 
     def average(self, decay: float) -> None:
         """Move the average towards the weights: ``ema <- d ema + (1 - d) weights``.
@@ -93,6 +112,7 @@ class DecoderState:
     """
 
     phase = "decoder"
+    is_shared_out = False
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
@@ -168,6 +188,14 @@ class DecoderState:
 State = TrainState | DecoderState
 
 
+def _gathered(model: MIMFlow) -> MIMFlow:
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[]), device:
+        copy = MIMFlow(model.config)
+    copy.load_state_dict({name: whole(value) for name, value in model.state_dict().items()})
+    return copy.eval().requires_grad_(requires_grad=False)
+
+
 def _frozen_copy(model: MIMFlow) -> MIMFlow:
     return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
 
@@ -194,9 +222,11 @@ def _load_moments(
     for full_name, value in moments.items():
         key, name = full_name.split(".", 1)
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU unless it is fused on a GPU.
-        target = value.to(parameter.device) if key != "step" or parameter.is_cuda else value
-        optimizer.state[parameter][key] = target
+        # The step counter is a number; AdamW keeps it on the CPU unless it is fused on a GPU.
+        counter = value.to(parameter.device) if parameter.is_cuda else value
+        optimizer.state[parameter][key] = (
+            counter if key == "step" else placed_like(value, parameter)
+        )
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
