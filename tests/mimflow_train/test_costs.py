@@ -122,6 +122,23 @@ def test_discriminator_that_is_not_built_costs_nothing(config):
     assert cost.frozen[-1].name == "DINO-S/8@224"
 
 
+def test_weights_that_are_shared_out_are_divided_by_the_workers(config):
+    config = dataclasses.replace(config, shard=True)
+    alone, of_eight = run_cost(config), run_cost(config, 8)
+    trained = sum(part.parameters for part in alone.trained)
+    assert run_cost(dataclasses.replace(config, shard=False), 8) == alone
+    assert of_eight.static_bytes < alone.static_bytes
+    together = of_eight.static_bytes - (alone.static_bytes - 20 * trained) - 20 * trained // 8
+    assert 0 < together < 8 * trained
+
+
+def test_layers_that_are_recomputed_keep_their_inputs_alone(config):
+    plain, recomputed = run_cost(config), run_cost(dataclasses.replace(config, recompute=True))
+    assert recomputed.static_bytes == plain.static_bytes
+    assert 0 < recomputed.activation_bytes < plain.activation_bytes
+    assert recomputed.training_flops == plain.training_flops
+
+
 DROPPED = ["model.encoder.hidden_patches=dropped", "mask.low=0.5", "mask.high=0.5"]
 
 

@@ -21,7 +21,7 @@ COST = RunCost(
 
 @pytest.fixture(autouse=True)
 def _cost(monkeypatch):
-    monkeypatch.setattr(dry_run, "run_cost", lambda _: COST)
+    monkeypatch.setattr(dry_run, "run_cost", lambda *_: COST)
 
 
 @pytest.fixture

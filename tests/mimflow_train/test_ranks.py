@@ -138,7 +138,7 @@ def launch(folder, places):
     assert [worker.wait(300) for worker in workers] == [0] * len(places)
 
 
-def test_torchrun_trains_a_run_to_its_end(tmp_path):
+def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
     images = tmp_path / "images"
     for label, name in enumerate(("blue", "red")):
         (images / name).mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_torchrun_trains_a_run_to_its_end(tmp_path):
             shade = (40 * label + 5 * number, 20, 250 - 200 * label - number)
             Image.new("RGB", (20, 24), shade).save(images / name / f"{number}.png")
     arguments = ["--data", images, "--out", tmp_path / "run", "--device", "cpu"]
-    for value in [*SMALL, "loss.perceptual=0.0", "decoder_phase.steps=2"]:
+    for value in [*SMALL, "loss.perceptual=0.0", "decoder_phase.steps=2", "shard=True"]:
         arguments += ["--set", value]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """What a run costs before it is run: parameters, work for each image, memory of each worker."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import timm
@@ -23,13 +23,14 @@ from mimflow_train.frozen.perceptual import (
     lpips_network,
 )
 from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
-from mimflow_train.memory import kept_bytes
+from mimflow_train.memory import kept_bytes, set_computation
 from mimflow_train.model import MIMFlow, MIMFlowOutput
 from mimflow_train.objective import joint_objective
 
 __all__ = ["BYTES_PER_TRAINED", "PartCost", "RunCost", "run_cost", "training_flops"]
 
 BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving average
+_BYTES_TOGETHER = 8  # weight and gradient of what is not shared out at the moment
 _BYTES_PER_FROZEN = 4
 _BYTES_PER_SAVED = 16  # float32 weight, moving average, two moments of AdamW
 
@@ -90,14 +91,16 @@ class RunCost:
         return max(0, available - self.static_bytes) // self.activation_bytes
 
 
-def run_cost(config: TrainConfig) -> RunCost:
+def run_cost(config: TrainConfig, workers: int = 1) -> RunCost:
     """Count a run's cost without weights, images or a GPU; takes seconds.
 
     Activations are those that autograd keeps under bf16 autocast, as a GPU's run would; a kernel
-    that keeps less or more than the CPU's moves the estimate.
+    that keeps less or more than the CPU's moves the estimate. Where layers are recomputed, it is
+    their inputs, and what is inside one layer on average.
 
     Args:
         config: The run.
+        workers: Devices that share the batch, and the weights if the run says so.
 
     Raises:
         ConfigError: If the encoder's bottleneck is MAE's.
@@ -111,6 +114,8 @@ def run_cost(config: TrainConfig) -> RunCost:
     trained = _trained(config)
     copies, activations = _kept_bytes(config)
     weights = BYTES_PER_TRAINED * sum(part.parameters for part in trained)
+    if config.shard and workers > 1:
+        weights = weights // workers + _BYTES_TOGETHER * _numbers_together(config)
     return RunCost(
         trained=trained,
         discriminator=_discriminator(config),
@@ -118,6 +123,14 @@ def run_cost(config: TrainConfig) -> RunCost:
         static_bytes=weights + _BYTES_PER_FROZEN * sum(each.parameters for each in frozen) + copies,
         activation_bytes=activations,
     )
+
+
+def _numbers_together(config: TrainConfig) -> int:
+    """Return what a worker has whole at one time: weights of no layer, and of two layers."""
+    with torch.device("meta"):
+        model = MIMFlow(config.trained_model)
+    sizes = [sum(each.numel() for each in layer.parameters()) for layer in model.layers]
+    return sum(each.numel() for each in model.parameters()) - sum(sizes) + 2 * max(sizes)
 
 
 def training_flops(config: TrainConfig) -> float:
@@ -188,7 +201,13 @@ def _kept_bytes(config: TrainConfig) -> tuple[int, int]:
             _leave_meta(each)
         distance = _distance(networks)
         one, two = (_kept_by_step(config, model, distance, batch) for batch in (1, 2))
-    return 2 * one - two, two - one
+        copies, activations = 2 * one - two, two - one
+        if config.recompute:  # copies are there until the forward pass is over
+            set_computation(model, replace(config, compile=False), torch.device("cpu"))
+            one, two = (_kept_by_step(config, model, distance, batch) for batch in (1, 2))
+            inputs = two - one
+            activations = inputs + (activations - inputs) // len(model.layers)
+    return copies, activations
 
 
 def _kept_by_step(

@@ -40,7 +40,7 @@ def cost_table(
         ConfigError: If nothing is known of the accelerator.
     """
     card = detect() if hardware is None else named_hardware(hardware)
-    cost = run_cost(config)
+    cost = run_cost(config, workers)
     size = config.model.encoder.image_size
     steps = f"{config.steps:,} + {config.decoder_phase.steps:,}"
     lines = [
@@ -83,10 +83,11 @@ def _memory(config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
     share = config.global_batch // workers
     micro_batch = config.micro_batch or share
     fixed, each = cost.static_bytes / _GIB, cost.activation_bytes / _GIB
+    shared = ", which share the weights out," if config.shard and workers > 1 else ""
     yield (
-        f"  memory of each of {workers} worker(s)  {cost.memory(micro_batch) / _GIB:.1f} GiB at "
-        f"micro_batch {micro_batch}: {fixed:.1f} GiB + {each:.3f} GiB an image, estimated for "
-        "bf16, libraries not counted"
+        f"  memory of each of {workers} worker(s){shared}  "
+        f"{cost.memory(micro_batch) / _GIB:.1f} GiB at micro_batch {micro_batch}: "
+        f"{fixed:.1f} GiB + {each:.3f} GiB an image, estimated for bf16, libraries not counted"
     )
     fitting = (f"{card} GiB: {cost.largest_micro_batch(card * _GIB)}" for card in _CARDS)
     yield f"  largest micro_batch  {', '.join(fitting)}"
