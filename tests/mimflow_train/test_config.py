@@ -67,6 +67,7 @@ def test_override_sets_nested_values_of_each_type():
         ("optim.lr=-1", "optim.lr > 0; got -1"),
         ("steps=1.5", "steps of type int"),
         ("model.flow=3", "model.flow has several"),
+        ("model.features=dino", "teachers among efflite0, hog, dinov2, clip; got dino"),
         ("optim.lr.x=3", "no optim.lr.x"),
         ("optim", "Expected --set key=value"),
         ("precision=fp8", "precision"),
@@ -88,6 +89,16 @@ def test_override_sets_nested_values_of_each_type():
 def test_override_says_what_is_wrong(assignment, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         override(tiny(), [assignment])
+
+
+def test_teachers_are_chosen_by_name():
+    config = override(tiny(), ["model.features.hog.depth=1", "model.features=dinov2,hog"])
+    shape, features = tiny().model.features["efflite0"], config.model.features
+    assert features == {
+        "dinov2": dataclasses.replace(shape, feature_dim=768),
+        "hog": dataclasses.replace(shape, feature_dim=108, depth=1),
+    }
+    assert override(tiny(), ["model.features=none"]).model.features == {}
 
 
 def test_a_choice_called_none_can_be_set():

@@ -1,6 +1,7 @@
 """The complete configuration of a run, as nested frozen dataclasses; imports no torch."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,6 +83,31 @@ class ModelConfig:
                 "the teacher's width",
                 TEACHERS[name],
             )
+
+    def imitating(self, teachers: Sequence[str]) -> "ModelConfig":
+        """Return these networks with feature decoders for other teachers, shaped as the first here.
+
+        Args:
+            teachers: Names of teachers; none for networks that imitate nobody.
+
+        Raises:
+            ConfigError: If there is no such teacher, or no feature decoder here.
+        """
+        unknown = [name for name in teachers if name not in TEACHERS]
+        if unknown:
+            raise ConfigError(
+                f"Expected teachers among {', '.join(TEACHERS)}; got {', '.join(unknown)}. "
+                "Choose from these, or none."
+            )
+        if teachers and not self.features:
+            raise ConfigError("Expected a recipe with a feature decoder to vary; it has none.")
+        features = {
+            name: dataclasses.replace(
+                next(iter(self.features.values())), feature_dim=TEACHERS[name]
+            )
+            for name in teachers
+        }
+        return dataclasses.replace(self, features=features)
 
 
 def require_equal(name: str, value: object, other_name: str, other: object) -> None:

@@ -14,6 +14,8 @@ from mimflow_train.errors import ConfigError
 
 __all__ = ["override"]
 
+_TEACHERS_KEY = "model.features"
+
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     """Return the configuration with some fields changed, such as ``optim.lr=2e-4``.
@@ -22,8 +24,9 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
 
     Args:
         config: Where to start.
-        assignments: Dotted field name, ``=``, and a Python literal or a plain word. One section
-            takes a name: ``decoder_phase=rae`` is that preset with the recipe's steps.
+        assignments: Dotted field name, ``=``, and a Python literal or a plain word. Two sections
+            take names: ``decoder_phase=rae`` is that preset with the recipe's steps, and
+            ``model.features=dinov2,hog`` are the teachers to imitate, or none.
 
     Raises:
         ConfigError: If there is no such field, or a value is of another type or out of range.
@@ -33,12 +36,17 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
         >>> override(tiny(), ["optim.lr=2e-4"]).optim.lr
         0.0002
     """
-    tree = to_dict(config)
-    for assignment in assignments:
-        key, separator, text = assignment.partition("=")
+    named = [assignment.partition("=") for assignment in assignments]
+    for key, separator, text in named:
         if not separator:
-            raise ConfigError(f"Expected --set key=value; got {assignment!r}. Write optim.lr=2e-4.")
-        _assign(tree, config, key, text)
+            raise ConfigError(f"Expected --set key=value; got {key!r}. Write optim.lr=2e-4.")
+        if key == _TEACHERS_KEY:
+            teachers = [] if text == "none" else text.split(",")
+            config = dataclasses.replace(config, model=config.model.imitating(teachers))
+    tree = to_dict(config)
+    for key, _, text in named:
+        if key != _TEACHERS_KEY:
+            _assign(tree, config, key, text)
     try:
         changed: TrainConfig = from_dict(TrainConfig, tree)
     except ValueError as error:  # the config's own check of the new values

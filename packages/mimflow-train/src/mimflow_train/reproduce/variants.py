@@ -4,8 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from mimflow_train.config import TEACHERS, TrainConfig
-from mimflow_train.errors import ConfigError
+from mimflow_train.config import TrainConfig
 from mimflow_train.overrides import override
 from mimflow_train.reproduce.design import Experiment, Variant
 
@@ -76,20 +75,11 @@ def variant_config(
     """
     config = base
     if variant.targets is not None:
-        config = _with_targets(config, variant.targets)
+        config = replace(config, model=config.model.imitating(variant.targets))
     settings = [] if base.scale == "tiny" else [*experiment.paper_settings]
     if variant.tokens is not None:
         settings += _token_settings(config, variant.tokens)
     return override(config, [*settings, *variant.settings, f"seed={seed}"])
-
-
-def _with_targets(config: TrainConfig, targets: tuple[str, ...]) -> TrainConfig:
-    """Return a run whose feature decoders, shaped as the recipe's first, imitate these teachers."""
-    if not config.model.features:
-        raise ConfigError("Expected a recipe with a feature decoder to vary; it has none.")
-    shape = next(iter(config.model.features.values()))
-    features = {name: replace(shape, feature_dim=TEACHERS[name]) for name in targets}
-    return replace(config, model=replace(config.model, features=features))
 
 
 def _token_settings(config: TrainConfig, share: Fraction) -> list[str]:
