@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genmetrics import open_images
+from genmetrics import BadInput, open_images
 from genmetrics.adm_crop import adm_center_crop
 from genmetrics.cli import main
-from genmetrics.image_files import pack_images
+from genmetrics.image_files import pack_images, write_npz
 
 
 def pixels(n=5, height=6, width=7, seed=0):
@@ -93,6 +93,39 @@ def test_halving_is_the_mean_of_four_pixels():
 def test_crop_cuts_the_odd_row_off_the_end():
     image = pixels(1, 10, 7)[0]
     np.testing.assert_array_equal(adm_center_crop(image, 7), image[1:8])
+
+
+def test_npz_is_written_while_images_are_made(tmp_path):
+    path = tmp_path / "new.npz"
+    images = pixels(5)
+
+    def made():
+        for image in images:
+            assert not path.exists()
+            yield image
+
+    write_npz(made(), path, np.arange(5), count=5)
+    with np.load(path) as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"], images)
+        np.testing.assert_array_equal(arrays["arr_1"], np.arange(5))
+    np.testing.assert_array_equal(open_images(path).read(4), images[4])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (pixels(4), "Expected 5 images to write; got 4"),
+        (pixels(6), "Expected 5 images to write; got 6"),
+        ([*pixels(4), *pixels(1, 7, 7)], r"got uint8 \(7, 7, 3\) as number 4"),
+        (pixels(5).astype(float), r"got float64 \(6, 7, 3\) as number 0"),
+        (pixels(5)[..., 0], r"got uint8 \(6, 7\) as number 0"),
+    ],
+)
+def test_npz_of_other_images_than_were_announced_is_not_written(tmp_path, images, message):
+    (tmp_path / "x.npz").write_bytes(b"what was there")
+    with pytest.raises(BadInput, match=message):
+        write_npz(images, tmp_path / "x.npz", count=5)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"what was there"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

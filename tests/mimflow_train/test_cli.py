@@ -10,9 +10,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from tests.mimflow_train.conftest import SMALL
 
 from mimflow_train.cli import data as data_command
+from mimflow_train.cli import inspect as inspect_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
 from mimflow_train.cli.command import parse
@@ -237,6 +239,11 @@ def check_samples(out, tmp_path, capsys):
     run(sample_command, out, "--label", 1, "--num", 3, "--seed", 1, "--out", npz)
     with np.load(npz) as arrays:
         assert not np.array_equal(arrays["arr_0"], first)
+    weights = tmp_path / "weights.safetensors"
+    assert run(inspect_command, out, "--export", weights) == 0
+    assert run(sample_command, weights, "--label", 1, "--num", 3, "--out", npz) == 0
+    with np.load(npz) as arrays:
+        assert np.array_equal(arrays["arr_0"], first)
     assert run(sample_command, out, "--num", 2, "--out", tmp_path / "pictures") == 0
     assert len(list((tmp_path / "pictures").glob("*/*.png"))) == 4
     assert run(sample_command, out, "--out", tmp_path / "x.jpg") == 2
@@ -246,8 +253,19 @@ def check_samples(out, tmp_path, capsys):
 
 
 def test_sampling_from_no_run(tmp_path, capsys):
-    assert run(sample_command, tmp_path) == 2
-    assert "Expected a run folder" in capsys.readouterr().err
+    foreign, torn = tmp_path / "foreign.safetensors", tmp_path / "torn.safetensors"
+    save_file({"x": np.zeros(3)}, foreign)
+    torn.write_bytes(foreign.read_bytes()[:20])
+    for source, message in (
+        (tmp_path, "Expected a run folder"),
+        (tmp_path / "no.safetensors", "or a .safetensors file; there is no"),
+        (foreign, "does not carry the configuration of a run"),
+        (torn, "Expected a whole .safetensors file"),
+    ):
+        assert run(sample_command, source) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_emoji_folder_is_what_training_reads(tmp_path, capsys):

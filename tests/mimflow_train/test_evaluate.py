@@ -96,8 +96,18 @@ def test_decoding_in_chunks_equals_decoding_at_once(model, monkeypatch):
 
 def test_temperature_zero_draws_one_image(config, model):
     draw = torch.Generator().manual_seed(0)
-    images = generate(model, config, torch.tensor([1, 1]), draw, temperature=0.0)
-    torch.testing.assert_close(images[0], images[1])
+    (images,) = generate(model, config, torch.tensor([1, 1]), draw, temperature=0.0)
+    assert (images[0].int() - images[1].int()).abs().max() <= 1
+
+
+def test_samples_come_in_batches_with_the_noise_of_all_at_once(config, model, monkeypatch):
+    label = torch.arange(7) % 3
+    (whole,) = generate(model, config, label, torch.Generator().manual_seed(0))
+    monkeypatch.setattr("mimflow_train.evaluate.CHUNK", 1)
+    batches = [*generate(model, config, label, torch.Generator().manual_seed(0))]
+    assert [len(batch) for batch in batches] == [4, 3]
+    assert (torch.cat(batches).int() - whole.int()).abs().max() <= 1
+    assert whole.dtype == torch.uint8
 
 
 def test_same_classes_repeats_no_image_while_there_are_others(data):

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from genmetrics import evaluate, get_extractor, open_images
-from mimflow_train.checkpoint import snapshot, write_checkpoint
+from mimflow_train.checkpoint import export_weights, snapshot, write_checkpoint
 from mimflow_train.cli import eval as command
-from mimflow_train.config_file import write_config
+from mimflow_train.config_file import read_config, write_config
+from mimflow_train.finish import trained_model  # binds load_data before a test replaces it
 from mimflow_train.overrides import override
 from mimflow_train.state import TrainState
 
@@ -64,6 +66,31 @@ def test_probe_tells_its_accuracy_by_depth_and_its_n(finished, capsys):
     probe = json.loads((finished / "eval" / "scores.json").read_text())["probe"]
     assert list(probe["accuracy"])[-3:] == ["latents", "block 1", "block 2"]
     assert (probe["n_train"], probe["n_held_out"], probe["chance"]) == (8, 16, 1 / 3)
+
+
+def test_weights_on_their_own_score_as_their_run_does(finished, tmp_path, capsys):
+    config = read_config(finished)
+    weights = tmp_path / "moved" / "weights.safetensors"
+    export_weights(finished / "checkpoints" / "step_00000000", config, weights)
+    for model in (finished, weights):
+        loaded = trained_model(config, model, torch.device("cpu"))
+        assert not loaded.training
+        assert not any(each.requires_grad for each in loaded.parameters())
+    options = ["--device", "cpu", "--num", 5, "--metrics", "fid"]
+    assert (run(finished, *options), run(weights, *options)) == (0, 0)
+    one, other = capsys.readouterr().out.split("samples of the flow")[1:]
+    assert one == other
+    assert (tmp_path / "moved" / "weights.eval" / "scores.json").is_file()
+
+
+def test_other_images_must_have_the_run_s_classes(finished, tmp_path, capsys):
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        for number in range(2):
+            path = tmp_path / "images" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20)).save(path)
+    assert run(finished, "--data", tmp_path / "images") == 2
+    assert "Expected the run's 3 classes in" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_sentence(finished, capsys):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from genmetrics.floor import EqualCountDistance, frechet_at_equal_count, frechet_floor
     from genmetrics.frechet import FrechetResult, frechet_distance, frechet_distance_from_features
     from genmetrics.frechet_error import frechet_standard_error
-    from genmetrics.image_files import pack_images, prepare_images
+    from genmetrics.image_files import pack_images, prepare_images, write_npz
     from genmetrics.jacobian.density import singular_value_density, square_sum
     from genmetrics.jacobian.operators import Jacobian
     from genmetrics.jacobian.result import LogDetCheck, SpectrumResult, log_det_check
@@ -149,6 +149,7 @@ __all__ = [
     "square_sum",
     "ssim",
     "tuned_logistic_probe",
+    "write_npz",
 ]
 
 _MODULE_OF = {
@@ -242,6 +243,7 @@ _MODULE_OF = {
     "square_sum": "jacobian.density",
     "ssim": "pixel_metrics",
     "tuned_logistic_probe": "probe",
+    "write_npz": "image_files",
 }
 
 

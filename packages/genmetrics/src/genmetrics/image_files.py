@@ -1,7 +1,7 @@
 """Writing sets of images: one ``.npz`` array, or a folder of squares. Imports no torch."""
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -20,8 +20,7 @@ def pack_images(
 ) -> None:
     """Write images to ``arr_0`` of an ``.npz``, one after the other, and labels to ``arr_1``.
 
-    The array is uint8 ``(n, h, w, 3)``, stored and not compressed, so that it can be mapped. A file
-    of that name is replaced once the new one is whole.
+    As :func:`write_npz` does.
 
     Args:
         source: Images of one size.
@@ -32,23 +31,36 @@ def pack_images(
         BadInput: If an image cannot be read or has another size than the first.
         UsageError: If the path has another ending or cannot be written.
     """
+    write_npz(_of_one_size(source, progress), path, source.labels, count=len(source))
+
+
+def write_npz(
+    images: Iterable[np.ndarray], path: Path, labels: np.ndarray | None = None, *, count: int
+) -> None:
+    """Write images as ADM's evaluator reads them, while they are made, with room for one.
+
+    The array ``arr_0`` is uint8 ``(n, h, w, 3)``, stored and not compressed, so that it can be
+    mapped. A file of that name is replaced once the new one is whole.
+
+    Args:
+        images: uint8 ``(h, w, 3)``, all of one size.
+        path: The file, ending in ``.npz``.
+        labels: Class of each, for ``arr_1``.
+        count: How many images there will be.
+
+    Raises:
+        BadInput: If there are more or fewer, or one has another type or size.
+        UsageError: If the path has another ending or cannot be written.
+    """
     if path.suffix.lower() != ".npz":
         raise UsageError(f"Expected a path that ends in .npz; got {path}. Rename it.")
     partial = path.with_name(f".{path.name}.partial")
     try:
         with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
-            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-                for index, image in enumerate(_of_one_size(source)):
-                    if index == 0:
-                        shape = (len(source), *image.shape)
-                        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(member, header)
-                    member.write(image.tobytes())
-                    if progress is not None:
-                        progress(1)
-            if source.labels is not None:
+            _write_array(images, archive, count)
+            if labels is not None:
                 with archive.open("arr_1.npy", "w") as member:
-                    np.lib.format.write_array(member, source.labels)
+                    np.lib.format.write_array(member, labels)
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error
@@ -56,7 +68,28 @@ def pack_images(
         partial.unlink(missing_ok=True)
 
 
-def _of_one_size(source: ImageSource) -> Iterator[np.ndarray]:
+def _write_array(images: Iterable[np.ndarray], archive: zipfile.ZipFile, count: int) -> None:
+    written, shape = 0, (0, 0, 3)
+    with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        for image in images:
+            if written == 0:
+                shape = image.shape
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+            if image.dtype != np.uint8 or image.shape != shape or shape[2:] != (3,):
+                raise BadInput(
+                    f"Expected uint8 images (h, w, 3) of one size; got {image.dtype} {image.shape} "
+                    f"as number {written}. Convert it first."
+                )
+            file.write(image.tobytes())
+            written += 1
+    if written != count:
+        raise BadInput(f"Expected {count} images to write; got {written}. Count them anew.")
+
+
+def _of_one_size(
+    source: ImageSource, progress: Callable[[int], object] | None
+) -> Iterator[np.ndarray]:
     first: tuple[int, ...] = ()
     for index, image in enumerate(read_ahead(source)):
         first = first or image.shape
@@ -67,6 +100,8 @@ def _of_one_size(source: ImageSource) -> Iterator[np.ndarray]:
                 "Crop them with `genmetrics prepare` first."
             )
         yield image
+        if progress is not None:
+            progress(1)
 
 
 def prepare_images(

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from mimflow_train.config import TrainConfig
 from mimflow_train.errors import ConfigError
 
@@ -52,25 +54,43 @@ def _dataclass_from_dict(kind: type[Any], value: Mapping[str, Any]) -> Any:
         raise ConfigError(f"Expected every field of {kind.__name__}; {error}.") from error
 
 
-def read_config(run_dir: Path) -> TrainConfig:
-    """Return the configuration that a run folder was made with.
+def read_config(run: Path) -> TrainConfig:
+    """Return the configuration that a run was made with.
+
+    Args:
+        run: The run's folder, or a file of its weights, which carries the configuration along.
 
     Raises:
         ConfigError: If there is no run, or it was made by another version.
     """
-    path = run_dir / "config.json"
+    path = run if run.suffix == ".safetensors" else run / "config.json"
     if not path.is_file():
         raise ConfigError(
-            f"Expected a run folder with a config.json; {run_dir} has none. "
-            "Train one with `mimflow-train --out RUN`."
+            f"Expected a run folder with a config.json, or a .safetensors file; there is no {path}."
+            " Train a run with `mimflow-train --out RUN`."
         )
     try:
-        config: TrainConfig = from_dict(TrainConfig, json.loads(path.read_text()))
+        text = _metadata(path)["config"] if path == run else path.read_text()
+        config: TrainConfig = from_dict(TrainConfig, json.loads(text))
+    except KeyError as error:
+        raise ConfigError(
+            f"Expected a file of `mimflow-inspect --export` or a milestone; {path} does not carry "
+            "the configuration of a run."
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"Expected the configuration of a run in {path}; {error}. Give another run folder."
         ) from error
     return config
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return the words in the header of a .safetensors file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"Expected a whole .safetensors file; {path} is not: {error}.") from error
 
 
 def write_config(config: TrainConfig, run_dir: Path) -> None:

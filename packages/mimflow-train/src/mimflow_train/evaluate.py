@@ -6,10 +6,11 @@ part, encoded and decoded (what a perfect prior would reach), samples of the flo
 drawn from a Gaussian with the latents' own mean and standard deviation (no prior at all).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from genmetrics import (
@@ -104,7 +105,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     sets = {
         "real": real,
         "posterior": decode(model, posterior),
-        "flow": to_bytes(generate(model, config, label, draw)).cpu(),
+        "flow": torch.cat([*generate(model, config, label, draw)]),
         "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
         "held_out": unseen,
     }
@@ -119,7 +120,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     shown_features = extract_features(data.train.stack(shown), extractor)
     probe = logistic_probe(shown_features, data.train.labels[shown], balanced=True)
     asked = spread(len(data.class_names), _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
-    drawn = to_bytes(generate(model, config, asked, draw)).cpu()
+    drawn = torch.cat([*generate(model, config, asked, draw)])
     gap = distance["gaussian"] - distance["posterior"]
     return Evaluation(
         num_images=len(label),
@@ -149,8 +150,8 @@ def generate(
     draw: torch.Generator,
     *,
     temperature: float = 1.0,
-) -> Float[Tensor, "b c h w"]:
-    """Draw images of the given classes with the run's own guidance, in chunks.
+) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Draw images of the given classes with the run's own guidance; yield bytes on the CPU.
 
     Args:
         model: Usually the averaged weights.
@@ -161,11 +162,11 @@ def generate(
     """
     device = next(model.parameters()).device
     guidance = Guidance(scale=config.guidance) if config.guidance > 0 else None
-    parts = [
-        model.generate(part.to(device), guidance=guidance, temperature=temperature, generator=draw)
-        for part in label.split(4 * CHUNK)
-    ]
-    return torch.cat(parts)
+    for part in label.split(4 * CHUNK):
+        images = model.generate(
+            part.to(device), guidance=guidance, temperature=temperature, generator=draw
+        )
+        yield to_bytes(images).cpu()
 
 
 def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: int) -> Tensor:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from mimflow_train.checkpoint import joint_checkpoint, latest_checkpoint, load_state
 from mimflow_train.config import TrainConfig
@@ -57,13 +58,22 @@ def _before_decoder_phase(
     return evaluate_reconstruction(load_state(folder, config, device).chosen, config, data)
 
 
-def trained_model(config: TrainConfig, run_dir: Path, device: torch.device) -> MIMFlow:
+def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFlow:
     """Return a run's model with the weights that ``config.weights`` names.
+
+    Args:
+        config: The run.
+        run: Its folder, or a file of its weights.
+        device: Where to put it.
 
     Raises:
         StorageError: If the run has no good checkpoint.
     """
-    folder = latest_checkpoint(run_dir, say)
+    if run.suffix == ".safetensors":
+        model = MIMFlow(config.trained_model).to(device)
+        model.load_state_dict(load_file(run, device=str(device)))
+        return model.eval().requires_grad_(requires_grad=False)
+    folder = latest_checkpoint(run, say)
     if folder is None:
-        raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
+        raise StorageError(f"Expected a checkpoint in {run}; there is none. Train it first.")
     return load_state(folder, config, device).chosen

@@ -1,6 +1,6 @@
 """Images as people and as other tools want them: grids as PNG, arrays as ADM writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["save_grid", "save_npz", "to_bytes"]
+from genmetrics import write_npz
+
+__all__ = ["channels_last", "save_grid", "save_npz", "to_bytes"]
 
 _GAP = 2
 _LABEL_WIDTH = 96
@@ -26,20 +28,28 @@ def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def save_npz(images: UInt8[Tensor, "b 3 h w"], label: Int64[Tensor, " b"], path: Path) -> Path:
+def save_npz(
+    batches: Iterable[UInt8[Tensor, "b 3 h w"]], label: Int64[Tensor, " n"], path: Path
+) -> Path:
     """Write images in ADM's format: ``arr_0``, bytes with channels last, and ``arr_1``, classes.
 
-    The file appears when it is whole.
+    The file appears when it is whole; no more than a batch is in memory.
 
     Args:
-        images: RGB bytes.
+        batches: RGB bytes, ``n`` in all.
         label: Class of each.
         path: A .npz file; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"draft-{path.name}")
-    np.savez(draft, rearrange(images, "b c h w -> b h w c").cpu().numpy(), label.cpu().numpy())
-    return draft.replace(path)
+    images = (image for batch in batches for image in channels_last(batch))
+    write_npz(images, path, label.cpu().numpy(), count=len(label))
+    return path
+
+
+def channels_last(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
+    """Return images as arrays that PIL takes one by one, uint8 ``(b, h, w, 3)``."""
+    array: np.ndarray = rearrange(images, "b c h w -> b h w c").cpu().numpy()
+    return array
 
 
 def save_grid(

@@ -1,6 +1,7 @@
 """What comes back when images are hidden in part, encoded and decoded, and how it is judged."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ __all__ = [
     "Encoding",
     "Reconstruction",
     "decode",
+    "decoded",
     "encode",
     "evaluate_reconstruction",
     "judged_images",
@@ -121,10 +123,16 @@ def encode(
     return Encoding(masked, torch.cat(parts))
 
 
-@torch.no_grad()
 def decode(model: MIMFlow, z: Float[Tensor, "b k d"]) -> UInt8[Tensor, "b 3 h w"]:
     """Return the images that latents stand for, as bytes on the CPU."""
-    return torch.cat([to_bytes(model.decoder(part)).cpu() for part in z.split(CHUNK)])
+    return torch.cat([*decoded(model, z)])
+
+
+@torch.no_grad()
+def decoded(model: MIMFlow, z: Float[Tensor, "b k d"]) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Yield the images that latents stand for in batches, as bytes on the CPU."""
+    for part in z.split(CHUNK):
+        yield to_bytes(model.decoder(part)).cpu()
 
 
 def spread(count: int, most: int) -> Int64[Tensor, " b"]:

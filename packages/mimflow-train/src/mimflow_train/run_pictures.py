@@ -29,7 +29,7 @@ def sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path:
     """
     shown = spread(len(data.class_names), _ROWS)
     label = shown.repeat_interleave(_COLUMNS)
-    images = to_bytes(generate(model, config, label, generator(config.seed, "sample grid"))).cpu()
+    images = torch.cat([*generate(model, config, label, generator(config.seed, "sample grid"))])
     save_grid(images.split(_COLUMNS), [data.class_names[each] for each in shown.tolist()], path)
 
 

@@ -28,8 +28,8 @@ from mimflow_train.draws import generator
 from mimflow_train.evaluate import generate
 from mimflow_train.flow_diagnostics import inversion_error
 from mimflow_train.model import MIMFlow
-from mimflow_train.pictures import save_npz, to_bytes
-from mimflow_train.reconstruction import decode, encode, spread_labels, unmasked
+from mimflow_train.pictures import save_npz
+from mimflow_train.reconstruction import decoded, encode, spread_labels, unmasked
 from tarflow_prior import Block, TarFlow
 
 __all__ = ["Judging", "RunScores", "flow_spectrum", "score_run"]
@@ -131,16 +131,18 @@ def score_run(
     held_out = data.held_out
     unseen = held_out.stack(range(len(held_out.labels)))
     label = spread_labels(held_out.labels, num)
-    drawn = to_bytes(generate(model, config, label, generator(config.seed, "mimflow-eval"))).cpu()
     latents = encode(model, config, unseen, "mimflow-eval").z
-    whole = decode(model, encode(model, unmasked(config), unseen, "mimflow-eval").z)
-    paths = {
-        "samples": save_npz(drawn, label, folder / "samples.npz"),
-        "real": save_npz(unseen, held_out.labels, folder / "real.npz"),
-        "masked": save_npz(decode(model, latents), held_out.labels, folder / "masked.npz"),
-        "whole": save_npz(whole, held_out.labels, folder / "whole.npz"),
+    latents_whole = encode(model, unmasked(config), unseen, "mimflow-eval").z
+    sets = {
+        "samples": (generate(model, config, label, generator(config.seed, "mimflow-eval")), label),
+        "real": ([unseen], held_out.labels),
+        "masked": (decoded(model, latents), held_out.labels),
+        "whole": (decoded(model, latents_whole), held_out.labels),
     }
-    images = {name: open_images(path) for name, path in paths.items()}
+    images = {
+        name: open_images(save_npz(batches, of_class, folder / f"{name}.npz"))
+        for name, (batches, of_class) in sets.items()
+    }
     masked_result, whole_result = (
         reconstruction_metrics(
             images["real"], images[name], ("psnr", "ssim", "rfid"), "index", extractor=extractor

@@ -13,7 +13,10 @@ import tyro
 from genmetrics.extractor_names import check_extractor_name
 from genmetrics.protocols import choose_protocol
 from mimflow_train.cli.command import parse, run
+from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import read_config
+from mimflow_train.console import say
+from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
 from mimflow_train.machine import choose_device
 
@@ -26,11 +29,15 @@ class EvalOptions:
 
     Examples: `mimflow-eval runs/tiny-emoji`;
     `mimflow-eval runs/tiny-emoji --spectra 8 --probe 2000`;
+    `mimflow-eval runs/L/milestones/step_00050000.safetensors --data imagenet/`;
     `mimflow-eval runs/L --extractor inception --metrics fid,sfid,is,pr --num 50000 --json l.json`.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of mimflow-train."""
+    """Run folder of mimflow-train, or a .safetensors file: a milestone or one of
+    `mimflow-inspect --export`."""
+    data: Path | None = None
+    """Images with the run's classes; those of the run if not given."""
     extractor: str = "efflite0"
     """Feature network of genmetrics: efflite0, inception, dinov2, clip, timm:NAME, ..."""
     metrics: str = "fid,pr"
@@ -48,7 +55,8 @@ class EvalOptions:
     device: str = "auto"
     """auto, cpu or cuda."""
     json: Path | None = None
-    """Also write everything to this JSON file; RUN/eval/scores.json has it in any case."""
+    """Also write everything to this JSON file; RUN/eval/scores.json has it in any case, or
+    FILE.eval/scores.json."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,6 +72,8 @@ def _main(options: EvalOptions) -> int:
             raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
+    if options.data is not None:
+        config = _on_other_images(config, options.data)
     names = tuple(options.metrics.split(","))
     extractor_name = check_extractor_name(options.extractor)
     protocol = choose_protocol(None, extractor_name, metrics=names)
@@ -72,7 +82,6 @@ def _main(options: EvalOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from genmetrics import get_extractor
-    from mimflow_train.console import say
     from mimflow_train.finish import trained_model
     from mimflow_train.run import load_data
     from mimflow_train.scores import Judging, score_run
@@ -86,7 +95,7 @@ def _main(options: EvalOptions) -> int:
         model,
         config,
         data,
-        options.run / "eval",
+        options.run / "eval" if options.run.is_dir() else options.run.with_suffix(".eval"),
         Judging(
             extractor=extractor,
             protocol=protocol,
@@ -103,6 +112,19 @@ def _main(options: EvalOptions) -> int:
     for remark in scores.samples.remarks:
         say(f"warning: {remark.message}")
     return 0
+
+
+def _on_other_images(config: TrainConfig, root: Path) -> TrainConfig:
+    layout = read_layout(root.resolve(), say)
+    if layout.class_names != config.data.class_names:
+        raise ConfigError(
+            f"Expected the run's {len(config.data.class_names)} classes in {root}, under the same "
+            f"names; got {len(layout.class_names)}. Give images of these classes."
+        )
+    data = dataclasses.replace(
+        config.data, source=str(root.resolve()), fingerprint=layout.fingerprint
+    )
+    return dataclasses.replace(config, data=data)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import tyro
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
+from mimflow_train.machine import choose_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +26,13 @@ class SampleOptions:
     """Draw new images from a trained run, with its averaged weights.
 
     Examples: `mimflow-sample runs/tiny-emoji --num 12 --out grid.png`;
-    `mimflow-sample runs/tiny-emoji --label flag --label food --num 500 --out samples.npz`.
+    `mimflow-sample runs/tiny-emoji --label flag --label food --num 500 --out samples.npz`;
+    `mimflow-sample model.safetensors --num 50 --out samples/`.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of mimflow-train."""
+    """Run folder of mimflow-train, or a .safetensors file: a milestone or one of
+    `mimflow-inspect --export`."""
     label: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
     """Class to draw, by name or number; repeatable. All classes if not given."""
     num: int = 12
@@ -40,6 +43,8 @@ class SampleOptions:
     """Standard deviation of the base noise."""
     seed: int = 0
     """Seed of the base noise."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
     out: Path = Path("samples.png")
     """A grid (.png), an array (.npz, arr_0 uint8 NHWC and arr_1 labels), or a folder of PNGs."""
 
@@ -61,19 +66,19 @@ def _main(options: SampleOptions) -> int:
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
     labels = choose_labels(options.label, config.data.class_names)
+    device = choose_device(options.device)
 
     import torch  # after everything that a user can get wrong without it
 
     from mimflow_train.draws import generator
     from mimflow_train.evaluate import generate
     from mimflow_train.finish import trained_model
-    from mimflow_train.pictures import to_bytes
 
-    model = trained_model(config, options.run, torch.device("cpu"))
+    model = trained_model(config, options.run, torch.device(device))
     wanted = torch.tensor(labels).repeat_interleave(options.num)
     draw = generator(options.seed, "mimflow-sample")
-    images = generate(model, config, wanted, draw, temperature=options.temperature)
-    _save(to_bytes(images), wanted, config.data.class_names, options.out)
+    batches = generate(model, config, wanted, draw, temperature=options.temperature)
+    _save(batches, wanted, config.data.class_names, options.out)
     sys.stdout.write(f"{len(wanted)} images in {options.out}\n")
     return 0
 
@@ -101,21 +106,22 @@ def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(labels)) or list(range(len(names)))
 
 
-def _save(images: "Tensor", labels: "Tensor", names: Sequence[str], out: Path) -> None:
+def _save(batches: "Iterable[Tensor]", labels: "Tensor", names: Sequence[str], out: Path) -> None:
+    """Write images while they are drawn; a grid when all of them are there."""
+    import torch
     from PIL import Image
 
-    from mimflow_train.pictures import save_grid, save_npz
+    from mimflow_train.pictures import channels_last, save_grid, save_npz
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    per_class = len(labels) // len(labels.unique())
     if out.suffix == ".png":
-        rows = images.split(per_class)
+        per_class = len(labels) // len(labels.unique())
+        rows = torch.cat([*batches]).split(per_class)
         save_grid(rows, [names[label] for label in labels[::per_class].tolist()], out)
     elif out.suffix == ".npz":
-        save_npz(images, labels, out)
+        save_npz(batches, labels, out)
     else:
-        pixels = images.movedim(1, -1).numpy()
-        for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+        images = (image for batch in batches for image in channels_last(batch))
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             folder = out / names[label]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{number:06d}.png")

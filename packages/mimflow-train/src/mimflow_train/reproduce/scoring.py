@@ -1,6 +1,7 @@
 """Scores of one run: samples, reconstructions, and how semantic its latents are."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,14 @@ from mimflow_train.class_probe import probe_classes
 from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
 from mimflow_train.pictures import save_npz
-from mimflow_train.reconstruction import CHUNK, decode, encode, spread_labels, unmasked
+from mimflow_train.reconstruction import (
+    CHUNK,
+    decode,
+    decoded,
+    encode,
+    spread_labels,
+    unmasked,
+)
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
@@ -68,8 +76,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
 @torch.no_grad()
 def draw_samples(
     run: Trained, label: Int64[Tensor, " b"], guidance: Guidance | None
-) -> UInt8[Tensor, "b 3 h w"]:
-    """Draw images of the given classes.
+) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Yield images of the given classes in batches, as bytes on the CPU.
 
     Args:
         run: The networks; the run's seed decides the base noise.
@@ -78,11 +86,9 @@ def draw_samples(
     """
     draw = generator(run.config.seed, "reproduce samples")
     device = next(run.model.parameters()).device
-    parts = []
     for classes in label.split(4 * CHUNK):
         z = run.model.flow.sample(classes.to(device), guidance=guidance, generator=draw)
-        parts.append(decode(run.model, run.latent_scale * z))
-    return torch.cat(parts)
+        yield from decoded(run.model, run.latent_scale * z)
 
 
 def _encodes_whole(run: Trained) -> bool:
@@ -133,5 +139,6 @@ def _reference(session: Session) -> Path:
     name = digest([data.source, data.fingerprint, size])
     path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
     if not path.exists():
-        save_npz(split.stack(range(len(split.labels))), split.labels, path)
+        batches = (split.stack(rows) for rows in torch.arange(len(split.labels)).split(CHUNK))
+        save_npz(batches, split.labels, path)
     return path
