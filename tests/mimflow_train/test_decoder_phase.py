@@ -76,7 +76,7 @@ def test_decoder_phase_starts_from_the_average_and_trains_the_decoder_alone(conf
 
 def test_every_weight_of_decoder_and_discriminator_moves(config, data):
     joint, _ = run(config, data, until=3)
-    start = DecoderState.after(joint)
+    start = DecoderState.after(joint, torch.device("cpu"))
     before = copies(start)
     state, _ = run(config, data, start)
     after = state.tensors()
@@ -142,7 +142,7 @@ def test_micro_batches_add_up_to_the_batch(config, data):
         reports = []
         context = LocalContext(CPU, lambda _, each: reports.append(each), StopRequest())
         parts = dataclasses.replace(config, micro_batch=micro_batch)
-        state = DecoderState.after(joint)
+        state = DecoderState.after(joint, torch.device("cpu"))
         train(context, parts, data, state=state, save_every=9, save=lambda _: None)
         return {name: value for name, value in reports[-1].items() if name not in HEALTH}
 
@@ -202,7 +202,7 @@ def test_adaptive_weight_compares_gradients_at_the_last_layer(config, data, monk
     joint, _ = run(config, data, until=3)
     reports = []
     context = LocalContext(CPU, lambda _, values: reports.append(values), StopRequest())
-    state = DecoderState.after(joint)
+    state = DecoderState.after(joint, torch.device("cpu"))
     train(context, config, data, state=state, save_every=9, save=lambda _: None)
     weight = reports[-1]["gan_weight"]
     assert weight > 0
@@ -210,14 +210,21 @@ def test_adaptive_weight_compares_gradients_at_the_last_layer(config, data, monk
         config.loss.pixel * reports[-1]["pixel"] + weight * reports[-1]["gan"], rel=1e-4
     )
     blind = dataclasses.replace(config, loss=dataclasses.replace(config.loss, pixel=0.0))
-    train(context, blind, data, state=DecoderState.after(joint), save_every=9, save=lambda _: None)
+    train(
+        context,
+        blind,
+        data,
+        state=DecoderState.after(joint, torch.device("cpu")),
+        save_every=9,
+        save=lambda _: None,
+    )
     assert reports[-1]["gan_weight"] == 0
 
 
 def test_fresh_fakes_are_images_of_8_bit_by_the_updated_decoder(config, data):
     config = changed(config, fresh_fakes=True, steps=1)
     joint, _ = run(config, data, until=3)
-    state, seen = DecoderState.after(joint), []
+    state, seen = DecoderState.after(joint, torch.device("cpu")), []
     state.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     run(config, data, state, until=4)
     for_decoder, pair = seen
@@ -230,7 +237,7 @@ def test_fresh_fakes_are_images_of_8_bit_by_the_updated_decoder(config, data):
 def test_raw_weights_are_shown_judged_and_trained_on_if_the_config_says_so(config, data, tmp_path):
     config = dataclasses.replace(config, weights="raw")
     joint, _ = run(config, data, until=3)
-    start = DecoderState.after(joint)
+    start = DecoderState.after(joint, torch.device("cpu"))
     assert same({"": start.model.state_dict()}, {"": joint.model.state_dict()})
     state, _ = run(config, data, start)
     write_checkpoint(snapshot(state), config, tmp_path)

@@ -21,6 +21,7 @@ from mimflow_train.errors import ConfigError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.memory import fit_micro_batch, largest_micro_batch
 from mimflow_train.micro_batches import Batch
+from mimflow_train.model import MIMFlow
 from mimflow_train.run_folder import prepare_run
 from mimflow_train.state import DecoderState, TrainState
 from mimflow_train.teachers import Targets
@@ -95,7 +96,7 @@ def test_trying_a_micro_batch_out_leaves_no_trace(config, data, fresh):
     state = TrainState(config, CPU)
     each = phase(config, state)
     if fresh is not None:
-        state = DecoderState.after(state)
+        state = DecoderState.after(state, torch.device("cpu"))
         # As the other discriminator has them, whose weights are not at hand.
         spectral_norm(next(m for m in state.discriminator.modules() if isinstance(m, nn.Conv2d)))
         each = DecoderPhase(state, each.context, config, each.targets)
@@ -109,18 +110,20 @@ def test_trying_a_micro_batch_out_leaves_no_trace(config, data, fresh):
 
 
 def test_what_fits_a_gpu_becomes_the_micro_batch(config):
-    tried = []
+    config = dataclasses.replace(config, compile=True)
+    tried, model = [], MIMFlow(config.trained_model)
 
     def attempt(batch, draws):
+        assert not any("forward" in vars(layer) for layer in model.layers), "it is compiled"
         tried.append((len(batch.image), len(draws.masked)))
         if len(batch.image) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     on_gpu = LocalContext(torch.device("cuda"), lambda *_: None, StopRequest())
-    assert fit_micro_batch(config, on_gpu, attempt).micro_batch == 2
+    assert fit_micro_batch(config, on_gpu, attempt, model).micro_batch == 2
     assert tried == [(8, 8), (4, 4), (2, 2)]
     chosen = dataclasses.replace(config, micro_batch=4)
-    assert fit_micro_batch(chosen, on_gpu, attempt) == chosen
+    assert fit_micro_batch(chosen, on_gpu, attempt, model) == chosen
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", 0), ("8", 8)])
@@ -172,7 +175,7 @@ batch = Batch(image, torch.arange(8) % 3, torch.arange(8))
 def gradients(kind, **how):
     each = dataclasses.replace(config, **how)
     joint = TrainState(each, torch.device("cpu"))
-    state = joint if kind == "joint" else DecoderState.after(joint)
+    state = joint if kind == "joint" else DecoderState.after(joint, torch.device("cpu"))
     context = LocalContext(torch.device("cpu"), lambda *_: None, StopRequest())
     phase = phase_of(state, context, each, Targets(None, {}, {}))
     phase.gradients(batch, draw_step(each, 0, slice(0, 8)))

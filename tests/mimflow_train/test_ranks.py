@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.mimflow_train.conftest import SMALL
 
+from mimflow_train.checkpoint import checkpoints, fingerprint
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.config_file import to_dict
 
@@ -35,7 +36,8 @@ class Rank:
     rank: int
     world_size: int
     device: torch.device = torch.device("cpu")
-    def report(self, step, values): pass
+    reported: dict = None
+    def report(self, step, values): self.reported[step] = values
     def should_stop(self): return False
 
 torch.set_num_threads(1)
@@ -55,7 +57,7 @@ def share(module):
     return local / sum(p.numel() for p in module.parameters())
 for name in ("plain", "all", "shared"):
     config = from_dict(TrainConfig, json.loads((folder / f"{name}.json").read_text()))
-    context, kept = Rank(rank, world_size), {}
+    context, kept = Rank(rank, world_size, reported={}), {}
     def keep(state):
         kept[state.step] = copied(state)
         if name == "shared" and state.phase == "joint":
@@ -65,6 +67,8 @@ for name in ("plain", "all", "shared"):
     def trained(state, save=lambda _: None):
         return train_phases(context, state, data, plan=Plan(until=6, checkpoint_every=1), save=save)
     state = trained(TrainState(config, torch.device("cpu")), keep)
+    if rank == 0:
+        (folder / f"{name}-{world_size}.json").write_text(json.dumps(context.reported[3]))
     for step, kind in ((2, TrainState), (5, DecoderState)):
         torch.manual_seed(step)
         resumed = kind(config, torch.device("cpu"))
@@ -114,7 +118,12 @@ def test_ranks_learn_what_one_learns_and_resume_bit_for_bit(folder):
         )
         for key in one:
             assert torch.equal(first[key], second[key]), f"{name}: the ranks differ in {key}"
-        for part in ("model.decoder", "discriminator", "lecam"):
+        alone, together = (
+            json.loads((folder / f"{name}-{world_size}.json").read_text()) for world_size in (1, 2)
+        )
+        for key in ("loss", "gradient_norm"):  # AdamW would not see a gradient of another length
+            assert together[key] == pytest.approx(alone[key], rel=1e-4), f"{name}: {key}"
+        for part in ("model.decoder", "model.encoder", "model.flow", "discriminator", "lecam"):
             keys = [key for key in one if key.startswith(part)]
             errors = torch.cat([(first[key] - one[key]).abs().flatten() for key in keys])
             # AdamW makes whole steps of 1e-3 of gradients that are rounding alone. How many are
@@ -149,16 +158,27 @@ def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
     for value in [*SMALL, "loss.perceptual=0.0", "decoder_phase.steps=2", "shard=True"]:
         arguments += ["--set", value]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*map(str, [*torchrun, "-m", "mimflow_train.cli.train", *arguments])],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("gap closed by the flow") == 1
-    assert done.stderr.count("8 steps of 8 images") == 1
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert names == ["step_00000006", "step_00000008"]
+
+    def train():
+        done = subprocess.run(
+            [*map(str, [*torchrun, "-m", "mimflow_train.cli.train", *arguments])],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("gap closed by the flow") == 1
+        return done.stderr
+
+    assert train().count("8 steps of 8 images") == 1
+    first, last = checkpoints(tmp_path / "run")
+    assert (first.name, last.name) == ("step_00000006", "step_00000008")
+
+    learned = fingerprint(last)
+    (last / "ema.safetensors").write_bytes(b"damaged")
+    assert train().count("is damaged") == 1, "one worker looks, both go on from the one before"
+    assert fingerprint(last) == learned
+    aside = last.with_name("damaged_step_00000008")
+    assert (aside / "ema.safetensors").read_bytes() == b"damaged"

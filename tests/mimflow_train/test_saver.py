@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from mimflow_train import checkpoint
@@ -68,6 +68,40 @@ def test_third_failed_save_in_a_row_ends_the_run(state, saver, monkeypatch, caps
     assert capsys.readouterr().err.count("Training goes on") == 2
     with pytest.raises(StorageError, match="No space left"):
         saver(state)
+
+
+def test_a_picture_that_cannot_be_written_is_no_failed_save(state, saver, monkeypatch, capsys):
+    monkeypatch.setattr("mimflow_train.saver.sample_grid", full_disk)
+    for _ in range(4):
+        saver(state)
+    saver.wait()
+    assert saver.failures == 0
+    assert capsys.readouterr().err.count("no picture") == 4
+
+
+def test_a_milestone_that_does_not_fit_is_a_failed_save(
+    config, state, saver, tmp_path, monkeypatch, capsys
+):
+    export, save = tmp_path / "x.safetensors", checkpoint.save_file
+    folder = write_checkpoint(snapshot(state), config, tmp_path)
+    checkpoint.export_weights(folder, config, export)
+    before = export.read_bytes()
+
+    def torn(tensors, path, metadata=None):
+        if metadata is None:
+            return save(tensors, path)
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", torn)
+    with pytest.raises(StorageError, match=r"Expected to write weights to .*No space left"):
+        checkpoint.export_weights(folder, config, export)
+    assert export.read_bytes() == before
+    state.step = 4
+    saver(state)
+    saver(state)
+    assert "Training goes on; earlier checkpoints" in capsys.readouterr().err
+    assert not list((tmp_path / "milestones").iterdir())
 
 
 def test_a_save_that_works_forgives_those_that_did_not(state, saver, monkeypatch, capsys):

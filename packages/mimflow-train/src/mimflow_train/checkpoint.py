@@ -1,6 +1,5 @@
 """Checkpoints: folders of safetensors with a manifest, written whole or not at all."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -112,24 +111,26 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
 def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
     """Return the newest checkpoint whose files are what its manifest says; None for a new run.
 
-    Newer, damaged ones are renamed ``damaged_step_*``: training on would write them again.
+    Newer, damaged ones are then renamed ``damaged_step_*``: training on would write them again.
 
     Args:
-        run_dir: The run.
+        run_dir: The run; one process looks at a time.
         warn: Receives one sentence for each damaged checkpoint.
 
     Raises:
-        StorageError: If there are checkpoints and all are damaged.
+        StorageError: If there are checkpoints and all are damaged; they stay as they are.
     """
-    folders = checkpoints(run_dir)
+    folders, damaged = checkpoints(run_dir), list[Path]()
     for folder in reversed(folders):
         found = damage(folder)
         if found is None:
+            for each in damaged:
+                target = each.with_name(f"damaged_{each.name}")
+                shutil.rmtree(target, ignore_errors=True)
+                each.rename(target)
             return folder
         warn(f"Checkpoint {folder} is damaged ({found}); trying the one before it.")
-        shutil.rmtree(folder.with_name(f"damaged_{folder.name}"), ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):  # another rank was first
-            folder.rename(folder.with_name(f"damaged_{folder.name}"))
+        damaged.append(folder)
     if folders:
         raise StorageError(
             f"Expected a good checkpoint in {run_dir}; all {len(folders)} are damaged. "
@@ -149,7 +150,7 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     kind = DecoderState if manifest.get("phase") == DecoderState.phase else TrainState
     state = kind(config, device)
     tensors: dict[str, dict[str, Tensor]] = {
-        path.stem: load_file(path, device=str(device)) for path in folder.glob("*.safetensors")
+        path.stem: load_file(path) for path in folder.glob("*.safetensors")
     }
     state.load(tensors, int(manifest["step"]))
     state.draw_stream = int(manifest.get("draw_stream", 0))
@@ -190,11 +191,23 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
 
     Returns:
         ``ema`` or ``model``: which weights these are.
+
+    Raises:
+        StorageError: If the disk does not take it; a file of that name stays as it is.
     """
     name = "ema" if config.weights == "ema" else "model"
-    target.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"config": json.dumps(to_dict(config)), "weights": name, "checkpoint": folder.name}
-    save_file(load_file(folder / f"{name}.safetensors"), target, metadata)
+    draft = target.with_name(f".{target.name}.draft")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(load_file(folder / f"{name}.safetensors"), draft, metadata)
+        draft.replace(target)
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise StorageError(
+            f"Expected to write weights to {target}; {error}. Free some space, or choose another "
+            "place."
+        ) from error
     return name
 
 

@@ -26,6 +26,7 @@ from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
 from mimflow_train.memory import kept_bytes, set_computation
 from mimflow_train.model import MIMFlow, MIMFlowOutput
 from mimflow_train.objective import joint_objective
+from mimflow_train.sharding import shares_out
 
 __all__ = ["BYTES_PER_TRAINED", "PartCost", "RunCost", "run_cost", "training_flops"]
 
@@ -114,7 +115,7 @@ def run_cost(config: TrainConfig, workers: int = 1) -> RunCost:
     trained = _trained(config)
     copies, activations = _kept_bytes(config)
     weights = BYTES_PER_TRAINED * sum(part.parameters for part in trained)
-    if config.shard and workers > 1:
+    if shares_out(config, workers):
         weights = weights // workers + _BYTES_TOGETHER * _numbers_together(config)
     return RunCost(
         trained=trained,

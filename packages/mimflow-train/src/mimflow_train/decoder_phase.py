@@ -49,8 +49,8 @@ class DecoderPhase:
         self.discriminator = list(state.discriminator.parameters())
         self.logits: dict[str, Tensor] = {}
         self.parts: list[Part] = []  # wait for the updated decoder where fakes are fresh
+        self.config = fit_micro_batch(config, context, self.try_out, state.model)
         set_computation(state.model, config, context.device)
-        self.config = fit_micro_batch(config, context, self.try_out)
 
     def try_out(self, batch: Batch, draws: Draws) -> None:
         """Run the passes of a step, of which nothing stays."""

@@ -70,9 +70,7 @@ def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFl
         StorageError: If the run has no good checkpoint.
     """
     if run.suffix == ".safetensors":
-        model = MIMFlow(config.trained_model).to(device)
-        model.load_state_dict(load_file(run, device=str(device)))
-        return model.eval().requires_grad_(requires_grad=False)
+        return MIMFlow.frozen(config.trained_model, load_file(run), device)
     folder = latest_checkpoint(run, say)
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run}; there is none. Train it first.")

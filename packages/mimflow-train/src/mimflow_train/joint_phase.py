@@ -4,7 +4,6 @@ import contextlib
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from mimflow_train.config import TrainConfig
@@ -14,7 +13,7 @@ from mimflow_train.health import latent_statistics
 from mimflow_train.memory import fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, add_terms, micro_batches, precision
 from mimflow_train.objective import joint_objective
-from mimflow_train.sharding import whole
+from mimflow_train.sharding import shares_out, whole
 from mimflow_train.state import TrainState, take_step
 from mimflow_train.teachers import Targets
 
@@ -36,12 +35,13 @@ class JointPhase:
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
         self.module: nn.Module = state.model
+        shares = shares_out(config, context.world_size)
+        if not shares:  # a worker short of memory amid a pass would leave the others waiting
+            self.config = fit_micro_batch(config, context, self.try_out, state.model)
         set_computation(state.model, config, context.device)
-        self.shares = config.shard and context.world_size > 1
-        if self.shares:
-            state.share_out()
-        self.config = fit_micro_batch(config, context, self.try_out)
-        if context.world_size > 1 and not self.shares:
+        if shares:
+            state.share_out(context.device)
+        elif context.world_size > 1:
             self.module = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
             self._settle_buckets()
 
@@ -82,8 +82,6 @@ class JointPhase:
             quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if not part.is_last and isinstance(self.module, DistributedDataParallel):
                 quiet = self.module.no_sync()
-            if isinstance(self.module, FSDPModule):
-                self.module.set_requires_gradient_sync(part.is_last)
             masked, noise, depth = part.draws.masked, part.draws.noise, part.draws.depth
             with quiet:
                 with precision(device, self.config.precision):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from mimflow_train.health import Health
 from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
 from mimflow_train.phases import Phase, phase_of
+from mimflow_train.sharding import shares_out
 from mimflow_train.state import State
 from mimflow_train.teachers import Targets
 
@@ -61,9 +63,11 @@ def train(
     try:
         _train(context, config, data, phase=phase, state=state, saving=Saving(save_every, save))
     except torch.OutOfMemoryError as error:
+        searched = not config.micro_batch or shares_out(config, context.world_size)
         raise ConfigError(
             f"Expected a micro-batch of {config.micro_batch or 'all images of a worker'} to fit the"
-            " device's memory; it does not. Give --micro-batch auto, or a smaller number."
+            f" device's memory; it does not. Give {'' if searched else '--micro-batch auto, or '}"
+            "a smaller --micro-batch, or --set recompute=true."
         ) from error
     except (MimflowError, GenmetricsError, OSError):
         raise
@@ -121,7 +125,10 @@ def _prepared(
     """
     left = range(state.step, state.end)
     steps = _steps(context, config, data, left, stream=state.draw_stream)
-    return one_ahead(steps) if context.device.type == "cuda" else steps
+    if context.device.type != "cuda":
+        return steps
+    # A thread's own device is the first one, where it would take memory from another worker.
+    return one_ahead(steps, partial(torch.cuda.set_device, torch.cuda.current_device()))
 
 
 def _steps(

@@ -52,24 +52,28 @@ def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
 
 
 def fit_micro_batch(
-    config: TrainConfig, context: Context, attempt: Callable[[Batch, Draws], object]
+    config: TrainConfig,
+    context: Context,
+    attempt: Callable[[Batch, Draws], object],
+    model: MIMFlow,
 ) -> TrainConfig:
     """Return the configuration with the micro-batch that fits, where it is left to the GPU.
 
-    It is not looked for where weights are shared out: a worker that finds too little memory in the
-    middle of a pass leaves the others waiting.
+    Nothing is compiled for it: every size tried would be compiled anew, and after a few of them
+    torch gives up.
 
     Args:
         config: The run.
         context: This worker among its peers; all of them take the smallest that any has found.
         attempt: Runs a forward and a backward pass of which nothing stays.
+        model: What it runs; :func:`set_computation` is to be called afterwards.
 
     Raises:
         ConfigError: If not even one image fits.
     """
-    shared = config.shard and context.world_size > 1
-    if config.micro_batch or shared or context.device.type != "cuda":
+    if config.micro_batch or context.device.type != "cuda":
         return config
+    set_computation(model, replace(config, compile=False), context.device)
     share = config.global_batch // context.world_size
     size = largest_micro_batch(share, lambda size: attempt(*_blank(config, size)))
     if context.world_size > 1:

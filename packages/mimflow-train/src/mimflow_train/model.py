@@ -1,5 +1,6 @@
 """MIMFlow on one screen: image to losses' ingredients, and noise to image (Fig. 2)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,22 @@ class MIMFlow(nn.Module):
         self.feature_decoders = nn.ModuleDict(
             {name: FeatureDecoder(each) for name, each in config.features.items()}
         )
+
+    @classmethod
+    def frozen(
+        cls, config: ModelConfig, tensors: Mapping[str, Tensor], device: torch.device
+    ) -> "MIMFlow":
+        """Return networks with these weights, to be used and not trained.
+
+        Args:
+            config: Sizes of the four parts.
+            tensors: A state of all of them.
+            device: Where to put them.
+        """
+        with torch.random.fork_rng(devices=[]):
+            model = cls(config).to(device)
+        model.load_state_dict(tensors)
+        return model.eval().requires_grad_(requires_grad=False)
 
     def forward(
         self,

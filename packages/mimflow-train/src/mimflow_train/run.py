@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mimflow_train.checkpoint import latest_checkpoint, load_state
+from mimflow_train.checkpoint import latest_checkpoint, load_state, read_manifest
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
 from mimflow_train.context import Context, LocalContext, StopRequest, TorchrunContext
@@ -16,12 +16,13 @@ from mimflow_train.data.emoji import emoji_images
 from mimflow_train.data.folder import folder_images
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.layout import read_layout
-from mimflow_train.errors import DivergedError
+from mimflow_train.errors import DivergedError, StorageError
 from mimflow_train.failures import StepError, note_failure
 from mimflow_train.loop import train
 from mimflow_train.plan import Plan
 from mimflow_train.reports import Reports
 from mimflow_train.saver import Saver
+from mimflow_train.sharding import shares_out
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = ["load_data", "run_local", "run_torchrun", "train_phases", "train_run"]
@@ -118,9 +119,10 @@ def train_run(
             raise
         if context.rank == 0:
             say(f"{error} Rolling back to the last checkpoint, once, with other masks and noise.")
-        state = _restored(context, config, run_dir)
-        state.draw_stream += 1
-        return go_on(state)
+    del state  # so that two states are never on the device
+    state = _restored(context, config, run_dir)
+    state.draw_stream += 1
+    return go_on(state)
 
 
 def train_phases(
@@ -146,18 +148,36 @@ def train_phases(
     config, every = state.config, plan.checkpoint_every
     train(context, config, data, state=state, save_every=every, save=save)
     if isinstance(state, TrainState) and config.steps == state.step < plan.until:
-        state = DecoderState.after(state)
+        state = DecoderState.after(state, context.device)
         train(context, config, data, state=state, save_every=every, save=save)
     return state
 
 
 def _restored(context: Context, config: TrainConfig, run_dir: Path) -> State:
     """Return the state of the newest good checkpoint, or a new one if the run has none."""
-    _meet(context)
-    folder = latest_checkpoint(run_dir, say)
-    if folder is None:
-        return TrainState(config, context.device)
-    return load_state(folder, config, context.device)
+    folder = _newest_checkpoint(context, run_dir)
+    device = context.device
+    if shares_out(config, context.world_size) and (
+        folder is None or read_manifest(folder)["phase"] == TrainState.phase
+    ):
+        device = torch.device("cpu")  # which holds what no GPU does, until it is shared out
+    return TrainState(config, device) if folder is None else load_state(folder, config, device)
+
+
+def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
+    """Let rank 0 look, and return what it has found, or fail as it does, on every rank."""
+    found: list[Path | StorageError | None] = [None]
+    if context.rank == 0:
+        try:
+            found = [latest_checkpoint(run_dir, say)]
+        except StorageError as error:
+            found = [error]
+    if context.world_size > 1:
+        dist.broadcast_object_list(found, device=context.device)
+    (answer,) = found
+    if isinstance(answer, StorageError):
+        raise answer
+    return answer
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.errors import StorageError
+from mimflow_train.model import MIMFlow
 from mimflow_train.plan import Plan
 from mimflow_train.run_pictures import sample_grid
 from mimflow_train.state import State
@@ -54,18 +55,17 @@ class Saver:
         Raises:
             StorageError: At the third failure in a row, and at the last step of a phase.
         """
-        last = state.step == state.end
         self._settle(fatal=False)
-        copies, model = snapshot(state, keep=self.writes), state.chosen
+        copies = snapshot(state, keep=self.writes)
         if not self.writes:
             return
         self._writing = self._thread.submit(self._write, copies)
         try:
             path = self.run_dir / "samples" / f"step_{state.step:08d}.png"
-            sample_grid(model, self.config, self.data, path)
+            sample_grid(_model(state, copies), self.config, self.data, path)
         except OSError as error:
-            self._failed(error, fatal=last)
-        if last:
+            say(f"Warning: no picture {path}; {error}. Training goes on.")
+        if state.step == state.end:
             self._settle(fatal=True)
 
     def wait(self) -> None:
@@ -90,11 +90,17 @@ class Saver:
         try:
             writing.result()
             self.failures = 0
-        except (StorageError, OSError) as error:
-            self._failed(error, fatal=fatal)
+        except StorageError as error:
+            self.failures += 1
+            if fatal or self.failures == _ALLOWED_FAILURES:
+                raise
+            say(f"Warning: {error} Training goes on; earlier checkpoints are as they were.")
 
-    def _failed(self, error: Exception, *, fatal: bool) -> None:
-        self.failures += 1
-        if fatal or self.failures == _ALLOWED_FAILURES:
-            raise StorageError(str(error)) from error
-        say(f"Warning: {error} Training goes on; earlier checkpoints are as they were.")
+
+def _model(state: State, copies: Snapshot) -> MIMFlow:
+    """Return what draws samples; where weights are shared out, from what is here together."""
+    if not state.is_shared_out:
+        return state.chosen
+    device = next(state.model.parameters()).device
+    weights = copies.tensors["ema" if state.config.weights == "ema" else "model"]
+    return MIMFlow.frozen(state.config.trained_model, weights, device)

@@ -2,27 +2,35 @@
 
 import warnings
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mimflow_train.config import TrainConfig
 from mimflow_train.model import MIMFlow
 
-__all__ = ["is_shared_out", "placed_like", "share_out", "whole"]
+__all__ = ["is_shared_out", "placed_like", "share_out", "shares_out", "whole"]
 
 
-def share_out(model: MIMFlow) -> None:
+def shares_out(config: TrainConfig, workers: int) -> bool:
+    """Return whether so many workers share the weights out in the joint phase."""
+    return config.shard and workers > 1
+
+
+def share_out(model: MIMFlow, device: torch.device) -> None:
     """Leave each worker its part of every weight, in place; names stay, parameters are new ones.
 
     A layer's weights are together while it computes; those that belong to no layer from the
     beginning of the forward pass to the end of the backward pass.
 
     Args:
-        model: The same on every worker; all of them call this.
+        model: The same on every worker; all of them call this. From the host's memory it moves a
+            layer at a time, so that the device never holds the whole.
+        device: Where this worker computes.
     """
-    device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)

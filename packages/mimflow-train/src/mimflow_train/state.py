@@ -52,7 +52,7 @@ class TrainState:
     def chosen(self) -> MIMFlow:
         """The weights that samples and scores are made with, as ``config.weights`` says.
 
-        Where they are shared out, all workers ask for them together and get a copy.
+        Where they are shared out, all workers ask for them together and get a copy on the host.
         """
         if self.is_shared_out:
             return _gathered(self.ema if self.config.weights == "ema" else self.model)
@@ -63,11 +63,15 @@ class TrainState:
         """Whether this worker has only parts of the tensors."""
         return is_shared_out(self.model)
 
-    def share_out(self) -> None:
-        """Leave each worker its part of all tensors; all of them call this with the same state."""
+    def share_out(self, device: torch.device) -> None:
+        """Leave each worker its part of all tensors; all of them call this with the same state.
+
+        Args:
+            device: Where this worker computes; the state may be on the host until now.
+        """
         moments = _moments(self.model, self.optimizer)
         for model in (self.model, self.ema):
-            share_out(model)
+            share_out(model, device)
         self.optimizer = _adamw(self.model, self.config.optim)
         _load_moments(self.model, self.optimizer, moments)
 
@@ -130,16 +134,17 @@ class DecoderState:
         self.step, self.draw_stream = config.steps, 0
 
     @classmethod
-    def after(cls, joint: TrainState) -> "DecoderState":
+    def after(cls, joint: TrainState, device: torch.device) -> "DecoderState":
         """Return the start of the decoder phase: what the joint phase is judged by.
 
         Args:
-            joint: The joint phase at its end.
+            joint: The joint phase at its end; shared out, it is left by all workers together.
+            device: Where this worker computes.
         """
-        device = next(joint.ema.parameters()).device
+        chosen = joint.chosen.state_dict()
         state = cls(joint.config, device)
         for model in (state.model, state.ema):
-            model.load_state_dict(joint.chosen.state_dict())
+            model.load_state_dict(chosen)
         state.draw_stream = joint.draw_stream
         return state
 
@@ -189,11 +194,9 @@ State = TrainState | DecoderState
 
 
 def _gathered(model: MIMFlow) -> MIMFlow:
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[]), device:
-        copy = MIMFlow(model.config)
-    copy.load_state_dict({name: whole(value) for name, value in model.state_dict().items()})
-    return copy.eval().requires_grad_(requires_grad=False)
+    host = torch.device("cpu")  # one weight at a time is whole on the device
+    tensors = {name: whole(value).to(host) for name, value in model.state_dict().items()}
+    return MIMFlow.frozen(model.config, tensors, host)
 
 
 def _frozen_copy(model: MIMFlow) -> MIMFlow:

@@ -9,6 +9,7 @@ from mimflow_train.frozen.weights import weights_status
 from mimflow_train.hardware import Hardware, detect, matmul_rate, named_hardware
 from mimflow_train.machine import choose_device
 from mimflow_train.plan import Plan
+from mimflow_train.sharding import shares_out
 from mimflow_train.teachers import needed_files
 
 __all__ = ["cost_table"]
@@ -83,7 +84,7 @@ def _memory(config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
     share = config.global_batch // workers
     micro_batch = config.micro_batch or share
     fixed, each = cost.static_bytes / _GIB, cost.activation_bytes / _GIB
-    shared = ", which share the weights out," if config.shard and workers > 1 else ""
+    shared = ", which share the weights out," if shares_out(config, workers) else ""
     yield (
         f"  memory of each of {workers} worker(s){shared}  "
         f"{cost.memory(micro_batch) / _GIB:.1f} GiB at micro_batch {micro_batch}: "

@@ -1,6 +1,6 @@
 """Makes each item while the one before is being used."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
@@ -9,7 +9,9 @@ __all__ = ["one_ahead"]
 Item = TypeVar("Item")
 
 
-def one_ahead(items: Generator[Item]) -> Iterator[Item]:
+def one_ahead(
+    items: Generator[Item], in_thread: Callable[[], object] = lambda: None
+) -> Iterator[Item]:
     """Yield the items of an iterator, which makes the next one in a thread meanwhile.
 
     An error of the iterator is raised at the item that it was to make. Closing this one waits for
@@ -17,17 +19,18 @@ def one_ahead(items: Generator[Item]) -> Iterator[Item]:
 
     Args:
         items: A generator; it is closed with this one.
+        in_thread: Called in the thread before anything is made there.
 
     Example:
         >>> list(one_ahead(letter for letter in "abc"))
         ['a', 'b', 'c']
     """
     end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        try:
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="ahead", initializer=in_thread) as thread:
             coming = thread.submit(next, items, end)
             while (item := coming.result()) is not end:
                 coming = thread.submit(next, items, end)
                 yield cast(Item, item)
-        finally:
-            thread.submit(items.close).result()
+    finally:
+        items.close()

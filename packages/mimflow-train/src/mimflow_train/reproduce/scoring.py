@@ -139,6 +139,8 @@ def _reference(session: Session) -> Path:
     name = digest([data.source, data.fingerprint, size])
     path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
     if not path.exists():
-        batches = (split.stack(rows.tolist()) for rows in torch.arange(len(split.labels)).split(CHUNK))
+        batches = (
+            split.stack(rows.tolist()) for rows in torch.arange(len(split.labels)).split(CHUNK)
+        )
         save_npz(batches, split.labels, path)
     return path
