@@ -48,6 +48,33 @@ def test_target_is_told_beside_the_assumption(paper_s):
     assert "13.37 steps/s, 3423 images/s, 9.4 h" in line(text, "8 x H200 at 45% of 989")
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "1 x H100 at 12.5% of 989 TFLOP/s (measured for L on one H100)  0.46 steps/s, 119"),
+        (
+            {"compile": True},
+            "at 15% of 989 TFLOP/s (measured for L on one H100)  0.56 steps/s, 143",
+        ),
+        ({"compile": True, "recompute": True}, "at 8.7% of 989 TFLOP/s (measured"),
+    ],
+)
+def test_what_was_measured_is_told_first(paper_s, settings, said):
+    text = cost_table(dataclasses.replace(paper_s, **settings), 1, "joint", hardware="H100")
+    assert said in line(text, "1 x H100 at")
+
+
+def test_what_is_computed_again_takes_time(paper_s):
+    once, twice = (
+        cost_table(dataclasses.replace(paper_s, recompute=each), 1, "joint", hardware="H100")
+        for each in (False, True)
+    )
+    assert "measured" not in twice
+    hours = [float(line(text, "33%").split()[-5]) for text in (once, twice)]
+    extra = 2e9 * sum(part.gmac for part in COST.trained) / 1.04e12
+    assert hours[1] / hours[0] == pytest.approx(1 + extra, abs=0.01)
+
+
 def test_unknown_hardware_is_refused(config):
     with pytest.raises(ConfigError, match="got abacus"):
         cost_table(config, 1, "joint", hardware="abacus")

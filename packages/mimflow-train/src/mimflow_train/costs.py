@@ -22,7 +22,7 @@ from mimflow_train.frozen.perceptual import (
     PerceptualLoss,
     lpips_network,
 )
-from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
+from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance, imitated_gpu
 from mimflow_train.memory import kept_bytes, set_computation
 from mimflow_train.model import MIMFlow, MIMFlowOutput
 from mimflow_train.objective import joint_objective
@@ -231,7 +231,7 @@ def _kept_by_step(
             output, image, masked, weights=config.loss, targets=targets, perceptual=distance
         )
 
-    with torch.autocast("cpu", torch.bfloat16):
+    with imitated_gpu(), torch.autocast("cpu", torch.bfloat16):
         return kept_bytes(model.parameters(), forward)
 
 

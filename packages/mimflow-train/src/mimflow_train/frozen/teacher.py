@@ -1,7 +1,8 @@
 """What a feature teacher is (Eq. 7), and the two ways to compare features with its own."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -18,11 +19,13 @@ __all__ = [
     "cosine_distance",
     "frozen",
     "frozen_precision",
+    "imitated_gpu",
     "square_distance",
     "standardized",
 ]
 
 PATCH = 16  # pixels per side of a patch that the teachers see
+_GPU_IS_IMITATED = ContextVar("_GPU_IS_IMITATED", default=False)
 
 
 @runtime_checkable
@@ -87,9 +90,19 @@ def frozen_precision(device_type: str) -> contextlib.AbstractContextManager[obje
     Args:
         device_type: Where the network is.
     """
-    if device_type == "cuda":
+    if device_type == "cuda" or _GPU_IS_IMITATED.get():
         return contextlib.nullcontext()
     return torch.autocast(device_type, enabled=False)
+
+
+@contextlib.contextmanager
+def imitated_gpu() -> Iterator[None]:
+    """Run frozen networks in the precision that they have on a GPU, wherever they are."""
+    token = _GPU_IS_IMITATED.set(True)
+    try:
+        yield
+    finally:
+        _GPU_IS_IMITATED.reset(token)
 
 
 def at_grid(
