@@ -78,10 +78,19 @@ def test_export_is_what_samples_are_made_with(weights, config, finished, tmp_pat
     for name, value in wanted.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
+    count = sum(value.numel() for value in wanted.state_dict().values())
+    name = "ema" if weights == "ema" else "model"
+    assert run(target) == 0
+    assert f"{name} weights of step_00000006, {count:,} numbers" in capsys.readouterr().out
+    assert run(target, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == count
+    assert run(target, "--verify") == 2
+    assert "Expected a run folder with --verify" in capsys.readouterr().err
+
 
 def test_mistakes_are_one_sentence(config, tmp_path, capsys):
     assert run(tmp_path) == 2
-    assert "has none" in capsys.readouterr().err
+    assert "Expected a run folder with a config.json" in capsys.readouterr().err
     write_config(config, tmp_path)
     assert run(tmp_path, "--export", tmp_path / "x.pt") == 2
     assert "--export FILE.safetensors" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from mimflow_train.config import TrainConfig
 from mimflow_train.errors import ConfigError
 
-__all__ = ["from_dict", "read_config", "to_dict", "write_config"]
+__all__ = ["from_dict", "read_config", "read_metadata", "to_dict", "write_config"]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def read_config(run: Path) -> TrainConfig:
             " Train a run with `mimflow-train --out RUN`."
         )
     try:
-        text = _metadata(path)["config"] if path == run else path.read_text()
+        text = read_metadata(path)["config"] if path == run else path.read_text()
         config: TrainConfig = from_dict(TrainConfig, json.loads(text))
     except KeyError as error:
         raise ConfigError(
@@ -84,8 +84,12 @@ def read_config(run: Path) -> TrainConfig:
     return config
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    """Return the words in the header of a .safetensors file."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the words in the header of a .safetensors file.
+
+    Raises:
+        ConfigError: If it is no such file, or torn.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}

@@ -1,6 +1,7 @@
 """``mimflow-inspect``: what a run holds, whether it is whole, and its weights as one file."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from safetensors import safe_open
 
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_config
+from mimflow_train.config_file import read_config, read_metadata
 from mimflow_train.errors import ConfigError, StorageError
 
 PROGRAM = "mimflow-inspect"
@@ -22,11 +24,12 @@ class InspectOptions:
     """Show what a run folder holds; loads no network and runs nothing.
 
     Examples: `mimflow-inspect runs/tiny-emoji --verify`;
-    `mimflow-inspect runs/tiny-emoji --export model.safetensors`.
+    `mimflow-inspect runs/tiny-emoji --export model.safetensors`;
+    `mimflow-inspect model.safetensors`.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder of mimflow-train."""
+    """Run folder of mimflow-train, or a .safetensors file: a milestone or an export."""
     verify: bool = False
     """Hold every file of every checkpoint against its checksum; exit code 6 if one is damaged."""
     export: Path | None = None
@@ -48,6 +51,8 @@ def _main(options: InspectOptions) -> int:
         raise ConfigError(
             f"Expected --export FILE.safetensors; got {options.export}. Rename the file."
         )
+    if options.run.suffix == ".safetensors":
+        return _inspect_file(config, options)
 
     from mimflow_train.checkpoint import checkpoints, damage, fingerprint, read_manifest
 
@@ -83,6 +88,32 @@ def _main(options: InspectOptions) -> int:
         )
     if options.export is not None:
         _export(config, options.run, options.export)
+    return 0
+
+
+def _inspect_file(config: TrainConfig, options: InspectOptions) -> int:
+    if options.verify or options.export is not None:
+        raise ConfigError(
+            f"Expected a run folder with --verify or --export; got the file {options.run}. "
+            "Give the run, or leave them out."
+        )
+    said = read_metadata(options.run)
+    with safe_open(options.run, framework="numpy") as file:
+        numbers = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    report = {
+        "file": str(options.run),
+        "scale": config.scale,
+        "data": config.data.source,
+        "checkpoint": said.get("checkpoint", "unknown"),
+        "weights": said.get("weights", "unknown"),
+        "parameters": numbers,
+    }
+    sys.stdout.write(
+        json.dumps(report, indent=2) + "\n"
+        if options.json
+        else f"{report['file']}: scale {config.scale} on {config.data.source}\n"
+        f"  {report['weights']} weights of {report['checkpoint']}, {numbers:,} numbers\n"
+    )
     return 0
 
 
