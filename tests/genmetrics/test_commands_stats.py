@@ -68,6 +68,13 @@ def write_mu_sigma(path, d=7, **arrays):
     return path
 
 
+def test_build_takes_its_features_from_the_cache(emoji, write_images, tmp_path, monkeypatch):
+    folder, cache = write_images(emoji[:5]), ["--cache", str(tmp_path / "cache")]
+    assert build(folder, tmp_path / "a.npz", *cache) == 0
+    monkeypatch.setattr("genmetrics.extractors.Extractor.__call__", lambda *_: pytest.fail("run"))
+    assert build(folder, tmp_path / "b.npz", *cache) == 0
+
+
 def test_build_stores_the_statistics_and_where_they_are_from(emoji, write_images, tmp_path, capsys):
     folder, out = write_images(emoji[:5]), tmp_path / "out.npz"
     assert build(folder, out, "--split", "val", "--batch-size", "2") == 0

@@ -23,6 +23,12 @@ from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.run_folder import prepare_run
 
+MAE = (
+    "model.encoder.bottleneck=mae",
+    "model.encoder.hidden_patches=dropped",
+    *(f"model.{part}.num_latents=8" for part in ("encoder", "decoder", "features.efflite0")),
+    "model.flow.num_tokens=8",
+)
 QUICK = [argument for value in SMALL for argument in ("--set", value)]
 
 
@@ -40,6 +46,7 @@ def run(command, *arguments):
         (["--scale", "L"], 2, "Expected --data with --scale L; got none. Give a folder of images"),
         (["--dry-run", "--workers", "0"], 2, "Expected --workers >= 1; got 0"),
         (["--set", "decoder_phase=gan"], 2, "decoder phase of released or rae; got gan"),
+        ([f"--set={each}" for each in MAE], 2, "got mae, which encodes no whole image"),
         (["--data", "/nowhere"], 3, "there is no folder /nowhere"),
         (["--set", "optim.lrr=1"], 2, "there is no optim.lrr. Did you mean lr?"),
         (["--set", "optim.lr=-1"], 2, "Expected optim.lr > 0; got -1"),

@@ -92,6 +92,19 @@ def test_a_second_divergence_ends_the_run(train, breaks):
         train()
 
 
+def test_a_diagnosis_names_the_block_where_it_begins(train, breaks):
+    def wrong(state, _):
+        if state.step >= 3:
+            parts = dict(state.model.named_parameters())
+            flow = [name for name in parts if name.startswith("flow.blocks.")]
+            for name in ("encoder.mask_token", flow[0], flow[-1]):
+                parts[name].grad.fill_(torch.inf)
+
+    breaks(wrong)
+    with pytest.raises(DivergedError, match=r"in 3 of \d+ blocks, the last of them flow.blocks.1"):
+        train()
+
+
 def test_a_run_that_was_rolled_back_does_not_roll_back_again_when_it_goes_on(
     train, breaks, config, tmp_path, capsys
 ):

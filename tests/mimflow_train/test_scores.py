@@ -58,6 +58,8 @@ def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys):
     assert (scores["inversion_error"] < 1e-4, scores["num_inverted"]) == (True, 13)
     assert scores["probe"] is None
     assert json.loads((finished / "eval" / "scores.json").read_text()) == scores
+    assert run(finished, "--device", "cpu", *options[:-1], "-") == 0
+    assert json.loads(capsys.readouterr().out) == scores
 
 
 def test_probe_tells_its_accuracy_by_depth_and_its_n(finished, capsys):

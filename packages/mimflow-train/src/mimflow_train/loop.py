@@ -1,6 +1,7 @@
 """The training loop: a function of a context, a configuration and images."""
 
 import math
+import re
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
@@ -30,6 +32,7 @@ __all__ = ["train"]
 
 _REPORT_EVERY = 10
 _STOP_AFTER_SKIPS = 3
+_BLOCK = re.compile(r".*?\.\d+")  # a part's name as far as the first number
 
 
 def train(
@@ -102,7 +105,9 @@ def _train(
         else:
             skipped += 1
             phase.skip()
-            _check_diverged(skipped, values, state.step)
+            if skipped == _STOP_AFTER_SKIPS:
+                phase.gradients(batch, draws)  # anew, since clipping has spread what was not finite
+                raise DivergedError(_diagnosis(values, state))
         state.step += 1
         health.after_step(skipped=skipped > 0)
         if state.step % _REPORT_EVERY == 0 or state.step == state.end:
@@ -167,13 +172,23 @@ def _rows(context: Context, config: TrainConfig) -> slice:
     return slice(context.rank * share, (context.rank + 1) * share)
 
 
-def _check_diverged(skipped: int, values: dict[str, Tensor], step: int) -> None:
-    if skipped < _STOP_AFTER_SKIPS:
-        return
-    wrong = [name for name, value in values.items() if not torch.isfinite(value)]
-    raise DivergedError(
-        f"Expected finite gradients; got {skipped} steps in a row without, at step {step}, "
-        f"non-finite terms: {', '.join(wrong) or 'none (only the gradient)'}. "
+def _diagnosis(values: dict[str, Tensor], state: State) -> str:
+    """Say which terms and which blocks are not finite; blocks in the order of the forward pass."""
+    terms = [name for name, value in values.items() if not torch.isfinite(value)]
+    blocks: dict[str, bool] = {}
+    for name, weight in state.model.named_parameters():
+        gradient = weight.grad
+        if isinstance(gradient, DTensor):
+            gradient = gradient.to_local()
+        if gradient is not None:
+            block = _BLOCK.match(name)
+            key = block[0] if block else name.partition(".")[0]
+            blocks[key] = blocks.get(key, False) or not bool(gradient.isfinite().all())
+    wrong = [name for name, is_wrong in blocks.items() if is_wrong]
+    return (
+        f"Expected finite gradients; got {_STOP_AFTER_SKIPS} steps in a row without, at step "
+        f"{state.step}, non-finite terms: {', '.join(terms) or 'none (only the gradient)'}; "
+        f"in {len(wrong)} of {len(blocks)} blocks, the last of them {wrong[-1] if wrong else '-'}. "
         "Lower optim.lr and run again with a new --out."
     )
 

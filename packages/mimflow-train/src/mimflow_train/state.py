@@ -70,6 +70,7 @@ class TrainState:
             device: Where this worker computes; the state may be on the host until now.
         """
         moments = _moments(self.model, self.optimizer)
+        del self.optimizer  # it holds on to whole weights, which would all come to the device
         for model in (self.model, self.ema):
             share_out(model, device)
         self.optimizer = _adamw(self.model, self.config.optim)

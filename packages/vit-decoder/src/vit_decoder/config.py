@@ -29,8 +29,8 @@ class DecoderConfig:
         num_latents: Latent tokens that come in.
         latent_dim: Numbers per latent token.
         layer_scale: Initial factor on every residual branch; None leaves the factors out.
-        drop_path: Probability of skipping the last block in training, in [0, 1); earlier blocks
-            less. It draws from torch's global generator.
+        drop_path: Probability of skipping a branch of the last block in calls that are given
+            ``uniform``, in [0, 1); earlier blocks less.
         rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
         head: "linear", each patch from its own token (the released code's), or "refined", a 3x3
             convolution more, which can smooth the seams between patches.

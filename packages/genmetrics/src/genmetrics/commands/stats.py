@@ -11,6 +11,7 @@ from genmetrics.commands.arguments import (
     add_feature_options,
     choose_device,
     count,
+    extraction,
     require_parent,
 )
 from genmetrics.commands.output import document, progress_bar, write
@@ -82,7 +83,7 @@ def _build(options: argparse.Namespace) -> None:
     # Before the images are read: one that changes meanwhile must not pass for the new content.
     meta = _provenance(options, extractor, source.fingerprint())
     with progress_bar(len(source)) as bar:
-        features = extract(source, extractor, batch_size=options.batch_size, progress=bar.update)
+        features = extract(source, extractor, progress=bar.update, **extraction(options))
     outputs = {}
     for name, rows in features.items():
         accumulator = StatsAccumulator(rows.shape[1], exact=options.exact)

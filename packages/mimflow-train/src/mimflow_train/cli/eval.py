@@ -55,8 +55,8 @@ class EvalOptions:
     device: str = "auto"
     """auto, cpu or cuda."""
     json: Path | None = None
-    """Also write everything to this JSON file; RUN/eval/scores.json has it in any case, or
-    FILE.eval/scores.json."""
+    """Also write everything to this JSON file, or print it in place of the tables if it is `-`;
+    RUN/eval/scores.json has it in any case (weights.eval/scores.json for weights.safetensors)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,10 +105,11 @@ def _main(options: EvalOptions) -> int:
             num_probe=options.probe,
         ),
     )
-    if options.json is not None:
-        text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)
+    text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)
+    printed = str(options.json) == "-"
+    if options.json is not None and not printed:
         options.json.write_text(text + "\n")
-    sys.stdout.write(scores.to_text() + "\n")
+    sys.stdout.write((text if printed else scores.to_text()) + "\n")
     for remark in scores.samples.remarks:
         say(f"warning: {remark.message}")
     return 0

@@ -23,7 +23,7 @@ PROGRAM = "mimflow-sample"
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """Draw new images from a trained run, with its averaged weights.
+    """Draw new images from a trained run, with its averaged weights, or the raw ones if it says so.
 
     Examples: `mimflow-sample runs/tiny-emoji --num 12 --out grid.png`;
     `mimflow-sample runs/tiny-emoji --label flag --label food --num 500 --out samples.npz`;

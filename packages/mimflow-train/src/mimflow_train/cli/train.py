@@ -96,8 +96,18 @@ def _main(options: TrainOptions) -> int:
     if options.dry_run:
         from mimflow_train.cli.dry_run import cost_table
 
-        sys.stdout.write(cost_table(config, count, options.phase, hardware=options.hardware))
+        every = options.milestone_every
+        sys.stdout.write(
+            cost_table(
+                config, count, options.phase, hardware=options.hardware, milestone_every=every
+            )
+        )
         return 0
+    if config.model.encoder.bottleneck == "mae":
+        raise ConfigError(
+            "Expected the bottleneck learnable-tokens or simmim; got mae, which encodes no whole "
+            "image, so that its run cannot be judged. `mimflow-reproduce bottlenecks` trains it."
+        )
     require_packages(config.data.source)
     launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
     if launch.device == "cpu":
