@@ -12,8 +12,8 @@ lint: ## Formatting and lint rules
 types: ## Static types
 	mypy
 
-test: ## Every test that takes seconds
-	pytest
+test: ## Every test that takes seconds, in two processes
+	pytest -n 2 --dist loadfile
 
 slow: ## Tests of minutes: Ray workers, torchrun, wheels in empty environments, a report in Chromium
 	pytest -m slow

@@ -44,7 +44,7 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
     images = {name: torch.full((16, 3, 2, 2), shade) for name, shade in sets.items()}
     decoded = iter([images["posterior"], images["gaussian"]])
     monkeypatch.setattr(module, "decode", lambda *_: next(decoded).to(torch.uint8))
-    monkeypatch.setattr(module, "generate", lambda *_: images["flow"] / 127.5 - 1)
+    monkeypatch.setattr(module, "generate", lambda *_: [images["flow"].to(torch.uint8)])
     rebuilt = Reconstruction(psnr=0.0, psnr_whole=0.0, fd_posterior=10.0, fd_whole=10.0)
     monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_: rebuilt)
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: FakeProbe())
