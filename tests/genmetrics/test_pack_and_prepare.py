@@ -128,6 +128,12 @@ def test_npz_of_other_images_than_were_announced_is_not_written(tmp_path, images
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"what was there"]
 
 
+def test_npz_of_nothing_is_not_written(tmp_path):
+    with pytest.raises(BadInput, match="Expected some images to write; got 0"):
+        write_npz([], tmp_path / "x.npz", count=0)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_pack_keeps_order_pixels_and_labels(classes, tmp_path, capsys, kind):
     source = classes

@@ -83,8 +83,8 @@ def _write_array(images: Iterable[np.ndarray], archive: zipfile.ZipFile, count: 
                 )
             file.write(image.tobytes())
             written += 1
-    if written != count:
-        raise BadInput(f"Expected {count} images to write; got {written}. Count them anew.")
+    if written != count or not written:
+        raise BadInput(f"Expected {count or 'some'} images to write; got {written}. Count anew.")
 
 
 def _of_one_size(
