@@ -17,6 +17,7 @@ from mimflow_train.errors import ConfigError, DivergedError, RetriesError
 from mimflow_train.failures import StepError, note_failure
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.lock import locked
+from mimflow_train.loop import train as train_loop
 from mimflow_train.plan import Plan
 from mimflow_train.reports import Reports
 from mimflow_train.run import train_run
@@ -162,13 +163,19 @@ def test_a_step_that_failed_three_times_is_not_tried_a_fourth(tmp_path):
     assert note.index("first") < note.index("second") < note.index("third")
 
 
-def test_memory_that_does_not_suffice_is_one_sentence(train, breaks):
+@pytest.mark.parametrize(
+    ("micro_batch", "advice"),
+    [(0, "Give a smaller --micro-batch, or"), (4, "Give --micro-batch auto, or a smaller")],
+)
+def test_memory_that_does_not_suffice_is_one_sentence(config, data, breaks, micro_batch, advice):
     def wrong(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     breaks(wrong)
-    with pytest.raises(ConfigError, match="Give a smaller --micro-batch, or"):
-        train()
+    config = dataclasses.replace(config, micro_batch=micro_batch)
+    state, context = TrainState(config, CPU), LocalContext(CPU, lambda *_: None, StopRequest())
+    with pytest.raises(ConfigError, match=advice):
+        train_loop(context, config, data, state=state, save_every=9, save=lambda _: None)
 
 
 def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.mimflow_train.conftest import SMALL
 
-from mimflow_train.checkpoint import checkpoints, fingerprint
+from mimflow_train.checkpoint import fingerprint
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.config_file import to_dict
 
@@ -173,9 +173,10 @@ def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
         return done.stderr
 
     assert train().count("8 steps of 8 images") == 1
-    first, last = checkpoints(tmp_path / "run")
-    assert (first.name, last.name) == ("step_00000006", "step_00000008")
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step_00000006", "step_00000008"]
 
+    last = tmp_path / "run" / "checkpoints" / "step_00000008"
     learned = fingerprint(last)
     (last / "ema.safetensors").write_bytes(b"damaged")
     assert train().count("is damaged") == 1, "one worker looks, both go on from the one before"
