@@ -17,6 +17,7 @@ from torch import Tensor
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.errors import StorageError
+from mimflow_train.model import MIMFlow
 from mimflow_train.provenance import code_commit
 from mimflow_train.sharding import whole
 from mimflow_train.state import DecoderState, State, TrainState
@@ -24,11 +25,13 @@ from mimflow_train.state import DecoderState, State, TrainState
 __all__ = [
     "Snapshot",
     "checkpoints",
+    "chosen_weights",
     "damage",
     "export_weights",
     "fingerprint",
     "joint_checkpoint",
     "latest_checkpoint",
+    "load_model",
     "load_state",
     "read_manifest",
     "snapshot",
@@ -157,6 +160,17 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     return state
 
 
+def load_model(folder: Path, config: TrainConfig, device: torch.device) -> MIMFlow:
+    """Return the weights of a checkpoint that samples are made with, and nothing else of it."""
+    weights = load_file(folder / f"{chosen_weights(config)}.safetensors")
+    return MIMFlow.frozen(config.trained_model, weights, device)
+
+
+def chosen_weights(config: TrainConfig) -> str:
+    """Return the name, ``ema`` or ``model``, of the weights that samples are made with."""
+    return "ema" if config.weights == "ema" else "model"
+
+
 def checkpoints(run_dir: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step_*"))
@@ -195,7 +209,7 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
     Raises:
         StorageError: If the disk does not take it; a file of that name stays as it is.
     """
-    name = "ema" if config.weights == "ema" else "model"
+    name = chosen_weights(config)
     metadata = {"config": json.dumps(to_dict(config)), "weights": name, "checkpoint": folder.name}
     draft = target.with_name(f".{target.name}.draft")
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mimflow_train.checkpoint import joint_checkpoint, latest_checkpoint, load_state
+from mimflow_train.checkpoint import joint_checkpoint, latest_checkpoint, load_model
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
 from mimflow_train.data.images import LabelledImages
@@ -55,7 +55,7 @@ def _before_decoder_phase(
     newest = latest_checkpoint(run_dir, lambda _: None)
     if newest is None or newest == folder or not folder.exists():
         return None
-    return evaluate_reconstruction(load_state(folder, config, device).chosen, config, data)
+    return evaluate_reconstruction(load_model(folder, config, device), config, data)
 
 
 def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFlow:
@@ -74,4 +74,4 @@ def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFl
     folder = latest_checkpoint(run, say)
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run}; there is none. Train it first.")
-    return load_state(folder, config, device).chosen
+    return load_model(folder, config, device)

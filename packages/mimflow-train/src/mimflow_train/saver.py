@@ -3,7 +3,13 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from mimflow_train.checkpoint import Snapshot, export_weights, snapshot, write_checkpoint
+from mimflow_train.checkpoint import (
+    Snapshot,
+    chosen_weights,
+    export_weights,
+    snapshot,
+    write_checkpoint,
+)
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
 from mimflow_train.data.images import LabelledImages
@@ -102,5 +108,5 @@ def _model(state: State, copies: Snapshot) -> MIMFlow:
     if not state.is_shared_out:
         return state.chosen
     device = next(state.model.parameters()).device
-    weights = copies.tensors["ema" if state.config.weights == "ema" else "model"]
+    weights = copies.tensors[chosen_weights(state.config)]
     return MIMFlow.frozen(state.config.trained_model, weights, device)

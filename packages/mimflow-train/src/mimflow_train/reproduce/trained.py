@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from mimflow_train.checkpoint import checkpoints, fingerprint, joint_checkpoint, load_state
+from mimflow_train.checkpoint import checkpoints, fingerprint, joint_checkpoint, load_model
 from mimflow_train.cli.preflight import require_weights
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import write_config
@@ -75,8 +75,7 @@ def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = Fals
                 f"Expected the joint phase's last checkpoint in {folder}; there is none. "
                 "Remove the run's folder and run the same command again."
             )
-        state = load_state(folder, config, session.device)
-        return Trained(state.chosen, config, fingerprint(folder))
+        return Trained(load_model(folder, config, session.device), config, fingerprint(folder))
 
 
 def _train(session: Session, config: TrainConfig, until: int) -> None:
