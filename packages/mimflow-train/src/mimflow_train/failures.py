@@ -1,12 +1,18 @@
-"""Steps that fail for no reason of the user's: noted, tried again, and not for ever."""
+"""Steps that fail: where gradients stop to be finite, and errors that are no user's mistake."""
 
+import re
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from mimflow_train.errors import RetriesError
+from mimflow_train.sharding import part_of
 
-__all__ = ["StepError", "note_failure"]
+__all__ = ["StepError", "diagnosis", "note_failure"]
 
+_BLOCK = re.compile(r".*?\.\d+|[^.]+")  # a weight's name to its first number, or to the first dot
 _TRIES = 3
 _RULE = "-" * 72 + "\n"
 
@@ -24,6 +30,31 @@ class StepError(Exception):
             "The same command tries it again."
         )
         self.step = step
+
+
+def diagnosis(terms: Mapping[str, Tensor], model: nn.Module) -> str:
+    """Say which terms of the loss and which blocks' gradients are not finite.
+
+    What is not finite spreads backwards, so it begins in the last block of those that are named, in
+    the order of the forward pass.
+
+    Args:
+        terms: Scalars by name.
+        model: With gradients, of which this worker's part is looked at.
+    """
+    named = ", ".join(name for name, value in terms.items() if not value.isfinite())
+    blocks: dict[str, bool] = {}
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            block = _BLOCK.findall(name)[0]
+            finite = bool(part_of(weight.grad).isfinite().all())
+            blocks[block] = blocks.get(block, True) and finite
+    wrong = [block for block, finite in blocks.items() if not finite]
+    last = f", the last of them {wrong[-1]}" if wrong else ""
+    return (
+        f"non-finite terms: {named or 'none (only the gradient)'}; "
+        f"in {len(wrong)} of {len(blocks)} blocks{last}"
+    )
 
 
 def note_failure(run_dir: Path, rank: int, error: StepError) -> None:

@@ -1,7 +1,6 @@
 """The training loop: a function of a context, a configuration and images."""
 
 import math
-import re
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +8,6 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
@@ -19,7 +17,7 @@ from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import batches, image_order
 from mimflow_train.draws import Draws, draw_step, drop_labels, mirror
 from mimflow_train.errors import ConfigError, DivergedError, MimflowError
-from mimflow_train.failures import StepError
+from mimflow_train.failures import StepError, diagnosis
 from mimflow_train.health import Health
 from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
@@ -32,7 +30,6 @@ __all__ = ["train"]
 
 _REPORT_EVERY = 10
 _STOP_AFTER_SKIPS = 3
-_BLOCK = re.compile(r".*?\.\d+")  # a part's name as far as the first number
 
 
 def train(
@@ -107,7 +104,11 @@ def _train(
             phase.skip()
             if skipped == _STOP_AFTER_SKIPS:
                 phase.gradients(batch, draws)  # anew, since clipping has spread what was not finite
-                raise DivergedError(_diagnosis(values, state))
+                raise DivergedError(
+                    f"Expected finite gradients; got {skipped} steps in a row without, at step "
+                    f"{state.step}, {diagnosis(values, state.model)}. "
+                    "Lower optim.lr and run again with a new --out."
+                )
         state.step += 1
         health.after_step(skipped=skipped > 0)
         if state.step % _REPORT_EVERY == 0 or state.step == state.end:
@@ -170,27 +171,6 @@ def _batches(
 def _rows(context: Context, config: TrainConfig) -> slice:
     share = config.global_batch // context.world_size
     return slice(context.rank * share, (context.rank + 1) * share)
-
-
-def _diagnosis(values: dict[str, Tensor], state: State) -> str:
-    """Say which terms and which blocks are not finite; blocks in the order of the forward pass."""
-    terms = [name for name, value in values.items() if not torch.isfinite(value)]
-    blocks: dict[str, bool] = {}
-    for name, weight in state.model.named_parameters():
-        gradient = weight.grad
-        if isinstance(gradient, DTensor):
-            gradient = gradient.to_local()
-        if gradient is not None:
-            block = _BLOCK.match(name)
-            key = block[0] if block else name.partition(".")[0]
-            blocks[key] = blocks.get(key, False) or not bool(gradient.isfinite().all())
-    wrong = [name for name, is_wrong in blocks.items() if is_wrong]
-    return (
-        f"Expected finite gradients; got {_STOP_AFTER_SKIPS} steps in a row without, at step "
-        f"{state.step}, non-finite terms: {', '.join(terms) or 'none (only the gradient)'}; "
-        f"in {len(wrong)} of {len(blocks)} blocks, the last of them {wrong[-1] if wrong else '-'}. "
-        "Lower optim.lr and run again with a new --out."
-    )
 
 
 def _means(context: Context, config: TrainConfig, values: dict[str, Tensor]) -> dict[str, float]:

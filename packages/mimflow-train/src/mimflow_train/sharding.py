@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mimflow_train.config import TrainConfig
 from mimflow_train.model import MIMFlow
 
-__all__ = ["is_shared_out", "placed_like", "share_out", "shares_out", "whole"]
+__all__ = ["is_shared_out", "part_of", "placed_like", "share_out", "shares_out", "whole"]
 
 
 def shares_out(config: TrainConfig, workers: int) -> bool:
@@ -56,6 +56,11 @@ def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
         mesh, placements = parameter.device_mesh, parameter.placements
         return distribute_tensor(value, mesh, placements, src_data_rank=None)
     return value
+
+
+def part_of(value: Tensor) -> Tensor:
+    """Return what this worker has of a tensor, which may be shared out."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def whole(value: Tensor) -> Tensor:
