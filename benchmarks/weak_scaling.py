@@ -1,13 +1,12 @@
 """What a step costs when a second worker brings as many images again, on the CPUs of a machine.
 
-Run with `uv run python benchmarks/weak_scaling.py [--scale S --batch 8] [--steps 10]`; prints the
+Run with `uv run python benchmarks/weak_scaling.py [--scale tiny] [--batch 64] [--steps 20]`; prints the
 table of weak_scaling.md. Two processes of one thread each take steps of the joint phase in turns:
 one of them while the other waits; both at once but apart; both as one run (DDP); and as one run
 that shares its weights out (FSDP2). Frozen networks are left out, as in loop_overhead.py.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -108,7 +107,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(measure, (f"{folder}/meeting", options), nprocs=2)
 

@@ -39,13 +39,14 @@ def write_npz(
 ) -> None:
     """Write images as ADM's evaluator reads them, while they are made, with room for one.
 
+    The format is that of openai/guided-diffusion:evaluations/evaluator.py.
     The array ``arr_0`` is uint8 ``(n, h, w, 3)``, stored and not compressed, so that it can be
     mapped. A file of that name is replaced once the new one is whole.
 
     Args:
         images: uint8 ``(h, w, 3)``, all of one size.
         path: The file, ending in ``.npz``.
-        labels: Class of each, for ``arr_1``.
+        labels: Class of each, integers ``(n,)``, for ``arr_1``.
         count: How many images there will be.
 
     Raises:

@@ -116,15 +116,14 @@ def _main(options: EvalOptions) -> int:
 
 
 def _on_other_images(config: TrainConfig, root: Path) -> TrainConfig:
-    layout = read_layout(root.resolve(), say)
+    root = root.resolve()
+    layout = read_layout(root, say)
     if layout.class_names != config.data.class_names:
         raise ConfigError(
             f"Expected the run's {len(config.data.class_names)} classes in {root}, under the same "
             f"names; got {len(layout.class_names)}. Give images of these classes."
         )
-    data = dataclasses.replace(
-        config.data, source=str(root.resolve()), fingerprint=layout.fingerprint
-    )
+    data = dataclasses.replace(config.data, source=str(root), fingerprint=layout.fingerprint)
     return dataclasses.replace(config, data=data)
 
 
