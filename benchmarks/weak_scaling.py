@@ -1,8 +1,8 @@
 """What a step costs when a second worker brings as many images again, on the CPUs of a machine.
 
 Run with `uv run python benchmarks/weak_scaling.py [--batch 64] [--steps 20] [--scale tiny]`; prints
-the table of weak_scaling.md. Two processes of one thread each take steps of the joint phase in turns:
-one of them while the other waits; both at once but apart; both as one run (DDP); and as one run
+the table of weak_scaling.md. Two processes of one thread each take steps of the joint phase in
+turns: one of them while the other waits; both at once but apart; both as one run (DDP); and as one run
 that shares its weights out (FSDP2). Frozen networks are left out, as in loop_overhead.py.
 """
 
