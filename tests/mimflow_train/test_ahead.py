@@ -46,11 +46,12 @@ def test_closing_midway_closes_what_makes_the_items():
         finally:
             closed.append(threading.active_count())
 
-    before = threading.active_count()
-    ahead = one_ahead(items())
+    before, source = threading.active_count(), items()
+    ahead = one_ahead(source)
     assert next(ahead) == 0
     ahead.close()
     assert closed == [before], "the thread has ended by then"
+    assert list(source) == []
 
 
 def test_the_thread_is_made_ready_first():

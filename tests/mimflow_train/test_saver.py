@@ -59,13 +59,16 @@ def test_the_last_checkpoint_of_a_phase_is_there_at_once(state, saver, tmp_path)
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step_00000006"]
 
 
-def test_third_failed_save_in_a_row_ends_the_run(state, saver, monkeypatch, capsys):
+@pytest.mark.parametrize("pictures_fit", [True, False])
+def test_third_failed_save_in_a_row_ends_the_run(state, saver, monkeypatch, capsys, pictures_fit):
     saver(state)
     saver.wait()
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    if not pictures_fit:  # which makes it no other save
+        monkeypatch.setattr("mimflow_train.saver.sample_grid", full_disk)
     for _ in range(3):
         saver(state)
-    assert capsys.readouterr().err.count("Training goes on") == 2
+    assert capsys.readouterr().err.count("Training goes on; earlier") == 2
     with pytest.raises(StorageError, match="No space left"):
         saver(state)
 
@@ -74,8 +77,8 @@ def test_a_picture_that_cannot_be_written_is_no_failed_save(state, saver, monkey
     monkeypatch.setattr("mimflow_train.saver.sample_grid", full_disk)
     for _ in range(4):
         saver(state)
+        assert saver.failures == 0
     saver.wait()
-    assert saver.failures == 0
     assert capsys.readouterr().err.count("no picture") == 4
 
 
