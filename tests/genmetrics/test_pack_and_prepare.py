@@ -1,4 +1,5 @@
 import tracemalloc
+import weakref
 import zipfile
 
 import numpy as np
@@ -100,9 +101,14 @@ def test_npz_is_written_while_images_are_made(tmp_path):
     images = pixels(5)
 
     def made():
-        for image in images:
+        alive: list[weakref.ref[np.ndarray]] = []
+        for index in range(len(images)):
             assert not path.exists()
+            assert [image() for image in alive[:-1]] == [None] * (index - 1)  # one at a time
+            image = images[index].copy()
+            alive.append(weakref.ref(image))
             yield image
+            del image
 
     write_npz(made(), path, np.arange(5), count=5)
     with np.load(path) as arrays:
