@@ -12,8 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.mimflow_train.conftest import SMALL
 
+from mim_encoder import MaskRatio
 from mimflow_train.checkpoint import fingerprint
-from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
+from mimflow_train.config import (
+    ConvolutionalConfig,
+    DecoderPhaseConfig,
+    DiscriminatorConfig,
+    OptimConfig,
+)
 from mimflow_train.config_file import to_dict
 
 WORKER = """
@@ -55,7 +61,7 @@ def share(module):
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel()
                 for p in module.parameters())
     return local / sum(p.numel() for p in module.parameters())
-for name in ("plain", "all", "shared"):
+for name in ("plain", "all", "shared", "fixed"):
     config = from_dict(TrainConfig, json.loads((folder / f"{name}.json").read_text()))
     context, kept = Rank(rank, world_size, reported={}), {}
     def keep(state):
@@ -86,7 +92,7 @@ for name in ("plain", "all", "shared"):
 
 @pytest.fixture
 def folder(config, tmp_path):
-    """Two configurations and the program of a worker."""
+    """Four configurations and the program of a worker."""
     decoder = dataclasses.replace(config.model.decoder, depth=2, drop_path=0.5)
     model = dataclasses.replace(config.model, decoder=decoder)
     config = dataclasses.replace(config, global_batch=12, model=model)
@@ -103,6 +109,15 @@ def folder(config, tmp_path):
             config, steps=3, decoder_phase=dataclasses.replace(phase, **changes), **how
         )
         (tmp_path / f"{name}.json").write_text(json.dumps(to_dict(each)))
+    small = ConvolutionalConfig(widths=(4, 4), num_blocks=1, channels=2, num_groups=2, fixed=True)
+    fixed = dataclasses.replace(
+        config,
+        model=model.with_convolutions(small),
+        mask=MaskRatio(low=0.0, high=0.0),
+        steps=3,
+        decoder_phase=phase,
+    )
+    (tmp_path / "fixed.json").write_text(json.dumps(to_dict(fixed)))
     (tmp_path / "worker.py").write_text(WORKER)
     return tmp_path
 
@@ -111,7 +126,7 @@ def test_ranks_learn_what_one_learns_and_resume_bit_for_bit(folder):
     """Each worker also stops and goes on in both phases, and compares itself with its own run."""
     commands = [(0, 1), (0, 2), (1, 2)]
     launch(folder, commands)
-    for name in ("plain", "all", "shared"):
+    for name in ("plain", "all", "shared", "fixed"):
         one, first, second = (
             load_file(folder / f"{name}-{rank}-{world_size}.safetensors")
             for rank, world_size in commands

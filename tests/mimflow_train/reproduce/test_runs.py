@@ -1,20 +1,25 @@
 """Runs are trained once, shared between equal configurations, and scored once."""
 
-import os
-import signal
+import dataclasses
+import shutil
 
 import pytest
 import torch
 
-from mimflow_train.checkpoint import checkpoints
+from mimflow_train.checkpoint import checkpoints, fingerprint
+from mimflow_train.class_probe import encode_means
 from mimflow_train.errors import DivergedError
 from mimflow_train.overrides import override
-from mimflow_train.reproduce import scoring, tables, trained, two_stage
+from mimflow_train.plan import Plan
+from mimflow_train.reproduce import scoring, tables, trained
 from mimflow_train.reproduce.design import Experiment, Variant
-from mimflow_train.reproduce.scoring import draw_samples, score
+from mimflow_train.reproduce.experiments import EXPERIMENTS
+from mimflow_train.reproduce.scoring import score
 from mimflow_train.reproduce.tables import score_rows
 from mimflow_train.reproduce.trained import InterruptedRunError
 from mimflow_train.reproduce.two_stage import train_two_stages
+from mimflow_train.reproduce.variants import autoencoder_config, variant_config
+from mimflow_train.run import run_local
 from tarflow_prior import Guidance
 
 
@@ -58,65 +63,57 @@ def test_a_stopped_run_ends_the_command_with_its_signal(session, monkeypatch):
     assert ended.value.exit_code == 143
 
 
-def test_two_runs_of_the_flow_in_pieces_are_one(session, monkeypatch, tmp_path):
-    config = override(session.base, ["loss.feature=0.0"])
-    whole = train_two_stages(session, config)
+@pytest.fixture
+def fixed(session):
+    """A row of Table 1: a flow on a fixed convolutional autoencoder."""
+    base = override(session.base, ["decoder_phase.steps=2", "decoder_phase.discriminator.width=16"])
+    row = Variant(label="fixed", convolutional=True, two_stage=True, decoder_phase=True)
+    session = dataclasses.replace(session, base=base)
+    return session, variant_config(base, EXPERIMENTS["table9"], row, 0)
+
+
+def parts(model, *names):
+    return torch.cat([weights(getattr(model, name)) for name in names])
+
+
+def test_the_stages_follow_each_other(fixed):
+    session, config = fixed
+    first = trained.trained(session, autoencoder_config(session.base, config)).model
+    flow = train_two_stages(session, config, decoder_phase=False).model
+    both = train_two_stages(session, config, decoder_phase=True).model
+    for model in (flow, both):
+        assert torch.equal(parts(model, "encoder"), parts(first, "encoder"))
+        assert not torch.equal(parts(model, "flow"), parts(first, "flow"))
+    assert torch.equal(parts(flow, "decoder"), parts(first, "decoder"))
+    assert torch.equal(parts(both, "flow"), parts(flow, "flow"))
+    assert not torch.equal(parts(both, "decoder"), parts(flow, "decoder"))
+
+
+def test_the_flow_sees_latents_of_deviation_one(fixed, data):
+    session, config = fixed
+    model = train_two_stages(session, config, decoder_phase=False).model
+    whole = torch.zeros(16, config.model.encoder.num_patches, dtype=torch.bool)
+    mean = encode_means(model, data.train, range(16), whole).mean
+    torch.testing.assert_close(mean.std(), torch.tensor(1.0))
+    assert model.encoder.scale == model.decoder.scale != 1
+
+
+def test_a_flow_in_two_pieces_is_one(fixed, tmp_path):
+    session, config = fixed
+    whole = train_two_stages(session, config, decoder_phase=False)
     folder = session.run_dir(config, "flow")
-    assert [each.name for each in checkpoints(folder)] == ["step_00000003"]
-    folder.rename(tmp_path / "whole")
-    monkeypatch.setattr(two_stage, "_SAVE_EVERY", 1)
-
-    class StoppedError(Exception):
-        pass
-
-    def stop_after_two(*arguments):
-        path = write(*arguments)
-        if path.name == "step_00000002":
-            raise StoppedError
-        return path
-
-    write = two_stage.write_checkpoint
-    with monkeypatch.context() as patched:
-        patched.setattr(two_stage, "write_checkpoint", stop_after_two)
-        with pytest.raises(StoppedError):
-            train_two_stages(session, config)
-    again = train_two_stages(session, config)
-    assert torch.equal(weights(whole.model), weights(again.model))
-
-
-def test_a_signal_saves_the_flow_and_ends_the_command(session, monkeypatch):
-    config = override(session.base, ["loss.feature=0.0"])
-    step = two_stage.take_step
-
-    def interrupted(*arguments):
-        step(*arguments)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    trained.trained(session, two_stage.autoencoder_config(session.base, config))
-    monkeypatch.setattr(two_stage, "take_step", interrupted)
-    with pytest.raises(InterruptedRunError) as ended:
-        train_two_stages(session, config)
-    assert ended.value.exit_code == 143
-    names = [each.name for each in checkpoints(session.run_dir(config, "flow"))]
-    assert names == ["step_00000001"]
-
-
-def test_the_second_stage_leaves_the_autoencoder_as_it_is(session):
-    first = trained.trained(session, override(session.base, ["loss.nll=0.0"]))
-    second = train_two_stages(session, session.base)
-    for part in ("encoder", "decoder"):
-        ours, theirs = getattr(second.model, part), getattr(first.model, part)
-        assert torch.equal(weights(ours), weights(theirs))
-    assert not torch.equal(weights(second.model.flow), weights(first.model.flow))
-
-
-def test_samples_are_decoded_at_the_latents_own_scale(session, data):
-    run = trained.trained(session, session.base)
-    label = data.held_out.labels
-    z = run.model.flow.sample(label[:5], generator=scoring.generator(0, "reproduce samples"))
-    wanted = scoring.decode(run.model, 3.0 * z)
-    drawn = torch.cat([*draw_samples(run._replace(latent_scale=3.0), label[:5], None)])
-    assert torch.equal(drawn, wanted)
+    beginning = folder / "checkpoints/step_00000000"
+    assert [each.name for each in checkpoints(folder)] == ["step_00000000", "step_00000003"]
+    (tmp_path / "again").mkdir()
+    shutil.copytree(beginning, tmp_path / "again/checkpoints/step_00000000")
+    for _ in range(2):  # from step 0, then from step 2
+        run_local(config, tmp_path / "again", session.device, Plan(until=3, checkpoint_every=2))
+        end = tmp_path / "again/checkpoints/step_00000003"
+        assert (end.with_name("step_00000002").exists(), fingerprint(end)) == (
+            True,
+            whole.checkpoint,
+        )
+        shutil.rmtree(end)
 
 
 def test_the_same_weights_are_scored_once(session, monkeypatch):

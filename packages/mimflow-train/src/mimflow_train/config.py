@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from mim_encoder import EncoderConfig, MaskRatio
+from mimflow_train.config_convolutional import ConvolutionalConfig
 from mimflow_train.config_phases import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.errors import ConfigError
 from tarflow_prior import TarFlowConfig
@@ -19,6 +20,7 @@ OPERATIONAL = ("micro_batch", "compile", "recompute", "shard", "data.loaders")
 __all__ = [
     "OPERATIONAL",
     "TEACHERS",
+    "ConvolutionalConfig",
     "DataConfig",
     "DecoderPhaseConfig",
     "DiscriminatorConfig",
@@ -38,12 +40,15 @@ class ModelConfig:
         flow: Prior over the latent tokens.
         decoder: Pixel decoder.
         features: Feature decoders (Eq. 7) by the name of the teacher they imitate.
+        convolutional: Encoder and decoder in the place of the ViTs, of whose sizes only the image's
+            and the latents' then count; None for the ViTs.
     """
 
     encoder: EncoderConfig
     flow: TarFlowConfig
     decoder: DecoderConfig
     features: dict[str, FeatureDecoderConfig] = field(default_factory=dict)
+    convolutional: ConvolutionalConfig | None = None
 
     def __post_init__(self) -> None:
         encoder, latents = self.encoder, (self.encoder.num_latents, self.encoder.latent_dim)
@@ -62,6 +67,13 @@ class ModelConfig:
         require_equal(
             "decoder.image_size", self.decoder.image_size, "encoder.image_size", encoder.image_size
         )
+        if self.convolutional is not None:
+            require_equal(
+                "encoder.num_latents and latent_dim",
+                latents,
+                "the convolutional latents",
+                _latents(self.convolutional, encoder.image_size),
+            )
         for name, each in self.features.items():
             if name not in TEACHERS:
                 raise ConfigError(
@@ -108,6 +120,34 @@ class ModelConfig:
             for name in teachers
         }
         return dataclasses.replace(self, features=features)
+
+    def with_convolutions(self, convolutional: ConvolutionalConfig) -> "ModelConfig":
+        """Return these networks with a convolutional encoder and decoder, and its latents.
+
+        Args:
+            convolutional: Their shape.
+        """
+        count, dim = _latents(convolutional, self.encoder.image_size)
+
+        def reading(part: Any) -> Any:
+            return dataclasses.replace(part, num_latents=count, latent_dim=dim)
+
+        return ModelConfig(
+            encoder=reading(self.encoder),
+            flow=dataclasses.replace(self.flow, num_tokens=count, token_dim=dim),
+            decoder=reading(self.decoder),
+            features={name: reading(each) for name, each in self.features.items()},
+            convolutional=convolutional,
+        )
+
+    @property
+    def is_autoencoder_fixed(self) -> bool:
+        """Whether the flow alone learns in the joint phase."""
+        return self.convolutional is not None and self.convolutional.fixed
+
+
+def _latents(convolutional: ConvolutionalConfig, image_size: int) -> tuple[int, int]:
+    return convolutional.num_latents(image_size), convolutional.latent_dim
 
 
 def require_equal(name: str, value: object, other_name: str, other: object) -> None:
@@ -245,6 +285,15 @@ class TrainConfig:
             raise ConfigError(
                 f"Expected decoder_phase.discriminator.depth for images of {size} px, at least "
                 f"3 * 2^depth; got {discriminator.depth}. Lower it."
+            )
+        if self.model.convolutional is not None and self.mask.high > 0:
+            raise ConfigError(
+                "Expected mask.low = mask.high = 0 with a convolutional autoencoder, which sees "
+                f"whole images; got {self.mask.low} to {self.mask.high}. Set both to 0."
+            )
+        if self.model.is_autoencoder_fixed and self.shard:
+            raise ConfigError(
+                "Expected shard=False where the autoencoder is fixed; got True. Leave it out."
             )
         classes = len(self.data.class_names)
         require_equal(

@@ -140,7 +140,11 @@ def training_flops(config: TrainConfig) -> float:
     Args:
         config: The run.
     """
-    return _training_flops(_trained(config), frozen_costs(config))
+    trained = _trained(config)
+    if config.model.is_autoencoder_fixed:  # which encodes, and no more
+        gmac = {part.name: part.gmac for part in trained}
+        return 2e9 * (gmac["encoder"] + 3 * gmac["flow"])
+    return _training_flops(trained, frozen_costs(config))
 
 
 def _training_flops(trained: list[PartCost], frozen: list[FrozenCost]) -> float:

@@ -11,8 +11,8 @@ from mimflow_train.context import Context
 from mimflow_train.draws import Draws
 from mimflow_train.health import latent_statistics
 from mimflow_train.memory import fit_micro_batch, set_computation
-from mimflow_train.micro_batches import Batch, add_terms, micro_batches, precision
-from mimflow_train.objective import joint_objective
+from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
+from mimflow_train.objective import Objective, joint_objective
 from mimflow_train.sharding import shares_out, whole
 from mimflow_train.state import TrainState, take_step
 from mimflow_train.teachers import Targets
@@ -34,7 +34,7 @@ class JointPhase:
         self, state: TrainState, context: Context, config: TrainConfig, targets: Targets
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
-        self.module: nn.Module = state.model
+        self.module = self.learner
         shares = shares_out(config, context.world_size)
         if not shares:  # a worker short of memory amid a pass would leave the others waiting
             self.config = fit_micro_batch(config, context, self.try_out, state.model)
@@ -42,8 +42,13 @@ class JointPhase:
         if shares:
             state.share_out(context.device)
         elif context.world_size > 1:
-            self.module = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
+            self.module = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
             self._settle_buckets()
+
+    @property
+    def learner(self) -> nn.Module:
+        """What has weights that learn, and is called once in a pass."""
+        return self.state.model
 
     def try_out(self, batch: Batch, draws: Draws) -> None:
         """Run a forward and a backward pass as a step would, of which nothing stays."""
@@ -82,22 +87,26 @@ class JointPhase:
             quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if not part.is_last and isinstance(self.module, DistributedDataParallel):
                 quiet = self.module.no_sync()
-            masked, noise, depth = part.draws.masked, part.draws.noise, part.draws.depth
             with quiet:
                 with precision(device, self.config.precision):
-                    output = self.module(part.image, part.label, masked, noise, depth)
-                    objective = joint_objective(
-                        output,
-                        part.image,
-                        masked,
-                        weights=self.config.loss,
-                        targets=self.targets.features(part.image, part.indices),
-                        perceptual=self.targets.perceptual,
-                    )
+                    objective = self.objective(part)
                 (objective.total / part.num_parts).backward()
             add_terms(sums, objective, part.num_parts)
-            self.mean = output.posterior.mean.detach()
         return sums
+
+    def objective(self, part: Part) -> Objective:
+        """Return the joint objective of a micro-batch."""
+        masked, noise, depth = part.draws.masked, part.draws.noise, part.draws.depth
+        output = self.module(part.image, part.label, masked, noise, depth)
+        self.mean = output.posterior.mean.detach()
+        return joint_objective(
+            output,
+            part.image,
+            masked,
+            weights=self.config.loss,
+            targets=self.targets.features(part.image, part.indices),
+            perceptual=self.targets.perceptual,
+        )
 
     def clip(self) -> dict[str, Tensor]:
         """Clip the gradient of all weights as one."""

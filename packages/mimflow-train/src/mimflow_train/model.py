@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mim_encoder import LatentPosterior, MaskedEncoder, ViTTrunk
 from mimflow_train.config import ModelConfig
+from mimflow_train.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from tarflow_prior import Block, FlowOutput, Guidance, TarFlow
 from vit_decoder import FeatureDecoder, PixelDecoder
 
@@ -34,9 +35,9 @@ class MIMFlow(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = MaskedEncoder(config.encoder)
+        self.encoder = _encoder(config)
         self.flow = TarFlow(config.flow)
-        self.decoder = PixelDecoder(config.decoder)
+        self.decoder = _decoder(config)
         self.feature_decoders = nn.ModuleDict(
             {name: FeatureDecoder(each) for name, each in config.features.items()}
         )
@@ -117,3 +118,15 @@ class MIMFlow(nn.Module):
         z = self.flow.sample(label, guidance=guidance, temperature=temperature, generator=generator)
         image: Tensor = self.decoder(z)
         return image
+
+
+def _encoder(config: ModelConfig) -> MaskedEncoder | ConvolutionalEncoder:
+    if config.convolutional is None:
+        return MaskedEncoder(config.encoder)
+    return ConvolutionalEncoder(config.convolutional, config.encoder.sigma)
+
+
+def _decoder(config: ModelConfig) -> PixelDecoder | ConvolutionalDecoder:
+    if config.convolutional is None:
+        return PixelDecoder(config.decoder)
+    return ConvolutionalDecoder(config.convolutional)

@@ -8,6 +8,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.decoder_phase import DecoderPhase
 from mimflow_train.draws import Draws
+from mimflow_train.flow_phase import FlowPhase
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.micro_batches import Batch
 from mimflow_train.state import DecoderState, State
@@ -40,4 +41,6 @@ def phase_of(state: State, context: Context, config: TrainConfig, targets: Targe
     """Return the phase that a state belongs to."""
     if isinstance(state, DecoderState):
         return DecoderPhase(state, context, config, targets)
+    if config.model.is_autoencoder_fixed:
+        return FlowPhase(state, context, config, targets)
     return JointPhase(state, context, config, targets)

@@ -39,6 +39,9 @@ class TrainState:
             seed = int(torch.randint(2**62, (), generator=generator(config.seed, "weights")))
             torch.manual_seed(seed)
             self.model = MIMFlow(config.trained_model).to(device)
+        if config.model.is_autoencoder_fixed:
+            for part in (self.model.encoder, self.model.decoder):
+                part.requires_grad_(requires_grad=False)
         self.ema = _frozen_copy(self.model)
         self.optimizer = _adamw(self.model, config.optim)
         self.step, self.draw_stream = 0, 0
@@ -130,6 +133,7 @@ class DecoderState:
         self.lecam = LeCam().to(device)
         for part in (self.model.encoder, self.model.flow, self.model.feature_decoders):
             part.requires_grad_(requires_grad=False)
+        self.model.decoder.requires_grad_(requires_grad=True)
         optim = config.decoder_phase.optim
         self.optimizers = (_adamw(self.model.decoder, optim), _adamw(self.discriminator, optim))
         self.step, self.draw_stream = config.steps, 0

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mimflow_train.config import TrainConfig
+from mimflow_train.config import ConvolutionalConfig, TrainConfig
+from mimflow_train.convolutional import SD_VAE_FILE
 from mimflow_train.data.images import ImageSource, LabelledImages, MemoryImages, to_unit
 from mimflow_train.frozen.clip import CLIP_FILE, ClipTeacher
 from mimflow_train.frozen.dino import DINO_FILE
@@ -89,6 +90,8 @@ def needed_files(config: TrainConfig, *, decoder_phase: bool) -> list[Pretrained
         needed += [VGG16_FILE, CONVNEXT_FILE]
     files = {"dinov2": DINOV2_FILE, "clip": CLIP_FILE}
     needed += [file for name, file in files.items() if name in config.trained_model.features]
+    if config.model.convolutional == ConvolutionalConfig(fixed=True):
+        needed.append(SD_VAE_FILE)
     if decoder_phase and config.decoder_phase.discriminator.kind == "dino":
         needed.append(DINO_FILE)
     return needed

@@ -36,7 +36,7 @@ class PretrainedFile:
         name: File name in the folder MIMFLOW_WEIGHTS.
         url: Where the file is published.
         sha256: The first digits of its digest; empty if nobody published them.
-        term: The loss weight that is 0 in a run without this network.
+        term: The loss weight that is 0 in a run without this network; empty if there is none.
         download: Fetches the file with its library and returns where it is.
     """
 
@@ -138,8 +138,8 @@ def _offline(environment: Mapping[str, str]) -> str | None:
 
 def _unavailable(wanted: PretrainedFile, reason: str) -> WeightsError:
     digest = f"sha256 {wanted.sha256}..." if wanted.sha256 else "sha256 not published"
+    without = f", or train without the network: --set {wanted.term}=0" if wanted.term else ""
     return WeightsError(
         f"Expected the weights of {wanted.network}, {wanted.name} ({digest}), in the folder "
-        f"{FOLDER_VARIABLE}; {reason}. Save {wanted.url} there under that name, or train without "
-        f"the network: --set {wanted.term}=0."
+        f"{FOLDER_VARIABLE}; {reason}. Save {wanted.url} there under that name{without}."
     )

@@ -192,14 +192,10 @@ TABLE8_ROWS = Experiment(
     variants=(
         Variant(
             label="baseline (SD-VAE, 256 tokens, GAN)",
-            missing="there is no joint training of a convolutional autoencoder here",
-            paper=TABLE8["baseline"],
-        ),
-        Variant(
-            label="stand-in: ViT, a latent for each patch, GAN at the end",
-            settings=(*PLAIN, "model.encoder.bottleneck=simmim"),
-            tokens=Fraction(1),
+            settings=PLAIN,
+            convolutional=True,
             decoder_phase=True,
+            paper=TABLE8["baseline"],
         ),
         Variant(label="learnable tokens, no GAN", settings=PLAIN, paper=TABLE8["tokens"]),
         Variant(
@@ -230,7 +226,11 @@ TABLE8_ROWS = Experiment(
             worse="+ masking",
         ),
     ),
-    notes=(_FEATURES_UNMASKED,),
+    notes=(
+        _FEATURES_UNMASKED,
+        "The baseline is Table 1's end-to-end row: at scale tiny a small network of SD-VAE's kind, "
+        "as many tokens as the recipe's, and the GAN at the end.",
+    ),
 )
 
 TABLE9_ROWS = Experiment(

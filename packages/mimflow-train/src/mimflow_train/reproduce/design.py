@@ -27,7 +27,8 @@ class Variant:
         targets: Teachers to imitate; None leaves the recipe's.
         tokens: Latent tokens for each patch of the image; None leaves the recipe's.
         decoder_phase: Whether the decoder is trained on, against a discriminator.
-        two_stage: Whether the autoencoder is trained first, without the flow, and then fixed.
+        convolutional: Whether the autoencoder is SD-VAE's, at scale tiny a small one of its kind.
+        two_stage: Whether that is fixed when the flow is trained: published, or trained before.
         guidance: What samples are drawn with; ``recipe`` is the recipe's.
         scales: Where it can be run; ``paper`` is every scale but tiny.
         missing: Why it cannot be run at all; empty if it can.
@@ -39,6 +40,7 @@ class Variant:
     targets: tuple[str, ...] | None = None
     tokens: Fraction | None = None
     decoder_phase: bool = False
+    convolutional: bool = False
     two_stage: bool = False
     guidance: Guidance | Literal["recipe"] | None = None
     scales: Scales = "all"

@@ -57,7 +57,6 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         "guidance": guidance and asdict(guidance),
         "extractor": session.extractor_name,
         "num": session.num_samples,
-        "latent_scale": run.latent_scale,
     }
     folder = session.out.resolve() / "scores" / digest(how)
     found = folder / "scores.json"
@@ -88,7 +87,7 @@ def draw_samples(
     device = next(run.model.parameters()).device
     for classes in label.split(4 * CHUNK):
         z = run.model.flow.sample(classes.to(device), guidance=guidance, generator=draw)
-        yield from decoded(run.model, run.latent_scale * z)
+        yield from decoded(run.model, z)
 
 
 def _encodes_whole(run: Trained) -> bool:

@@ -80,6 +80,8 @@ class Session:
             kind: What is trained: ``joint``, or ``flow`` on a fixed autoencoder.
         """
         plain = to_dict(config)
+        if config.model.convolutional is None:  # runs from before there was a choice keep theirs
+            del plain["model"]["convolutional"]
         for path in OPERATIONAL:
             *parents, name = path.split(".")
             reduce(operator.getitem, parents, plain).pop(name)

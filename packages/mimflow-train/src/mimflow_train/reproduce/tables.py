@@ -79,7 +79,7 @@ def train_row(session: Session, experiment: Experiment, variant: Variant, seed: 
     """
     config = variant_config(session.base, experiment, variant, seed)
     if variant.two_stage:
-        return train_two_stages(session, config)
+        return train_two_stages(session, config, decoder_phase=variant.decoder_phase)
     return trained(session, config, decoder_phase=variant.decoder_phase)
 
 
@@ -111,7 +111,7 @@ def count_parameters(experiment: Experiment) -> Outcome:
     """
     theirs, ours = experiment.variants
     own = paper("L", IMAGENET_CLASSES, "imagenet").model
-    counted = {theirs.label: sd_vae_cost(), ours.label: vit_cost(own)}
+    counted = {theirs.label: sd_vae_cost(own), ours.label: vit_cost(own)}
     rows = tuple(
         Row(
             label=variant.label,

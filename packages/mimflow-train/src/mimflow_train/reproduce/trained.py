@@ -1,5 +1,6 @@
 """Trains what an experiment needs and is not there yet; equal configurations share a run."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from mimflow_train.checkpoint import checkpoints, fingerprint, joint_checkpoint, load_model
@@ -33,29 +34,30 @@ class Trained(NamedTuple):
         model: Averaged or raw weights, as the run's ``weights`` says.
         config: The run.
         checkpoint: Sixteen digits that two models share only if every bit is the same.
-        latent_scale: What the flow's samples are multiplied by before they are decoded.
     """
 
     model: MIMFlow
     config: TrainConfig
     checkpoint: str
-    latent_scale: float = 1.0
 
 
-def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = False) -> Trained:
+def trained(
+    session: Session, config: TrainConfig, *, decoder_phase: bool = False, kind: str = "joint"
+) -> Trained:
     """Return a run's networks; train or continue it first if it is not done.
 
     Args:
         session: Where runs are kept, and the device.
         config: The run.
         decoder_phase: Whether the decoder's own phase follows the joint one.
+        kind: ``joint``, or ``flow`` on a fixed autoencoder, which its first checkpoint holds.
 
     Raises:
         InterruptedRunError: If a signal ended the training.
         WeightsError: If a frozen network's weights cannot be had.
         DivergedError: If the run does not stay finite.
     """
-    run_dir = session.run_dir(config)
+    run_dir = session.run_dir(config, kind)
     until = config.all_steps if decoder_phase else config.steps
     with locked(run_dir):
         newest = max((int(each.name[5:]) for each in checkpoints(run_dir)), default=0)
@@ -63,7 +65,7 @@ def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = Fals
             require_weights(config, decoder_phase=decoder_phase)
             write_config(config, run_dir)
             say(f"Training to step {until} of {config.global_batch} images in {run_dir}")
-            _train(session, config, until)
+            _train(session, config, run_dir, until)
         if decoder_phase:
             folder = checkpoints(run_dir)[-1]
             return Trained(
@@ -78,8 +80,8 @@ def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = Fals
         return Trained(load_model(folder, config, session.device), config, fingerprint(folder))
 
 
-def _train(session: Session, config: TrainConfig, until: int) -> None:
-    run_dir, plan = session.run_dir(config), Plan(until=until)
+def _train(session: Session, config: TrainConfig, run_dir: Path, until: int) -> None:
+    plan = Plan(until=until)
     if session.workers > 1:
         from mimflow_train.launch_ray import run_ray
 

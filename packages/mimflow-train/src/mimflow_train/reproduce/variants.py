@@ -4,11 +4,14 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from mimflow_train.config import TrainConfig
+from mim_encoder import MaskRatio
+from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.overrides import override
 from mimflow_train.reproduce.design import Experiment, Variant
 
 __all__ = ["PlannedRun", "autoencoder_config", "planned_runs", "variant_config"]
+
+_SMALL = ConvolutionalConfig(widths=(32, 64, 128), num_blocks=1, num_groups=8)  # for 32 px
 
 
 class PlannedRun(NamedTuple):
@@ -17,7 +20,7 @@ class PlannedRun(NamedTuple):
     Attributes:
         config: What is trained.
         until: Its last step.
-        kind: ``joint``, or ``flow`` on a fixed autoencoder.
+        kind: ``joint``, or ``flow`` on a fixed autoencoder, which is SD-VAE off tiny.
     """
 
     config: TrainConfig
@@ -39,10 +42,11 @@ def planned_runs(base: TrainConfig, experiment: Experiment) -> list[PlannedRun]:
         if variant.why_not(base.scale):
             continue
         config = variant_config(base, experiment, variant, base.seed)
-        runs = [PlannedRun(config, config.all_steps if variant.decoder_phase else config.steps)]
-        if variant.two_stage:
+        until = config.all_steps if variant.decoder_phase else config.steps
+        runs = [PlannedRun(config, until, "flow" if variant.two_stage else "joint")]
+        if variant.two_stage and base.scale == "tiny":
             first = autoencoder_config(base, config)
-            runs = [PlannedRun(first, first.steps), PlannedRun(config, config.steps, "flow")]
+            runs = [PlannedRun(first, first.steps), *runs]
         planned += [run for run in runs if run not in planned]
     return planned
 
@@ -54,8 +58,13 @@ def autoencoder_config(base: TrainConfig, config: TrainConfig) -> TrainConfig:
         base: The recipe, whose flow all rows share at this stage.
         config: The run.
     """
-    flow = replace(base.model.flow, num_tokens=config.model.flow.num_tokens)
-    model = replace(config.model, flow=flow)
+    ours, convolutional = config.model.flow, config.model.convolutional
+    assert convolutional is not None
+    model = replace(
+        config.model,
+        flow=replace(base.model.flow, num_tokens=ours.num_tokens, token_dim=ours.token_dim),
+        convolutional=replace(convolutional, fixed=False),
+    )
     return replace(config, model=model, loss=replace(config.loss, nll=0.0))
 
 
@@ -76,6 +85,10 @@ def variant_config(
     config = base
     if variant.targets is not None:
         config = replace(config, model=config.model.imitating(variant.targets))
+    if variant.convolutional:
+        shape = _SMALL if base.scale == "tiny" else ConvolutionalConfig()
+        model = config.model.with_convolutions(replace(shape, fixed=variant.two_stage))
+        config = replace(config, model=model, mask=MaskRatio(low=0.0, high=0.0))
     settings = [] if base.scale == "tiny" else [*experiment.paper_settings]
     if variant.tokens is not None:
         settings += _token_settings(config, variant.tokens)

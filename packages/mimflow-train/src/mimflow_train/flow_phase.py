@@ -1,0 +1,35 @@
+"""One step of a flow alone, on the latents of a fixed autoencoder (STARFlow's second stage)."""
+
+import torch
+from torch import nn
+
+from mimflow_train.joint_phase import JointPhase
+from mimflow_train.micro_batches import Part
+from mimflow_train.objective import Objective
+from tarflow_prior import nll_per_dim
+
+__all__ = ["FlowPhase"]
+
+
+class FlowPhase(JointPhase):
+    """The flow learns; encoder and decoder stay as they are."""
+
+    @property
+    def learner(self) -> nn.Module:
+        """The flow."""
+        return self.state.model.flow
+
+    def objective(self, part: Part) -> Objective:
+        """Return the NLL of a micro-batch's noisy latents (Eq. 4)."""
+        with torch.no_grad():
+            posterior = self.state.model.encoder(part.image, part.draws.masked)
+        self.mean = posterior.mean
+        nll = nll_per_dim(self.module(posterior.perturb(part.draws.noise), part.label)).mean()
+        return Objective(self.config.loss.nll * nll, {"nll": nll})
+
+    def _settle_buckets(self) -> None:
+        flow, device = self.config.model.flow, self.context.device
+        z = torch.zeros(1, flow.num_tokens, flow.token_dim, device=device)
+        output = self.module(z, torch.zeros(1, dtype=torch.int64, device=device))
+        (output.u.sum() + output.log_det.sum()).backward()
+        self.state.optimizer.zero_grad()
