@@ -3,7 +3,7 @@
 import hashlib
 import json
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from genmetrics import Extractor, extract_features, get_extractor
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.data.images import LabelledImages
+from mimflow_train.recipes import RECIPES
 from mimflow_train.reconstruction import judged_images
 from mimflow_train.run import load_data
 
@@ -79,7 +80,9 @@ class Session:
             config: The run.
             kind: What is trained: ``joint``, or ``flow`` on a fixed autoencoder.
         """
-        plain = to_dict(config)
+        recipe = RECIPES[config.scale](config.data.class_names, config.data.source)
+        # What samples are drawn with afterwards makes no other run of it.
+        plain = to_dict(replace(config, guidance=recipe.guidance))
         for path in OPERATIONAL:
             *parents, name = path.split(".")
             reduce(operator.getitem, parents, plain).pop(name)

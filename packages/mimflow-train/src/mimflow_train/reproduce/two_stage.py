@@ -17,7 +17,7 @@ from mimflow_train.context import StopRequest
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import EpochOrder, EvenClassOrder, image_order
 from mimflow_train.draws import draw_step, drop_labels, mirror
-from mimflow_train.lock import locked
+from mimflow_train.lock import locked_in_turn
 from mimflow_train.micro_batches import precision
 from mimflow_train.model import MIMFlow
 from mimflow_train.reconstruction import encode, spread
@@ -44,7 +44,7 @@ def train_two_stages(session: Session, config: TrainConfig) -> Trained:
     first = trained(session, autoencoder_config(session.base, config))
     std = _latent_std(first, session.data)
     run_dir = session.run_dir(config, "flow")
-    with locked(run_dir):
+    with locked_in_turn(run_dir):
         write_config(config, run_dir)
         folder = latest_checkpoint(run_dir, say)
         state: State = (
