@@ -29,6 +29,7 @@ class Session:
 
     Attributes:
         base: The scale's recipe with the user's changes.
+        settings: These changes, which an experiment's own do not undo.
         seeds: One run of every row for each.
         out: Receives ``runs/`` and a folder of the experiment's name.
         device: Where everything is computed.
@@ -42,6 +43,7 @@ class Session:
     seeds: tuple[int, ...]
     out: Path
     device: torch.device
+    settings: tuple[str, ...] = ()
     workers: int = 1
     extractor_name: str = "efflite0"
     num: int = 0
