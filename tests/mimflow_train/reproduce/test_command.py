@@ -21,6 +21,9 @@ def run(*arguments):
         (["tabel5-mask"], "Did you mean table5-mask"),
         (["table1", "--seeds", "0,0"], "Expected --seeds as different numbers"),
         (["table1", "--seeds", "a"], "Give 0,1,2"),
+        (["table1", "--seeds", "0,00"], "Expected --seeds as different numbers"),
+        (["table1", "--set", "seed=3"], "Give --seeds 3"),
+        (["table1", "--workers", 0], "Expected --workers >= 1"),
         (["table1", "--num", -1], "Expected --num >= 0"),
         (["table1", "--scale", "M"], "Expected --scale tiny"),
         (["table1", "--scale", "L"], "Expected --data with --scale L"),
@@ -42,6 +45,45 @@ def test_list_names_each_experiment_with_runs_steps_and_time(tmp_path, capsys):
     assert names == list(EXPERIMENTS)
     (mask,) = (line for line in lines if line.startswith("table5-mask"))
     assert mask.split()[1:5] == ["15", "9,300", "118", "min"]
+
+
+def test_the_users_steps_stand_against_those_of_the_papers_ablations(tmp_path, capsys):
+    assert run("list", "--scale", "L", "--set", "steps=100", "--out", tmp_path) == 0
+    (mask,) = (each for each in capsys.readouterr().out.splitlines() if "table5-mask" in each)
+    assert mask.split()[1:3] == ["5", "500"]
+
+
+def test_what_is_counted_needs_no_images_and_no_gpu_and_has_a_folder_of_its_scale(tmp_path):
+    assert run("table2", "--scale", "L", "--out", tmp_path) == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["table2-L"]
+
+
+@pytest.mark.parametrize("name", ["table4", "table10"])
+def test_what_is_timed_needs_no_images(name, tmp_path):
+    options = command.ReproduceOptions(name=name, scale="L")
+    assert len(command._recipe(options, tmp_path).data.class_names) == 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "inception"),
+        (["--extractor", "efflite0"], "Expected the weights of VGG16"),
+        (["--extractor", "efflite0", "--set", "loss.perceptual=0"], "the weights of DINOv2"),
+    ],
+    ids=["scores", "distance", "teacher"],
+)
+def test_missing_weights_are_said_before_anything_is_trained(
+    arguments, words, images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("MIMFLOW_WEIGHTS", "GENMETRICS_WEIGHTS", "GENMETRICS_INCEPTION_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(command, "_reproduce", None)
+    options = ["--scale", "L", "--data", images, "--device", "cpu", "--out", tmp_path / "out"]
+    assert run("table5-mask", *options, *arguments) == 4
+    assert words in capsys.readouterr().err
 
 
 def test_other_images_in_the_same_folder_are_other_runs(images, tmp_path):

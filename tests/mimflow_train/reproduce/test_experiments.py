@@ -79,6 +79,11 @@ def test_equal_rows_are_planned_once():
     assert [run.until for run in runs] == [730]
 
 
+def test_a_run_that_goes_on_with_the_decoder_is_planned_once():
+    runs = planned_runs(BASES["tiny"], EXPERIMENTS["table8"])
+    assert [run.until for run in runs] == [730, 620, 620, 730]
+
+
 def test_rows_of_another_scale_say_so():
     variant = Variant(label="a", scales="paper")
     assert variant.why_not("tiny") == "needs --scale S to XXL"

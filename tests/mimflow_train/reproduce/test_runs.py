@@ -2,15 +2,19 @@
 
 import dataclasses
 import shutil
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-from mimflow_train.checkpoint import checkpoints, fingerprint
+from mimflow_train.checkpoint import checkpoints, fingerprint, joint_checkpoint
 from mimflow_train.class_probe import encode_means
-from mimflow_train.errors import DivergedError
+from mimflow_train.errors import DivergedError, StorageError
+from mimflow_train.lock import locked_in_turn
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan
+from mimflow_train.recipes import tiny
 from mimflow_train.reproduce import scoring, tables, trained
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
@@ -33,6 +37,15 @@ def test_equal_configurations_share_a_folder(session):
     assert session.run_dir(same) == session.run_dir(base)
     others = [override(base, [each]) for each in ("seed=1", "mask.low=0.3", "steps=4")]
     assert len({session.run_dir(each) for each in [base, *others]}) == 4
+
+
+def test_guidance_is_of_the_samples_and_makes_no_other_run(session):
+    others = [override(session.base, [f"guidance={each}"]) for each in (0.0, 3.0, 7.5)]
+    assert {session.run_dir(each) for each in others} == {session.run_dir(session.base)}
+
+
+def test_finished_runs_are_found_under_the_names_that_they_have(session):
+    assert session.run_dir(tiny()).name == "tiny-joint-57ccb8311e-seed0"
 
 
 def test_a_run_that_is_there_is_not_trained_again(session, monkeypatch):
@@ -126,6 +139,81 @@ def test_the_same_weights_are_scored_once(session, monkeypatch):
     assert score(session, run, None) == first
     with pytest.raises(TypeError):
         score(session, run, Guidance(2.0))
+
+
+@pytest.mark.parametrize("change", ["weights", "mask", "extractor", "version"])
+def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypatch):
+    run = trained.trained(session, session.base)
+    score(session, run, None)
+    monkeypatch.setattr(scoring, "evaluate", None)
+    if change == "weights":
+        run = run._replace(config=override(run.config, ["weights=raw"]))
+    elif change == "mask":
+        run = run._replace(config=override(run.config, ["mask.low=0.3"]))
+    elif change == "extractor":
+        other = dataclasses.replace(session.extractor, weights_sha256="0")
+        vars(session)["extractor"] = other
+    else:
+        monkeypatch.setattr(scoring, "SCORING_VERSION", 0)
+    with pytest.raises(TypeError):
+        score(session, run, None)
+
+
+def test_a_kill_while_scores_are_written_leaves_none(session, monkeypatch):
+    run = trained.trained(session, session.base)
+    write = Path.write_text
+
+    def killed(path, text):
+        write(path, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score(session, run, None)
+    assert "gfid" in score(session, run, None)
+
+
+def test_scores_that_another_command_makes_are_waited_for(session, monkeypatch):
+    run = trained.trained(session, session.base)
+    score(session, run, None)
+    (folder,) = (each.parent for each in (session.out / "scores").glob("*/scores.json"))
+    (folder / "scores.json").rename(folder / "later")
+    monkeypatch.setattr(scoring, "evaluate", None)
+    found = []
+    second = threading.Thread(target=lambda: found.append(score(session, run, None)))
+    with locked_in_turn(folder):
+        second.start()
+        second.join(0.3)
+        (folder / "later").rename(folder / "scores.json")
+    second.join()
+    assert found == [score(session, run, None)]
+
+
+def damaged(folder):
+    (folder / "ema.safetensors").write_bytes(b"torn")
+    return folder
+
+
+def test_a_damaged_last_checkpoint_is_trained_again(session):
+    config = override(
+        session.base, ["decoder_phase.steps=2", "decoder_phase.discriminator.width=16"]
+    )
+    whole = trained.trained(session, config, decoder_phase=True)
+    damaged(checkpoints(session.run_dir(config))[-1])
+    again = trained.trained(session, config, decoder_phase=True)
+    assert again.checkpoint == whole.checkpoint
+    assert torch.equal(weights(again.model), weights(whole.model))
+
+
+def test_a_damaged_joint_checkpoint_below_a_later_one_is_refused(session):
+    config = override(
+        session.base, ["decoder_phase.steps=2", "decoder_phase.discriminator.width=16"]
+    )
+    trained.trained(session, config, decoder_phase=True)
+    damaged(joint_checkpoint(config, session.run_dir(config)))
+    with pytest.raises(StorageError, match="does not match its checksum"):
+        trained.trained(session, config)
 
 
 def test_a_row_that_diverges_is_said_to(session, monkeypatch):

@@ -1,4 +1,4 @@
-"""One process at a time on a run folder."""
+"""One process at a time on a folder."""
 
 import fcntl
 import os
@@ -6,10 +6,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
+from mimflow_train.console import say
 from mimflow_train.errors import ConfigError
 
-__all__ = ["locked"]
+__all__ = ["locked", "locked_in_turn"]
 
 
 @contextmanager
@@ -24,15 +26,46 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
+        if not _take(file):
             raise ConfigError(
-                f"Expected {run_dir} to be free; {file.read().strip()} is at work in it. "
+                f"Expected {run_dir} to be free; {_holder(file)} is at work in it. "
                 "Wait for it, or give another --out."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+            )
+        _sign(file)
         yield
+
+
+@contextmanager
+def locked_in_turn(folder: Path) -> Iterator[None]:
+    """Hold a folder for the length of a block, as soon as no other process holds it.
+
+    Args:
+        folder: What is being made; made if it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        if not _take(file):
+            say(f"Waiting for {folder}, which another command is making ({_holder(file)})")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _sign(file)
+        yield
+
+
+def _take(file: TextIO) -> bool:
+    """Return whether the lock was free, and is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip()
+
+
+def _sign(file: TextIO) -> None:
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()

@@ -15,7 +15,7 @@ import tyro
 
 from genmetrics.extractor_names import check_extractor_name
 from mimflow_train.cli.command import parse, run
-from mimflow_train.cli.preflight import choose_engine, require_packages
+from mimflow_train.cli.preflight import choose_engine, require_divisor, require_packages
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
@@ -24,8 +24,10 @@ from mimflow_train.machine import choose_device, require_gpu
 from mimflow_train.overrides import override
 from mimflow_train.provenance import code_commit
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
+from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 from mimflow_train.reproduce.quick import QUICK_SETTINGS, quick_images
+from mimflow_train.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +53,7 @@ class ReproduceOptions:
     data: str | None = None
     """A folder with one sub-folder of images for each class, or `emoji`, tiny's default."""
     out: Path = Path("runs/reproduce")
-    """Receives runs, scores, and a folder with report.md and report.json for each name."""
+    """Receives runs, scores, and for each name a folder (with -SCALE off tiny) of the report."""
     seeds: str = "0"
     """Seeds, with commas between; every row is trained for each."""
     quick: bool = False
@@ -78,20 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(options: ReproduceOptions, command: str) -> int:
     names = _chosen(options.name)
     seeds = _seeds(options.seeds)
-    if options.num < 0:
-        raise ConfigError(f"Expected --num >= 0; got {options.num}.")
+    _check_numbers(options)
     extractor = options.extractor or ("efflite0" if options.scale == "tiny" else "inception")
     check_extractor_name(extractor)
     out = options.out / "quick" if options.quick else options.out
     base = _recipe(options, out)
-    if options.name == "list":
-        from mimflow_train.reproduce.estimate import to_text
-
-        sys.stdout.write(to_text(base, EXPERIMENTS, len(seeds)))
-        return 0
-    require_packages(base.data.source)
-    require_gpu(options.scale, options.device)
-    choose_engine("auto", options.workers, options.device)
+    if options.name != "list":
+        _check_machine(options, base, [EXPERIMENTS[name] for name in names])
 
     import torch  # after everything that a user can get wrong without it
 
@@ -101,12 +96,22 @@ def _main(options: ReproduceOptions, command: str) -> int:
         base=base,
         seeds=seeds,
         out=out,
-        device=torch.device(choose_device(options.device)),
+        device=torch.device("cpu" if options.name == "list" else choose_device(options.device)),
+        settings=tuple(options.set),
         workers=options.workers,
         extractor_name=extractor,
         num=options.num,
         quick=options.quick,
     )
+    if options.name == "list":
+        from mimflow_train.reproduce.estimate import to_text
+
+        sys.stdout.write(to_text(session, EXPERIMENTS))
+        return 0
+
+    from mimflow_train.reproduce.needs import require_networks
+
+    require_networks(session, [EXPERIMENTS[name] for name in names])
     for name in names:
         sys.stdout.write(_reproduce(session, name, command) + "\n")
     return 0
@@ -124,9 +129,34 @@ def _chosen(name: str) -> list[str]:
 
 def _seeds(text: str) -> tuple[int, ...]:
     parts = text.split(",")
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    seeds = tuple(int(part) for part in parts if part.isdecimal())
+    if len(set(seeds)) < len(parts):
         raise ConfigError(f"Expected --seeds as different numbers; got {text}. Give 0,1,2.")
-    return tuple(int(part) for part in parts)
+    return seeds
+
+
+def _check_numbers(options: ReproduceOptions) -> None:
+    for name, least in (("num", 0), ("workers", 1)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
+    for setting in options.set:
+        key, _, value = setting.partition("=")
+        if key == "seed":
+            raise ConfigError(
+                f"Expected seeds in --seeds; got --set {setting}. Give --seeds {value}."
+            )
+
+
+def _check_machine(
+    options: ReproduceOptions, base: TrainConfig, experiments: Sequence[Experiment]
+) -> None:
+    """Raise if this machine lacks what the experiments are computed with."""
+    if any(each.trains for each in experiments):
+        require_packages(base.data.source)
+        require_divisor(base.global_batch, Workers(options.workers, options.workers))
+    if any(each.measure != "parameters" for each in experiments):
+        require_gpu(options.scale, options.device)
+    choose_engine("auto", options.workers, options.device)
 
 
 def _recipe(options: ReproduceOptions, out: Path) -> TrainConfig:
@@ -145,7 +175,8 @@ def _recipe(options: ReproduceOptions, out: Path) -> TrainConfig:
 def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str, str]:
     """Return the class names, the source and the fingerprint of the images."""
     source = options.data or ("emoji" if options.scale == "tiny" else None)
-    if options.name == "list" and options.data is None:
+    trains = any(EXPERIMENTS[name].trains for name in _chosen(options.name))
+    if options.data is None and (options.name == "list" or not trains):
         if options.scale == "tiny":
             return CLASS_NAMES, "emoji", ""
         return IMAGENET_CLASSES, "imagenet", ""
@@ -165,15 +196,17 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
 def _reproduce(session: "Session", name: str, command: str) -> str:
     """Measure one experiment and write its report; return the Markdown."""
     from mimflow_train.console import say
+    from mimflow_train.reproduce.estimate import left_text
     from mimflow_train.reproduce.measure import measure
     from mimflow_train.reproduce.report import write_report
 
-    experiment, folder = EXPERIMENTS[name], session.out / name
-    say(f"{name}: {experiment.title}")
+    experiment, scale = EXPERIMENTS[name], session.base.scale
+    folder = name if scale == "tiny" else f"{name}-{scale}"
+    say(f"{name}: {experiment.title}. {left_text(session, experiment)}")
     began = time.monotonic()
-    outcome = measure(session, name, experiment)
+    outcome = measure(session, folder, experiment)
     made = _made(session, command) | {"seconds": round(time.monotonic() - began, 1)}
-    return write_report(folder, experiment, outcome, made)
+    return write_report(session.out / folder, experiment, outcome, made)
 
 
 def _made(session: "Session", command: str) -> dict[str, Any]:

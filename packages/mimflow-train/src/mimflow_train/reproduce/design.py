@@ -106,6 +106,11 @@ class Experiment:
     notes: tuple[str, ...] = ()
     paper_settings: tuple[str, ...] = ()
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained for it, which takes images."""
+        return self.measure not in ("parameters", "step", "tokens")
+
     def __post_init__(self) -> None:
         labels = {variant.label for variant in self.variants}
         for claim in self.claims:

@@ -3,82 +3,123 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mimflow_train.config import TrainConfig
+from mimflow_train.console import duration
 from mimflow_train.costs import training_flops
-from mimflow_train.frozen.weights import weights_status
 from mimflow_train.hardware import named_hardware
 from mimflow_train.reproduce.design import Experiment
-from mimflow_train.reproduce.session import digest
-from mimflow_train.reproduce.variants import PlannedRun, planned_runs
-from mimflow_train.teachers import needed_files
+from mimflow_train.reproduce.needs import missing_networks, unfinished
+from mimflow_train.reproduce.session import Session, digest
+from mimflow_train.reproduce.variants import PlannedRun, longest, planned_runs, variant_config
 
-__all__ = ["to_text"]
+__all__ = ["left_text", "to_text"]
 
-_TINY_SECONDS_A_STEP = 0.7  # benchmarks/default_run.md
-_TINY_SECONDS_A_ROW = 40  # scores of one row
 _CARD, _SHARE = "A100 80GB", 0.33  # what the paper's run comes to
+
+
+class _Pace(NamedTuple):
+    """Seconds of a step, and of what is done with a row that is trained."""
+
+    step: float
+    row: float
+
+
+_TINY = _Pace(0.7, 40)  # benchmarks/default_run.md; the second is assumed
+_QUICK = _Pace(0.3, 1.2)  # so that both together come to the measured 105 s of `all --quick`
 
 
 class _Cost(NamedTuple):
     runs: int
     steps: int
-    hours: float
+    rows: int
 
 
-def to_text(base: TrainConfig, experiments: Mapping[str, Experiment], num_seeds: int) -> str:
+def to_text(session: Session, experiments: Mapping[str, Experiment]) -> str:
     """Return a table of all experiments: runs, steps, time, and what is missing.
 
     Args:
-        base: The scale's recipe.
+        session: The recipe, the seeds and the feature network.
         experiments: By name.
-        num_seeds: Runs of each row.
     """
-    seconds = _seconds_a_step(base)
-    lines, together = [], dict[str, PlannedRun]()
+    pace, scale, num_seeds = _pace(session), session.base.scale, len(session.seeds)
+    lines, together, judged = [], list[PlannedRun](), set[str]()
     for name, experiment in experiments.items():
-        plan = planned_runs(base, experiment)
-        together |= {_key(run): run for run in plan}
-        cost = _cost(plan, num_seeds, seconds)
-        rows = sum(not each.why_not(base.scale) for each in experiment.variants)
-        time = _time(base, cost, rows * num_seeds)
-        state = _available(experiment, plan, base.scale)
-        lines.append(f"{name:<15}{cost.runs:>5}{cost.steps:>12,}  {time:>15}  {state}")
+        plan = planned_runs(session.base, experiment, session.settings)
+        rows = _rows(session, experiment)
+        together += plan
+        judged |= rows
+        cost = _cost(plan, num_seeds, len(rows))
+        state = _available(session, experiment, plan)
+        lines.append(_line(name, cost, _time(session, cost, pace)) + f"  {state}")
         lines.append(f"{'':<15}  {experiment.title}")
-    cost = _cost(list(together.values()), num_seeds, seconds)
-    head = f"{'name':<15}{'runs':>5}{'steps':>12}  {'time':>15}  available at --scale {base.scale}"
-    total = f"{'together':<15}{cost.runs:>5}{cost.steps:>12,}  {_time(base, cost, 0):>15}"
-    return (
-        "\n".join([head, *lines, f"{total}  equal runs are trained once", "", _basis(base)]) + "\n"
-    )
+    cost = _cost(longest(together), num_seeds, len(judged))
+    head = f"{'name':<15}{'runs':>5}{'steps':>12}  {'time':>15}  available at --scale {scale}"
+    total = f"{_line('together', cost, _time(session, cost, pace))}  equal runs are trained once"
+    return "\n".join([head, *lines, total, "", _basis(session)]) + "\n"
 
 
-def _key(run: PlannedRun) -> str:
-    return f"{run.kind} {digest(run.config)}"
+def left_text(session: Session, experiment: Experiment) -> str:
+    """Return what an experiment would still take, in one line.
+
+    Args:
+        session: The recipe, the seeds, and where runs lie.
+        experiment: What is to be shown.
+    """
+    if not experiment.trains:
+        return "Nothing is trained for it, which takes seconds to minutes"
+    left = unfinished(session, experiment)
+    rows = len(session.seeds) * len(_rows(session, experiment))
+    cost = _Cost(len(left), sum(each.steps for each in left), rows)
+    time = _time(session, cost, _pace(session))
+    what = f"{cost.runs} run(s) left to train, {cost.steps:,} steps" if left else "All is trained"
+    return f"{what}; with {rows} row(s) to judge about {time}, if none is judged yet"
 
 
-def _cost(plan: list[PlannedRun], num_seeds: int, seconds: float) -> _Cost:
+def _rows(session: Session, experiment: Experiment) -> set[str]:
+    """Return a key for each row that is run; rows of scores that are equal have equal keys."""
+    base, keys = session.base, set()
+    for each in experiment.variants:
+        if each.why_not(base.scale):
+            continue
+        config = variant_config(base, experiment, each, base.seed, session.settings)
+        scored = [config, each.two_stage, each.decoder_phase, each.guidance]
+        own = [experiment.title, each.label]
+        keys.add(digest(scored if experiment.measure == "scores" else own))
+    return keys
+
+
+def _cost(plan: list[PlannedRun], num_seeds: int, rows: int) -> _Cost:
     steps = num_seeds * sum(run.until for run in plan)
-    return _Cost(num_seeds * len(plan), steps, steps * seconds / 3600)
+    return _Cost(num_seeds * len(plan), steps, num_seeds * rows)
 
 
-def _seconds_a_step(base: TrainConfig) -> float:
-    if base.scale == "tiny":
-        return _TINY_SECONDS_A_STEP
-    work = base.global_batch * training_flops(base)
-    return work / (_SHARE * 1e12 * named_hardware(_CARD).tflops)
+def _line(name: str, cost: _Cost, time: str) -> str:
+    return f"{name:<15}{cost.runs:>5}{cost.steps:>12,}  {time:>15}"
 
 
-def _time(base: TrainConfig, cost: _Cost, num_rows: int) -> str:
-    if base.scale == "tiny":
-        return f"{60 * cost.hours + num_rows * _TINY_SECONDS_A_ROW / 60:.0f} min"
-    return f"{cost.hours:,.0f} GPU hours"
+def _pace(session: Session) -> _Pace:
+    if session.base.scale == "tiny":
+        return _QUICK if session.quick else _TINY
+    work = session.base.global_batch * training_flops(session.base)
+    return _Pace(work / (_SHARE * 1e12 * named_hardware(_CARD).tflops), 0)
 
 
-def _basis(base: TrainConfig) -> str:
-    if base.scale == "tiny":
+def _time(session: Session, cost: _Cost, pace: _Pace) -> str:
+    seconds = cost.steps * pace.step + cost.rows * pace.row
+    if session.base.scale != "tiny":
+        return f"{seconds / 3600:,.0f} GPU hours"
+    return duration(seconds) if session.quick else f"{seconds / 60:.0f} min"
+
+
+def _basis(session: Session) -> str:
+    if session.quick:
         return (
-            f"Minutes: {_TINY_SECONDS_A_STEP} s a step (benchmarks/default_run.md, two CPU cores) "
-            f"and {_TINY_SECONDS_A_ROW} s to score a row, assumed; a run that is there takes none."
+            f"{_QUICK.step} s a step and {_QUICK.row} s a row, which come to what two CPU cores "
+            "took for all of it."
+        )
+    if session.base.scale == "tiny":
+        return (
+            f"Minutes: {_TINY.step} s a step (benchmarks/default_run.md, two CPU cores) "
+            f"and {_TINY.row} s to score a row, assumed; a run that is there takes none."
         )
     return (
         f"GPU hours: operations of the recipe's joint step, on one {_CARD} at {_SHARE:.0%} of its "
@@ -86,16 +127,11 @@ def _basis(base: TrainConfig) -> str:
     )
 
 
-def _available(experiment: Experiment, plan: list[PlannedRun], scale: str) -> str:
-    reasons = {each.why_not(scale) for each in experiment.variants} - {""}
-    files = {
-        file.network: weights_status(file)
-        for run in plan
-        for file in needed_files(run.config, decoder_phase=run.until > run.config.steps)
-    }
-    wanted = [name for name, status in files.items() if not status.startswith("in ")]
+def _available(session: Session, experiment: Experiment, plan: list[PlannedRun]) -> str:
+    reasons = [each.why_not(session.base.scale) for each in experiment.variants]
+    skipped = sum(map(bool, reasons))
+    wanted = missing_networks(session, experiment, plan)
     parts = [f"needs weights of {', '.join(wanted)}"] if wanted else []
-    skipped = sum(bool(each.why_not(scale)) for each in experiment.variants)
-    if reasons:
-        parts.append(f"{skipped} of {len(experiment.variants)} rows not")
+    if skipped:
+        parts.append(f"{skipped} of {len(reasons)} rows not")
     return "; ".join(parts) or "yes"

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from mimflow_train.data.glyphs import CLASS_NAMES, Glyph, draw, split_glyphs
+from mimflow_train.lock import locked_in_turn
 
 __all__ = ["QUICK_SETTINGS", "quick_images"]
 
@@ -40,12 +41,13 @@ def quick_images(root: Path, size: int) -> Path:
         root: The folder.
         size: Side of the images in pixels.
     """
-    for part, glyphs in zip(_OF_EACH_CLASS, split_glyphs(), strict=True):
-        for glyph in _first(glyphs, _OF_EACH_CLASS[part]):
-            path = root / part / CLASS_NAMES[glyph.label] / f"{glyph.name}.png"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draw(glyph, size).save(path)
+    with locked_in_turn(root.parent):
+        for part, glyphs in zip(_OF_EACH_CLASS, split_glyphs(), strict=True):
+            for glyph in _first(glyphs, _OF_EACH_CLASS[part]):
+                path = root / part / CLASS_NAMES[glyph.label] / f"{glyph.name}.png"
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    draw(glyph, size).save(path)
     return root
 
 

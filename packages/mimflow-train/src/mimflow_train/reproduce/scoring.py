@@ -17,9 +17,11 @@ from genmetrics import (
     psnr,
 )
 from genmetrics.protocols import choose_protocol
+from mimflow_train.checkpoint import chosen_weights
 from mimflow_train.class_probe import probe_classes
 from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
+from mimflow_train.lock import locked_in_turn
 from mimflow_train.pictures import save_npz
 from mimflow_train.reconstruction import (
     CHUNK,
@@ -33,7 +35,9 @@ from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
 
-__all__ = ["CLASS_NETWORKS", "draw_samples", "score"]
+__all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "draw_samples", "score"]
+
+SCORING_VERSION = 1  # to be raised with every change here that changes a number
 
 CLASS_NETWORKS = ("efflite0", "inception")  # have an Inception Score
 _PROBE_IMAGES = 2000
@@ -52,22 +56,28 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
     """
     how = {
+        "version": SCORING_VERSION,
+        "run": session.run_dir(run.config).name,
         "checkpoint": run.checkpoint,
+        "weights": chosen_weights(run.config),
         "images": session.base.data.fingerprint,
         "guidance": guidance and asdict(guidance),
         "extractor": session.extractor_name,
+        "extractor_sha256": session.extractor.weights_sha256,
         "num": session.num_samples,
     }
     folder = session.out.resolve() / "scores" / digest(how)
     found = folder / "scores.json"
-    if not found.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
-        if _encodes_whole(run):
-            probe = probe_classes(run.model, run.config, session.data, _PROBE_IMAGES)
-            values["accuracy"] = probe.accuracy["latents"]
-        text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
-        found.write_text(text + "\n")
+    with locked_in_turn(folder):
+        if not found.exists():
+            values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
+            if _encodes_whole(run):
+                probe = probe_classes(run.model, run.config, session.data, _PROBE_IMAGES)
+                values["accuracy"] = probe.accuracy["latents"]
+            text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
+            draft = found.with_name(f".{found.name}.draft")
+            draft.write_text(text + "\n")
+            draft.replace(found)
     scores: dict[str, float] = json.loads(found.read_text())["scores"]
     return scores
 
@@ -137,9 +147,10 @@ def _reference(session: Session) -> Path:
     data, size = session.base.data, session.base.model.encoder.image_size
     name = digest([data.source, data.fingerprint, size])
     path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
-    if not path.exists():
-        batches = (
-            split.stack(rows.tolist()) for rows in torch.arange(len(split.labels)).split(CHUNK)
-        )
-        save_npz(batches, split.labels, path)
+    with locked_in_turn(path.parent):
+        if not path.exists():
+            batches = (
+                split.stack(rows.tolist()) for rows in torch.arange(len(split.labels)).split(CHUNK)
+            )
+            save_npz(batches, split.labels, path)
     return path

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from genmetrics import Extractor, extract_features, get_extractor
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.data.images import LabelledImages
+from mimflow_train.recipes import RECIPES
 from mimflow_train.reconstruction import judged_images
 from mimflow_train.run import load_data
 
@@ -28,6 +29,7 @@ class Session:
 
     Attributes:
         base: The scale's recipe with the user's changes.
+        settings: These changes, which an experiment's own do not undo.
         seeds: One run of every row for each.
         out: Receives ``runs/`` and a folder of the experiment's name.
         device: Where everything is computed.
@@ -41,6 +43,7 @@ class Session:
     seeds: tuple[int, ...]
     out: Path
     device: torch.device
+    settings: tuple[str, ...] = ()
     workers: int = 1
     extractor_name: str = "efflite0"
     num: int = 0
@@ -79,7 +82,9 @@ class Session:
             config: The run.
             kind: What is trained: ``joint``, or ``flow`` on a fixed autoencoder.
         """
-        plain = to_dict(config)
+        recipe = RECIPES[config.scale](config.data.class_names, config.data.source)
+        # What samples are drawn with afterwards makes no other run of it.
+        plain = to_dict(replace(config, guidance=recipe.guidance))
         if config.model.convolutional is None:  # runs from before there was a choice keep theirs
             del plain["model"]["convolutional"]
         for path in OPERATIONAL:

@@ -77,7 +77,7 @@ def train_row(session: Session, experiment: Experiment, variant: Variant, seed: 
         variant: The row.
         seed: Seed of everything random.
     """
-    config = variant_config(session.base, experiment, variant, seed)
+    config = variant_config(session.base, experiment, variant, seed, session.settings)
     if variant.two_stage:
         return train_two_stages(session, config, decoder_phase=variant.decoder_phase)
     return trained(session, config, decoder_phase=variant.decoder_phase)

@@ -81,7 +81,8 @@ def _row(
     why_not = variant.why_not(session.base.scale)
     ours: Costs = {}
     if not why_not:
-        config = variant_config(session.base, experiment, variant, session.seeds[0])
+        seed, settings = session.seeds[0], session.settings
+        config = variant_config(session.base, experiment, variant, seed, settings)
         ours = measure(session, replace(config, global_batch=batch), batch)
     return Row(label=variant.label, paper=variant.paper, ours=ours, why_not=why_not)
 

@@ -3,14 +3,20 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mimflow_train.checkpoint import checkpoints, fingerprint, joint_checkpoint, load_model
+from mimflow_train.checkpoint import (
+    damage,
+    fingerprint,
+    joint_checkpoint,
+    latest_checkpoint,
+    load_model,
+    read_manifest,
+)
 from mimflow_train.cli.preflight import require_weights
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import write_config
 from mimflow_train.console import say
 from mimflow_train.errors import MimflowError, StorageError
-from mimflow_train.finish import trained_model
-from mimflow_train.lock import locked
+from mimflow_train.lock import locked_in_turn
 from mimflow_train.model import MIMFlow
 from mimflow_train.plan import Plan
 from mimflow_train.reproduce.session import Session
@@ -56,25 +62,24 @@ def trained(
         InterruptedRunError: If a signal ended the training.
         WeightsError: If a frozen network's weights cannot be had.
         DivergedError: If the run does not stay finite.
+        StorageError: If the checkpoint that is to be judged is gone or damaged.
     """
     run_dir = session.run_dir(config, kind)
     until = config.all_steps if decoder_phase else config.steps
-    with locked(run_dir):
-        newest = max((int(each.name[5:]) for each in checkpoints(run_dir)), default=0)
-        if newest < until:
+    with locked_in_turn(run_dir):
+        newest = latest_checkpoint(run_dir, say)
+        if newest is None or read_manifest(newest)["step"] < until:
             require_weights(config, decoder_phase=decoder_phase)
             write_config(config, run_dir)
             say(f"Training to step {until} of {config.global_batch} images in {run_dir}")
             _train(session, config, run_dir, until)
-        if decoder_phase:
-            folder = checkpoints(run_dir)[-1]
-            return Trained(
-                trained_model(config, run_dir, session.device), config, fingerprint(folder)
-            )
-        folder = joint_checkpoint(config, run_dir)
-        if not folder.exists():
+            newest = latest_checkpoint(run_dir, say)
+        assert newest is not None
+        folder = newest if decoder_phase else joint_checkpoint(config, run_dir)
+        found = None if folder == newest else damage(folder)
+        if found is not None:
             raise StorageError(
-                f"Expected the joint phase's last checkpoint in {folder}; there is none. "
+                f"Expected the joint phase's last checkpoint in {folder}; got {found}. "
                 "Remove the run's folder and run the same command again."
             )
         return Trained(load_model(folder, config, session.device), config, fingerprint(folder))

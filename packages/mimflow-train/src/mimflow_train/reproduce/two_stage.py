@@ -8,7 +8,7 @@ from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.config_file import write_config
 from mimflow_train.convolutional import SD_VAE_FILE, read_sd_vae
 from mimflow_train.frozen.weights import find_weights
-from mimflow_train.lock import locked
+from mimflow_train.lock import locked_in_turn
 from mimflow_train.model import MIMFlow
 from mimflow_train.reconstruction import spread
 from mimflow_train.reproduce.session import Session
@@ -39,9 +39,10 @@ def train_two_stages(session: Session, config: TrainConfig, *, decoder_phase: bo
     run_dir = session.run_dir(config, "flow")
     if not checkpoints(run_dir):
         state = _beginning(session, config)
-        with locked(run_dir):
-            write_config(config, run_dir)
-            write_checkpoint(snapshot(state), config, run_dir)
+        with locked_in_turn(run_dir):
+            if not checkpoints(run_dir):
+                write_config(config, run_dir)
+                write_checkpoint(snapshot(state), config, run_dir)
     return trained(session, config, decoder_phase=decoder_phase, kind="flow")
 
 

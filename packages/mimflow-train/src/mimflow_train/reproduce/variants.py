@@ -1,5 +1,6 @@
 """From a recipe and a row of a table to the configuration of one run."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.overrides import override
 from mimflow_train.reproduce.design import Experiment, Variant
 
-__all__ = ["PlannedRun", "autoencoder_config", "planned_runs", "variant_config"]
+__all__ = ["PlannedRun", "autoencoder_config", "longest", "planned_runs", "variant_config"]
 
 _SMALL = ConvolutionalConfig(widths=(32, 64, 128), num_blocks=1, num_groups=8)  # for 32 px
 
@@ -28,27 +29,45 @@ class PlannedRun(NamedTuple):
     kind: str = "joint"
 
 
-def planned_runs(base: TrainConfig, experiment: Experiment) -> list[PlannedRun]:
+def planned_runs(
+    base: TrainConfig, experiment: Experiment, settings: Sequence[str] = ()
+) -> list[PlannedRun]:
     """Return what an experiment trains at a scale for one seed, each once.
 
     Args:
         base: The scale's recipe with the user's own changes.
         experiment: What is to be shown.
+        settings: The user's own changes again; they stand against the paper's.
     """
     planned: list[PlannedRun] = []
-    if experiment.measure in ("parameters", "step", "tokens"):
+    if not experiment.trains:
         return planned
     for variant in experiment.variants:
         if variant.why_not(base.scale):
             continue
-        config = variant_config(base, experiment, variant, base.seed)
+        config = variant_config(base, experiment, variant, base.seed, settings)
         until = config.all_steps if variant.decoder_phase else config.steps
-        runs = [PlannedRun(config, until, "flow" if variant.two_stage else "joint")]
         if variant.two_stage and base.scale == "tiny":
             first = autoencoder_config(base, config)
-            runs = [PlannedRun(first, first.steps), *runs]
-        planned += [run for run in runs if run not in planned]
-    return planned
+            planned.append(PlannedRun(first, first.steps))
+        planned.append(PlannedRun(config, until, "flow" if variant.two_stage else "joint"))
+    return longest(planned)
+
+
+def longest(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """Return runs without those that are the beginning of another.
+
+    Args:
+        runs: Trainings, of which some go on with a decoder phase where others end.
+    """
+    kept: list[PlannedRun] = []
+    for run in runs:
+        same = [each for each in kept if (each.config, each.kind) == (run.config, run.kind)]
+        if same:
+            kept[kept.index(same[0])] = max(same[0], run, key=lambda each: each.until)
+        else:
+            kept.append(run)
+    return kept
 
 
 def autoencoder_config(base: TrainConfig, config: TrainConfig) -> TrainConfig:
@@ -69,7 +88,11 @@ def autoencoder_config(base: TrainConfig, config: TrainConfig) -> TrainConfig:
 
 
 def variant_config(
-    base: TrainConfig, experiment: Experiment, variant: Variant, seed: int
+    base: TrainConfig,
+    experiment: Experiment,
+    variant: Variant,
+    seed: int,
+    settings: Sequence[str] = (),
 ) -> TrainConfig:
     """Return the configuration of one row.
 
@@ -78,21 +101,22 @@ def variant_config(
         experiment: What the row is part of.
         variant: The row.
         seed: Seed of everything random.
+        settings: The user's own changes again; they stand against the paper's.
 
     Raises:
         ConfigError: If the row cannot be had from this recipe.
     """
     config = base
+    if base.scale != "tiny":
+        config = override(config, [*experiment.paper_settings, *settings])
     if variant.targets is not None:
         config = replace(config, model=config.model.imitating(variant.targets))
     if variant.convolutional:
         shape = _SMALL if base.scale == "tiny" else ConvolutionalConfig()
         model = config.model.with_convolutions(replace(shape, fixed=variant.two_stage))
         config = replace(config, model=model, mask=MaskRatio(low=0.0, high=0.0))
-    settings = [] if base.scale == "tiny" else [*experiment.paper_settings]
-    if variant.tokens is not None:
-        settings += _token_settings(config, variant.tokens)
-    return override(config, [*settings, *variant.settings, f"seed={seed}"])
+    tokens = [] if variant.tokens is None else _token_settings(config, variant.tokens)
+    return override(config, [*tokens, *variant.settings, f"seed={seed}"])
 
 
 def _token_settings(config: TrainConfig, share: Fraction) -> list[str]:

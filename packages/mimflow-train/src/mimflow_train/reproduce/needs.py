@@ -1,0 +1,107 @@
+"""What experiments still need: trainings that are not done, weights of frozen networks."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from genmetrics import WeightsUnavailable, efflite0, inception, open_clip_networks, timm_networks
+from mimflow_train.checkpoint import checkpoints
+from mimflow_train.frozen.weights import PretrainedFile, find_weights, weights_status
+from mimflow_train.reproduce.design import Experiment
+from mimflow_train.reproduce.session import Session
+from mimflow_train.reproduce.variants import PlannedRun, planned_runs
+from mimflow_train.teachers import needed_files
+
+__all__ = ["Left", "missing_networks", "require_networks", "unfinished"]
+
+
+class Left(NamedTuple):
+    """A run that is not done.
+
+    Attributes:
+        run: What is trained.
+        steps: Steps that it lacks.
+    """
+
+    run: PlannedRun
+    steps: int
+
+
+def unfinished(session: Session, experiment: Experiment) -> list[Left]:
+    """Return the runs of an experiment that have steps left, over all seeds.
+
+    Args:
+        session: Recipe, seeds, and where runs lie.
+        experiment: What is to be shown.
+    """
+    left = []
+    for seed in session.seeds:
+        base = replace(session.base, seed=seed)
+        for run in planned_runs(base, experiment, session.settings):
+            folders = checkpoints(session.run_dir(run.config, run.kind))
+            done = max((int(each.name[5:]) for each in folders), default=0)
+            if done < run.until:
+                left.append(Left(run, run.until - done))
+    return left
+
+
+def require_networks(session: Session, experiments: Iterable[Experiment]) -> None:
+    """Find, or fetch, every frozen network before hours are spent on what it would be missed for.
+
+    Args:
+        session: Recipe, seeds, device, and the feature network of the scores.
+        experiments: What is to be shown.
+
+    Raises:
+        WeightsError: If the weights of a teacher or distance cannot be had.
+        genmetrics.WeightsUnavailable: If those of the feature network cannot be had.
+    """
+    chosen = list(experiments)
+    if any(each.measure == "scores" for each in chosen):
+        assert session.extractor.weights_sha256  # it is loaded here, and kept
+    runs = [left.run for each in chosen for left in unfinished(session, each)]
+    for file in _files(runs):
+        find_weights(file)
+
+
+def missing_networks(
+    session: Session, experiment: Experiment, runs: Iterable[PlannedRun]
+) -> list[str]:
+    """Return the names of the networks whose weights are not on this machine; fetches nothing.
+
+    Args:
+        session: The feature network of the scores.
+        experiment: What is to be shown.
+        runs: What is trained for it.
+    """
+    names = [file.network for file in _files(runs) if not weights_status(file).startswith("in ")]
+    if experiment.measure == "scores" and _lacks(session.extractor_name):
+        names.append(f"{session.extractor_name} (scores)")
+    return names
+
+
+def _files(runs: Iterable[PlannedRun]) -> Iterator[PretrainedFile]:
+    seen = set()
+    for run in runs:
+        for file in needed_files(run.config, decoder_phase=run.until > run.config.steps):
+            if file.name not in seen:
+                seen.add(file.name)
+                yield file
+
+
+def _lacks(extractor: str) -> bool:
+    """Return whether a feature network's weights are missing, as far as that is known."""
+    finders: dict[str, Callable[[], Path]] = {
+        "efflite0": efflite0.packaged_efflite0_file,
+        "inception": inception.find_inception_weights,
+        "dinov2": lambda: timm_networks.find_dinov2_weights(download=False),
+        "clip": lambda: open_clip_networks.find_clip_weights(download=False),
+    }
+    if extractor not in finders:
+        return False
+    try:
+        finders[extractor]()
+    except WeightsUnavailable:
+        return True
+    return False

@@ -1,0 +1,76 @@
+"""What is left to train and to fetch is known before it is begun."""
+
+import dataclasses
+
+import pytest
+
+from genmetrics import WeightsUnavailable
+from mimflow_train.overrides import override
+from mimflow_train.recipes import IMAGENET_CLASSES, paper
+from mimflow_train.reproduce import needs, trained
+from mimflow_train.reproduce.design import Experiment, Variant
+from mimflow_train.reproduce.estimate import left_text, to_text
+from mimflow_train.reproduce.experiments import EXPERIMENTS
+
+ROWS = (Variant(label="a"), Variant(label="b", settings=("mask.low=0.3",)))
+EXPERIMENT = Experiment(title="Table 0", measure="scores", variants=ROWS)
+
+
+def test_what_is_done_is_not_left(session):
+    assert left_text(session, EXPERIMENT).startswith("4 run(s) left to train, 12 steps")
+    trained.trained(session, override(session.base, ["seed=1"]))
+    assert left_text(session, EXPERIMENT).startswith("3 run(s) left to train, 9 steps")
+
+
+def test_a_longer_run_lacks_only_its_end(session):
+    config = override(session.base, ["decoder_phase.steps=2"])
+    longer = dataclasses.replace(session, base=config, seeds=(0,))
+    trained.trained(longer, config)
+    rows = (Variant(label="a", decoder_phase=True),)
+    experiment = dataclasses.replace(EXPERIMENT, variants=rows)
+    assert [each.steps for each in needs.unfinished(longer, experiment)] == [2]
+
+
+def test_all_is_said_to_be_trained_when_it_is(session):
+    experiment = dataclasses.replace(EXPERIMENT, variants=ROWS[:1])
+    one = dataclasses.replace(session, seeds=(0,))
+    trained.trained(one, one.base)
+    assert left_text(one, experiment).startswith("All is trained; with 1 row(s) to judge")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_sum_of_one_is_that_one(session, quick):
+    lines = to_text(dataclasses.replace(session, quick=quick), {"x": EXPERIMENT}).splitlines()
+    one, together = (next(each for each in lines if each.startswith(n)) for n in ("x", "together"))
+    assert one[15:51] == together[15:51]
+
+
+def test_networks_of_every_row_are_looked_for(session, monkeypatch):
+    base = paper("L", IMAGENET_CLASSES, "imagenet")
+    looked_for = []
+    monkeypatch.setattr(needs, "find_weights", lambda file: looked_for.append(file.network))
+    large = dataclasses.replace(session, base=base)
+    vars(large)["extractor"] = session.extractor
+    needs.require_networks(large, [EXPERIMENTS["table2"], EXPERIMENTS["table5-target"]])
+    assert looked_for == ["VGG16", "ConvNeXt-S", "DINOv2 ViT-B/14", "CLIP ViT-B/16"]
+
+
+def test_what_is_trained_already_needs_no_teacher(session, monkeypatch):
+    one = dataclasses.replace(session, seeds=(0,))
+    trained.trained(one, one.base)
+    lpips = override(one.base, ["loss.perceptual=1.0", "loss.perceptual_network=lpips"])
+    monkeypatch.setattr(needs, "find_weights", lambda file: pytest.fail(file.network))
+    experiment = dataclasses.replace(EXPERIMENT, variants=ROWS[:1])
+    one.run_dir(one.base).rename(one.run_dir(lpips))
+    needs.require_networks(dataclasses.replace(one, base=lpips), [experiment])
+
+
+def test_the_list_says_that_the_scores_network_is_missing(session, monkeypatch):
+    def nowhere():
+        raise WeightsUnavailable
+
+    inception = dataclasses.replace(session, extractor_name="inception")
+    monkeypatch.setattr(needs.inception, "find_inception_weights", nowhere)
+    assert "needs weights of inception (scores)" in to_text(inception, {"x": EXPERIMENT})
+    monkeypatch.setattr(needs.inception, "find_inception_weights", lambda: None)
+    assert "inception" not in to_text(inception, {"x": EXPERIMENT})
