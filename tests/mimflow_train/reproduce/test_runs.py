@@ -9,7 +9,7 @@ import torch
 from mimflow_train.checkpoint import checkpoints
 from mimflow_train.errors import DivergedError
 from mimflow_train.overrides import override
-from mimflow_train.reproduce import scoring, tables, trained, two_stage
+from mimflow_train.reproduce import rows, scoring, trained, two_stage
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.scoring import draw_samples, score
 from mimflow_train.reproduce.tables import score_rows
@@ -135,8 +135,9 @@ def test_a_row_that_diverges_is_said_to(session, monkeypatch):
     def diverge(*_):
         raise DivergedError
 
-    monkeypatch.setattr(tables, "train_row", diverge)
+    monkeypatch.setattr(rows, "train_row", diverge)
     experiment = Experiment(title="", measure="scores", variants=(Variant(label="a"),))
     outcome = score_rows(session, "x", experiment)
-    assert outcome.rows[0].why_not == "training diverged at seed 0"
+    assert outcome.rows[0].lost == "diverged at seed 0, 1"
+    assert outcome.rows[0].why_not == ""
     assert outcome.rows[0].ours == {}

@@ -1,6 +1,7 @@
 """The report of an experiment: the paper's numbers beside ours, as Markdown and as JSON."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,8 @@ def write_report(
     folder: Path, experiment: Experiment, outcome: Outcome, made: Mapping[str, Any]
 ) -> str:
     """Write ``report.md`` and ``report.json``.
+
+    In JSON a seed without a number has null, and an infinite number is ``"inf"`` or ``"-inf"``.
 
     Args:
         folder: Receives both; pictures are there already.
@@ -52,8 +55,14 @@ def write_report(
 def _plain(row: Row) -> dict[str, Any]:
     plain = asdict(row)
     plain["paper"] = dict(row.paper)
-    plain["ours"] = {key: list(values) for key, values in row.ours.items()}
+    plain["ours"] = {key: [_json(each) for each in values] for key, values in row.ours.items()}
     return plain
+
+
+def _json(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
 
 
 def to_markdown(experiment: Experiment, outcome: Outcome, made: Mapping[str, Any]) -> str:
@@ -107,7 +116,7 @@ def _has_paper(column: Column, rows: Sequence[Row]) -> bool:
 
 
 def _has_ours(column: Column, rows: Sequence[Row]) -> bool:
-    return any(row.ours.get(column.key) for row in rows)
+    return any(row.numbers(column.key) for row in rows)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -120,12 +129,14 @@ def _paper(row: Row, column: Column) -> str:
 
 
 def _ours(row: Row, column: Column) -> str:
-    values = row.ours.get(column.key)
+    values = row.numbers(column.key)
     if not values:
-        return "not run" if row.why_not else "none"
+        return row.lost or ("not run" if row.why_not else "none")
     mean, spread = mean_and_spread(values)
     text = f"{mean:.{column.digits}f}"
-    return text if spread is None else f"{text} +- {spread:.{column.digits}f}"
+    if spread is not None:
+        text += f" +- {spread:.{column.digits}f}"
+    return f"{text}; {row.lost}" if row.lost else text
 
 
 def _claims(experiment: Experiment, outcome: Outcome) -> list[str]:

@@ -1,20 +1,17 @@
 """Tables of the paper whose rows are scores of runs, and the one that is counted."""
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.errors import DivergedError
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
 from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_rows
+from mimflow_train.reproduce.rows import measure_row
 from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score
 from mimflow_train.reproduce.session import Session
-from mimflow_train.reproduce.trained import Trained, trained
-from mimflow_train.reproduce.two_stage import train_two_stages
-from mimflow_train.reproduce.variants import variant_config
 from tarflow_prior import Guidance
 
-__all__ = ["count_parameters", "score_rows", "train_row"]
+__all__ = ["count_parameters", "score_rows"]
 
 
 def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
@@ -28,7 +25,7 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
     rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
     columns = score_columns(session.extractor_name)
     distance = next(each for each in columns if each.key == "gfid")
-    pictures = (f"{name}.png",) if any(row.ours for row in rows) else ()
+    pictures = (f"{name}.png",) if any(row.numbers("gfid") for row in rows) else ()
     for picture in pictures:
         draw_rows(rows, distance, session.out / name / picture)
     count, real = session.num_samples, len(session.data.held_out.labels)
@@ -68,33 +65,13 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
     )
 
 
-def train_row(session: Session, experiment: Experiment, variant: Variant, seed: int) -> Trained:
-    """Return the networks of one row and seed, trained if they are not there.
-
-    Args:
-        session: What to do it with.
-        experiment: What the row is part of.
-        variant: The row.
-        seed: Seed of everything random.
-    """
-    config = variant_config(session.base, experiment, variant, seed)
-    if variant.two_stage:
-        return train_two_stages(session, config)
-    return trained(session, config, decoder_phase=variant.decoder_phase)
-
-
 def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Row:
-    why_not = variant.why_not(session.base.scale)
-    ours: dict[str, list[float]] = {}
-    for seed in () if why_not else session.seeds:
-        try:
-            run = train_row(session, experiment, variant, seed)
-        except DivergedError:
-            ours, why_not = {}, f"training diverged at seed {seed}"
-            break
-        for key, value in score(session, run, _guidance(variant, run.config)).items():
-            ours.setdefault(key, []).append(value)
-    return Row(label=variant.label, paper=variant.paper, ours=ours, why_not=why_not)
+    return measure_row(
+        session,
+        experiment,
+        variant,
+        lambda run: score(session, run, _guidance(variant, run.config)),
+    )
 
 
 def _guidance(variant: Variant, config: TrainConfig) -> Guidance | None:
