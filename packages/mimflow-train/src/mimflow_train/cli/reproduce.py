@@ -30,6 +30,7 @@ from mimflow_train.reproduce.quick import QUICK_SETTINGS, quick_images
 if TYPE_CHECKING:
     import torch
 
+    from mimflow_train.reproduce.outcome import Origin
     from mimflow_train.reproduce.session import Session
 
 PROGRAM = "mimflow-reproduce"
@@ -172,24 +173,34 @@ def _reproduce(session: "Session", name: str, command: str) -> str:
     say(f"{name}: {experiment.title}")
     began = time.monotonic()
     outcome = measure(session, name, experiment)
-    made = _made(session, command) | {"seconds": round(time.monotonic() - began, 1)}
+    origins = [origin for row in outcome.rows for origin in row.runs]
+    made = _made(session, command, origins)
+    made["report_seconds"] = round(time.monotonic() - began, 1)
     return write_report(folder, experiment, outcome, made)
 
 
-def _made(session: "Session", command: str) -> dict[str, Any]:
+def _made(session: "Session", command: str, runs: "list[Origin]") -> dict[str, Any]:
+    """Return what made the runs, by their checkpoints, and what made this report of them."""
     import torch
 
+    here, version = code_commit() or "unknown", str(torch.__version__)
     return {
         "command": command,
         "scale": session.base.scale,
-        "steps": session.base.steps,
+        "steps": _each_once([run.steps for run in runs]) or "none",
         "seeds": ", ".join(map(str, session.seeds)),
         "quick": session.quick,
-        "commit": code_commit() or "unknown",
-        "hardware": _hardware(session.device),
-        "torch": str(torch.__version__),
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": _each_once([run.commit for run in runs]) or here,
+        "torch": _each_once([run.torch for run in runs]) or version,
+        "report_commit": here,
+        "report_torch": version,
+        "report_hardware": _hardware(session.device),
+        "report_date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def _each_once(values: list[Any]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
 
 
 def _hardware(device: "torch.device") -> str:

@@ -101,9 +101,8 @@ TABLE3_ROWS = Experiment(
         ),
     ),
     notes=(
-        "The samples lie beside the run, as the .npz that ADM's evaluator reads; the reference "
-        "here is held-out images. Against ADM's reference batch: genmetrics eval SAMPLES.npz --ref "
-        "VIRTUAL_imagenet256_labeled.npz.",
+        "The reference here is held-out images. Against ADM's reference batch: genmetrics eval "
+        "SAMPLES.npz --ref VIRTUAL_imagenet256_labeled.npz, with the samples named below.",
     ),
 )
 

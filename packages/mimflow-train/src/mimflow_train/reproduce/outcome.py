@@ -9,7 +9,7 @@ from scipy.stats import t as student  # type: ignore[import-untyped]
 
 from mimflow_train.reproduce.design import COLLAPSE, COSTS, Claim
 
-__all__ = ["Column", "Outcome", "Row", "mean_and_spread", "verdict"]
+__all__ = ["Column", "Origin", "Outcome", "Row", "mean_and_spread", "verdict"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,25 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What a row's numbers are of, by the checkpoint that was measured.
+
+    Attributes:
+        run: Name of the run's folder.
+        seed: Its seed.
+        steps: Where it ended.
+        commit: The code that saved the checkpoint.
+        torch: The torch that it was saved with.
+    """
+
+    run: str
+    seed: int
+    steps: int
+    commit: str
+    torch: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One line of a table.
 
@@ -39,6 +58,8 @@ class Row:
         ours: Ours, one for each seed; NaN where a seed has none.
         why_not: Why the row was not run; empty if it was.
         diverged: Seeds whose training diverged.
+        runs: What our numbers are of; two for a seed that was trained in two stages.
+        samples: Files of the samples, from the output folder.
     """
 
     label: str
@@ -46,6 +67,8 @@ class Row:
     ours: Mapping[str, Sequence[float]] = field(default_factory=dict)
     why_not: str = ""
     diverged: tuple[int, ...] = ()
+    runs: tuple[Origin, ...] = ()
+    samples: tuple[str, ...] = ()
 
     def numbers(self, key: str) -> list[float]:
         """Return the numbers that there are of one quantity.

@@ -29,8 +29,8 @@ def write_report(
         folder: Receives both; pictures are there already.
         experiment: What was to be shown.
         outcome: What came of it.
-        made: How it was made: ``command``, ``commit``, ``hardware``, ``seconds``, ``scale``,
-            ``quick``, ``seeds`` and so on.
+        made: How it was made: ``command``, ``scale``, ``quick``, ``seeds`` and so on; ``commit``,
+            ``torch`` and ``steps`` are the runs', what begins with ``report_`` is the command's.
 
     Returns:
         The Markdown.
@@ -83,12 +83,24 @@ def to_markdown(experiment: Experiment, outcome: Outcome, made: Mapping[str, Any
         outcome.counts[0].upper() + outcome.counts[1:] + ".",
         "",
     ]
-    parts += [f"- {note}" for note in (*experiment.notes, *outcome.notes)]
+    parts += [f"- {note}" for note in (*experiment.notes, *outcome.notes, *_samples(outcome))]
     parts += ["", *(f"![{name}]({name})" for name in outcome.pictures), ""]
     parts += ["Made by", "", "    " + str(made["command"]), ""]
     about = {key: value for key, value in made.items() if key not in ("command", "quick")}
-    parts.append("; ".join(f"{key} {value}" for key, value in about.items()) + ".")
+    parts.append("; ".join(f"{_words(key)} {about[key]}" for key in about) + ".")
     return "\n".join(parts) + "\n"
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _samples(outcome: Outcome) -> Iterator[str]:
+    """Yield where the samples lie."""
+    for row in outcome.rows:
+        if row.samples:
+            files = ", ".join(f"`{each}`" for each in row.samples)
+            yield f"Samples of `{row.label}`, in ADM's format, from the folder --out: {files}."
 
 
 def _table(outcome: Outcome) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -33,7 +34,7 @@ from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
 
-__all__ = ["CLASS_NETWORKS", "draw_samples", "score"]
+__all__ = ["CLASS_NETWORKS", "draw_samples", "score", "score_folder"]
 
 CLASS_NETWORKS = ("efflite0", "inception")  # have an Inception Score
 _PROBE_IMAGES = 2000
@@ -51,15 +52,7 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         ``gfid``, ``is``, ``precision`` and ``recall`` of the samples; ``rfid_masked`` and, where
         whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
     """
-    how = {
-        "checkpoint": run.checkpoint,
-        "images": session.base.data.fingerprint,
-        "guidance": guidance and asdict(guidance),
-        "extractor": session.extractor_name,
-        "num": session.num_samples,
-        "latent_scale": run.latent_scale,
-    }
-    folder = session.out.resolve() / "scores" / digest(how)
+    how, folder = _how(session, run, guidance), score_folder(session, run, guidance)
     found = folder / "scores.json"
     if not found.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +64,28 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         found.write_text(text + "\n")
     scores: dict[str, float] = json.loads(found.read_text())["scores"]
     return scores
+
+
+def score_folder(session: Session, run: Trained, guidance: Guidance | None) -> Path:
+    """Return where scores of a run lie, and its samples as ``samples.npz``.
+
+    Args:
+        session: Images, feature network and number of samples.
+        run: The networks.
+        guidance: How samples lean towards their class; None for not at all.
+    """
+    return session.out.resolve() / "scores" / digest(_how(session, run, guidance))
+
+
+def _how(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, Any]:
+    return {
+        "checkpoint": run.checkpoint,
+        "images": session.base.data.fingerprint,
+        "guidance": guidance and asdict(guidance),
+        "extractor": session.extractor_name,
+        "num": session.num_samples,
+        "latent_scale": run.latent_scale,
+    }
 
 
 @torch.no_grad()

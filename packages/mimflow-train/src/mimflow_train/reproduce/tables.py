@@ -1,5 +1,7 @@
 """Tables of the paper whose rows are scores of runs, and the one that is counted."""
 
+from dataclasses import replace
+
 from mimflow_train.config import TrainConfig
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
 from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
@@ -7,8 +9,9 @@ from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_rows
 from mimflow_train.reproduce.rows import measure_row
-from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score
+from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score, score_folder
 from mimflow_train.reproduce.session import Session
+from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
 
 __all__ = ["count_parameters", "score_rows"]
@@ -66,12 +69,15 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
 
 
 def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Row:
-    return measure_row(
-        session,
-        experiment,
-        variant,
-        lambda run: score(session, run, _guidance(variant, run.config)),
-    )
+    folders: list[str] = []
+
+    def measure_run(run: Trained) -> dict[str, float]:
+        guidance = _guidance(variant, run.config)
+        folders.append(score_folder(session, run, guidance).name)
+        return score(session, run, guidance)
+
+    row = measure_row(session, experiment, variant, measure_run)
+    return replace(row, samples=tuple(f"scores/{name}/samples.npz" for name in folders))
 
 
 def _guidance(variant: Variant, config: TrainConfig) -> Guidance | None:
