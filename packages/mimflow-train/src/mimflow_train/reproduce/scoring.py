@@ -36,7 +36,8 @@ from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "draw_samples", "score", "score_folder"]
 
-CLASS_NETWORKS = ("efflite0", "inception")  # have an Inception Score
+_METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
+CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
 _PROBE_IMAGES = 2000
 
 
@@ -49,8 +50,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         guidance: How samples lean towards their class; None for not at all.
 
     Returns:
-        ``gfid``, ``is``, ``precision`` and ``recall`` of the samples; ``rfid_masked`` and, where
-        whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
+        ``gfid``, ``is``, ``precision`` and ``recall`` of the samples, by Inception ``sfid`` too;
+        ``rfid_masked`` and, where whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
     """
     how, folder = _how(session, run, guidance), score_folder(session, run, guidance)
     found = folder / "scores.json"
@@ -117,7 +118,7 @@ def _samples(
     label = spread_labels(held_out.labels, session.num_samples)
     samples = save_npz(draw_samples(run, label, guidance), label, folder / "samples.npz")
     name = session.extractor_name
-    metrics = ("fid", "is", "pr") if name in CLASS_NETWORKS else ("fid", "pr")
+    metrics = _METRICS.get(name, ("fid", "pr"))
     report = evaluate(
         open_images(samples),
         open_images(_reference(session)),

@@ -53,6 +53,7 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
 
     names = [
         ("gfid", "gFID", honest("gFID", "fd"), 2),
+        ("sfid", "sFID", "sFID", 2),
         ("rfid", "rFID", honest("rFID", "rfd"), 2),
         ("rfid_masked", "", f"{honest('rFID', 'rfd')}, hidden in part", 2),
         ("is", "IS", honest("IS", "is"), 2),
