@@ -15,6 +15,7 @@ from mimflow_train.reproduce.ablations import (
     TABLE8_ROWS,
     TABLE9_ROWS,
 )
+from mimflow_train.reproduce.claims import LADDER_CLAIMS, LENGTH_CLAIMS, STEP_CLAIMS
 from mimflow_train.reproduce.design import Claim, Experiment, Variant
 from mimflow_train.reproduce.paper import TABLE1, TABLE2, TABLE3, TABLE4, TABLE10
 from tarflow_prior import Guidance
@@ -47,21 +48,7 @@ TABLE1_ROWS = Experiment(
             ("end to end", "end to end", PLAIN, False),
         )
     ),
-    claims=(
-        Claim(
-            text="exp beats softplus",
-            metric="gfid",
-            better="softplus removed",
-            worse="STARFlow, fixed autoencoder",
-        ),
-        Claim(text="gates help", metric="gfid", better="gated attention", worse="softplus removed"),
-        Claim(
-            text="end to end beats two stages",
-            metric="gfid",
-            better="end to end",
-            worse="gated attention",
-        ),
-    ),
+    claims=LADDER_CLAIMS,
     notes=(
         "The paper's autoencoder is SD-VAE, convolutional and published, which cannot be had here: "
         "the two-stage rows train the recipe's own ViT to reconstruct, without masks, features and "
@@ -114,7 +101,10 @@ TABLE4_ROWS = Experiment(
         Variant(label="1/2 of the patches", tokens=Fraction(1, 2), paper=TABLE4["mimflow"]),
         Variant(label="as many tokens as patches", tokens=Fraction(1)),
     ),
+    claims=STEP_CLAIMS,
     notes=(
+        "The paper compares with SimFlow, of as many tokens as patches; here this model with as "
+        "many stands for it in the claims.",
         "Times differ from run to run. Without the frozen networks; on a CPU the memory is what "
         "autograd keeps, and weights, gradients and moments.",
     ),
@@ -128,6 +118,7 @@ TABLE10_ROWS = Experiment(
         Variant(label="as many as patches", tokens=Fraction(1), paper=TABLE10["256"]),
         Variant(label="4 times the patches", tokens=Fraction(4), paper=TABLE10["1024"]),
     ),
+    claims=LENGTH_CLAIMS,
     notes=(
         "The flow alone, on random latents; a training step of a batch of 32 (8 with --quick), and "
         "one sample at a time. Times differ from run to run.",
