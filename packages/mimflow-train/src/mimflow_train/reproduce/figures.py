@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genmetrics import (
@@ -22,7 +22,7 @@ from genmetrics import (
 )
 from genmetrics.projection import Projection
 from mim_encoder import MaskRatio, random_mask
-from mimflow_train.class_probe import ClassProbe, encode_means, probe_classes
+from mimflow_train.class_probe import ClassProbe, encode_means, enough_to_probe, probe_classes
 from mimflow_train.data.images import Split
 from mimflow_train.reconstruction import encode, same_classes, spread
 from mimflow_train.reproduce.design import Experiment, Variant
@@ -36,6 +36,7 @@ from mimflow_train.scores import flow_spectrum
 __all__ = ["map_latents", "probe_depths", "spectra"]
 
 _MAPPED = 2000
+_MAPPED_CLASSES = 20  # a legend names 21
 _NEIGHBOURS = 20
 _LEAST_FOR_UMAP = 100
 _SPECTRA = 32
@@ -50,7 +51,9 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
         experiment: The rows.
     """
     folder, split = session.out / name, session.data.held_out
-    chosen = spread(len(split.labels), _MAPPED).tolist()
+    classes = spread(len(session.data.class_names), _MAPPED_CLASSES)
+    found = torch.isin(split.labels, classes).nonzero().flatten()
+    chosen = found[spread(len(found), _MAPPED)].tolist()
     umap = importlib.util.find_spec("umap") is not None and not session.quick
     method: Projection = "umap" if umap and len(chosen) >= _LEAST_FOR_UMAP else "pca"
     pictures: dict[str, str] = {}
@@ -61,7 +64,8 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
             picture = f"{variant.label.lower().replace(' ', '-')}.png"
             _draw(session, latents, chosen, method, folder / picture, variant.label)
             pictures[variant.label] = picture
-        return {"knn": _neighbours(session, run, latents, chosen)}
+        known = ProbeData(latents, split.labels[chosen])
+        return {"knn": _neighbours(session, run, known, classes)}
 
     rows = tuple(
         measure_row(session, experiment, each, partial(measure_run, each))
@@ -71,9 +75,9 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
         key="knn", paper="map", ours=f"accuracy of {_NEIGHBOURS} nearest neighbours", digits=3
     )
     counts = (
-        f"{len(chosen)} held-out images, whole and without noise, neighbours among training "
-        f"images; maps by {method}, of each row's first seed; chance "
-        f"1/{len(session.data.class_names)}"
+        f"{len(chosen)} held-out images of {len(classes)} classes, whole and without noise, their "
+        f"neighbours among up to {_MAPPED} training images of the same classes; maps by {method}, "
+        f"of each row's first seed; chance 1/{len(classes)}"
     )
     shown = tuple(pictures.values())
     return Outcome(columns=(column,), rows=rows, counts=counts, pictures=shown)
@@ -87,15 +91,13 @@ def _latents(run: Trained, split: Split, chosen: Sequence[int]) -> Float[Tensor,
 
 
 def _neighbours(
-    session: Session, run: Trained, latents: Float[Tensor, "b f"], chosen: Sequence[int]
+    session: Session, run: Trained, unseen: ProbeData, classes: Int64[Tensor, " c"]
 ) -> float:
-    data, seed = session.data, run.config.seed
-    even = torch.arange(_MAPPED) % len(data.class_names)
-    shown = even[torch.isin(even, data.train.labels)]
-    seen = sorted(set(same_classes(data.train, shown, seed)))
-    train = ProbeData(_latents(run, data.train, seen), data.train.labels[seen])
-    k = min(_NEIGHBOURS, len(seen))
-    return knn_accuracy(train, ProbeData(latents, data.held_out.labels[chosen]), k).top1
+    split = session.data.train
+    even = classes[torch.arange(_MAPPED) % len(classes)]
+    seen = sorted(set(same_classes(split, even[torch.isin(even, split.labels)], run.config.seed)))
+    train = ProbeData(_latents(run, split, seen), split.labels[seen])
+    return knn_accuracy(train, unseen, min(_NEIGHBOURS, len(seen))).top1
 
 
 def _draw(
@@ -205,7 +207,8 @@ def probe_depths(session: Session, name: str, experiment: Experiment) -> Outcome
     variant, probes = experiment.variants[0], list[ClassProbe]()
 
     def measure_run(run: Trained) -> dict[str, float]:
-        probes.append(probe_classes(run.model, run.config, session.data))
+        learn = enough_to_probe(len(session.data.class_names))
+        probes.append(probe_classes(run.model, run.config, session.data, learn))
         return probes[-1].accuracy
 
     row = measure_row(session, experiment, variant, measure_run)

@@ -18,7 +18,7 @@ from genmetrics import (
     psnr,
 )
 from genmetrics.protocols import choose_protocol
-from mimflow_train.class_probe import probe_classes
+from mimflow_train.class_probe import enough_to_probe, probe_latents
 from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
 from mimflow_train.pictures import save_npz
@@ -38,7 +38,6 @@ __all__ = ["CLASS_NETWORKS", "draw_samples", "score", "score_folder"]
 
 _METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
 CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
-_PROBE_IMAGES = 2000
 
 
 def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, float]:
@@ -59,8 +58,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         folder.mkdir(parents=True, exist_ok=True)
         values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
         if _encodes_whole(run):
-            probe = probe_classes(run.model, run.config, session.data, _PROBE_IMAGES)
-            values["accuracy"] = probe.accuracy["latents"]
+            learn = enough_to_probe(len(session.data.class_names))
+            values["accuracy"] = probe_latents(run.model, run.config, session.data, learn)
         text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
         found.write_text(text + "\n")
     scores: dict[str, float] = json.loads(found.read_text())["scores"]

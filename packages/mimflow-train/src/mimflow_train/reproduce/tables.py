@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from mimflow_train.class_probe import enough_to_probe, probed_images
 from mimflow_train.config import TrainConfig
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
 from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
@@ -15,6 +16,11 @@ from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
 
 __all__ = ["count_parameters", "score_rows"]
+
+_PROBE_NOTE = (
+    "The probe of latents is a logistic regression on pooled latents, by the mean accuracy over "
+    "classes; it is not REPA's protocol, which the paper's Acc. follows."
+)
 
 
 def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
@@ -34,10 +40,21 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
     count, real = session.num_samples, len(session.data.held_out.labels)
     counts = (
         f"N = {count} samples against {real} held-out images; reconstructions and the linear probe "
-        f"of pooled latents are of at most 5,000 held-out images; {len(session.seeds)} seed(s): "
-        f"{', '.join(map(str, session.seeds))}"
+        f"of latents are of at most 5,000 held-out images, and it learns from {_learned(session)}; "
+        f"{len(session.seeds)} seed(s): {', '.join(map(str, session.seeds))}"
     )
-    return Outcome(columns=columns, rows=rows, counts=counts, pictures=pictures)
+    return Outcome(
+        columns=columns, rows=rows, counts=counts, notes=(_PROBE_NOTE,), pictures=pictures
+    )
+
+
+def _learned(session: Session) -> str:
+    data, dim = session.data, session.base.model.encoder.latent_dim
+    count = len(probed_images(data, enough_to_probe(len(data.class_names)), session.base.seed))
+    return (
+        f"{count} training images spread over {len(data.class_names)} classes, by latents pooled "
+        f"to their mean over the tokens, {dim}-d"
+    )
 
 
 def score_columns(extractor: str) -> tuple[Column, ...]:
