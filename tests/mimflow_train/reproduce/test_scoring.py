@@ -86,6 +86,31 @@ def test_a_table_says_what_its_probe_learned_from(session, monkeypatch):
     assert "not REPA's protocol" in outcome.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("scale", "num", "wanted"),
+    [("tiny", 0, 16), ("L", 0, 10_000), ("L", 7, 7), ("tiny", 7, 7)],
+)
+def test_ablations_draw_ten_thousand_samples_off_tiny(scale, num, wanted, session, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        tables, "_score_row", lambda *rest: drawn.append(rest[0]) or tables.Row(label="a")
+    )
+    base = dataclasses.replace(session.base, scale=scale)
+    session = dataclasses.replace(session, base=base, num=num)
+    experiment = dataclasses.replace(
+        EXPERIMENTS["table9"], variants=(Variant(label="a"),), claims=()
+    )
+    outcome = score_rows(session, "x", experiment)
+    assert [each.num_samples for each in drawn] == [wanted]
+    assert outcome.counts.startswith(f"N = {wanted} samples")
+
+
+def test_the_papers_numbers_of_samples_are_the_defaults():
+    of = {name: each.num for name, each in EXPERIMENTS.items() if each.measure == "scores"}
+    assert {name for name, num in of.items() if num == 50_000} == {"table3", "guidance"}
+    assert set(of.values()) == {10_000, 50_000}
+
+
 @pytest.mark.parametrize(("count", "shown"), [(16, 16), (64, 4)])
 def test_a_map_is_of_twenty_classes_at_most(count, shown, session, data, monkeypatch):
     session = with_classes(session, data, count)

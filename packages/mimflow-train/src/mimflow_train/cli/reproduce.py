@@ -58,7 +58,7 @@ class ReproduceOptions:
     quick: bool = False
     """A smoke test of scale tiny in OUT/quick: minutes for all, and no number means anything."""
     num: int = 0
-    """Samples of each row; 0 is as many as there are held-out images."""
+    """Samples of each row; 0 is the paper's 10,000 or 50,000, at tiny as many as are held out."""
     extractor: str | None = None
     """Feature network of the scores; efflite0 at scale tiny, else inception, if not given."""
     workers: int = 1

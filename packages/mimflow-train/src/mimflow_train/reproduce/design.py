@@ -119,6 +119,8 @@ class Experiment:
         notes: What a reader must know of our side.
         paper_settings: Changes of the recipe at every scale but tiny, such as the length of the
             paper's ablations.
+        num: Samples of each row at every scale but tiny, unless the user says how many; 0 is as
+            many as there are held-out images.
     """
 
     title: str
@@ -127,6 +129,7 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
     paper_settings: tuple[str, ...] = ()
+    num: int = 0
 
     def __post_init__(self) -> None:
         labels = {variant.label for variant in self.variants}

@@ -6,6 +6,7 @@ from fractions import Fraction
 from mimflow_train.reproduce.ablations import (
     ABLATION,
     BOTTLENECKS,
+    NUM_ABLATION,
     PLAIN,
     STARFLOW,
     TABLE5_MASK_ROWS,
@@ -26,6 +27,7 @@ TABLE1_ROWS = Experiment(
     title="Table 1: from STARFlow to end-to-end training",
     measure="scores",
     paper_settings=ABLATION,
+    num=NUM_ABLATION,
     variants=tuple(
         Variant(
             label=f"{label}, guided" if guided else label,
@@ -73,6 +75,7 @@ TABLE2_ROWS = Experiment(
 TABLE3_ROWS = Experiment(
     title="Table 3: the whole method, with and without guidance",
     measure="scores",
+    num=50_000,
     variants=(
         Variant(label="without guidance", decoder_phase=True, paper=TABLE3["unguided"]),
         Variant(
@@ -210,6 +213,7 @@ FIGURE6 = Experiment(
 GUIDANCE_ROWS = Experiment(
     title="Guidance: its scale, and three readings of interval_guidance = 0.25",
     measure="scores",
+    num=50_000,
     variants=(
         Variant(label="without guidance", decoder_phase=True, paper=TABLE3["unguided"]),
         *(

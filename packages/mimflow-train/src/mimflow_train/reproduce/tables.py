@@ -31,6 +31,8 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
         name: The experiment's folder.
         experiment: The rows.
     """
+    if experiment.num and not session.num and session.base.scale != "tiny":
+        session = replace(session, num=experiment.num)
     rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
     columns = score_columns(session.extractor_name)
     distance = next(each for each in columns if each.key == "gfid")
