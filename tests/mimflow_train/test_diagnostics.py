@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from mimflow_train.class_probe import probe_classes
+from mimflow_train.class_probe import probe_classes, probe_latents
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
 from mimflow_train.diagnostics import diagnose, write_diagnostics
 from mimflow_train.model import MIMFlow
@@ -46,6 +46,12 @@ def test_probe_learns_from_no_image_twice(model, config, shades):
     found = probe_classes(model, config, shades)
     assert (found.n_train, found.n_held_out) == (12, 5)
     assert probe_classes(model, config, shades, 6).n_train == 6
+
+
+@pytest.mark.parametrize("num_train", [6, 12])
+def test_latents_are_probed_alone_as_with_the_other_stages(model, config, shades, num_train):
+    alone = probe_latents(model, config, shades, num_train)
+    assert alone == probe_classes(model, config, shades, num_train).accuracy["latents"]
 
 
 def test_flow_is_not_told_the_class_that_is_probed(model, config, shades, monkeypatch):

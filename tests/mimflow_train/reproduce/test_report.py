@@ -1,6 +1,7 @@
 """A report keeps the paper's numbers and ours apart."""
 
 import json
+from math import inf, nan
 
 from mimflow_train.reproduce.design import Claim, Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
@@ -75,3 +76,20 @@ def test_json_holds_every_seed(tmp_path):
     assert plain["rows"][0]["ours"] == {"gfid": [3.0, 5.0], "psnr": [7.0, 7.0]}
     assert plain["claims"][0]["found"] == "not run"
     assert plain["made"]["quick"] is False
+
+
+def test_a_seed_that_diverged_is_in_the_cell_and_null_in_json(tmp_path):
+    rows = (
+        Row(label="a", ours={"gfid": (3.0, nan, 5.0)}, diverged=(1,)),
+        Row(label="b", diverged=(0, 1, 2)),
+        Row(label="c", ours={"gfid": (2.0, inf, 1.0)}),
+    )
+    outcome = Outcome(columns=OUTCOME.columns, rows=rows, counts="N = 13 samples")
+    text = write_report(tmp_path, EXPERIMENT, outcome, MADE)
+    assert line(text, "a") == ["a", "4.0 +- 1.4; diverged at seed 1"]
+    assert line(text, "b") == ["b", "diverged at seed 0, 1, 2"]
+    assert line(text, "c") == ["c", "inf"]
+    plain = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert [row["diverged"] for row in plain] == [[1], [0, 1, 2], []]
+    assert plain[0]["ours"] == {"gfid": [3.0, None, 5.0]}
+    assert plain[2]["ours"] == {"gfid": [2.0, "inf", 1.0]}

@@ -15,7 +15,7 @@ from mimflow_train.lock import locked_in_turn
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan
 from mimflow_train.recipes import tiny
-from mimflow_train.reproduce import scoring, tables, trained
+from mimflow_train.reproduce import rows, scoring, trained
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 from mimflow_train.reproduce.scoring import score
@@ -220,8 +220,9 @@ def test_a_row_that_diverges_is_said_to(session, monkeypatch):
     def diverge(*_):
         raise DivergedError
 
-    monkeypatch.setattr(tables, "train_row", diverge)
+    monkeypatch.setattr(rows, "train_row", diverge)
     experiment = Experiment(title="", measure="scores", variants=(Variant(label="a"),))
     outcome = score_rows(session, "x", experiment)
-    assert outcome.rows[0].why_not == "training diverged at seed 0"
+    assert outcome.rows[0].lost == "diverged at seed 0, 1"
+    assert outcome.rows[0].why_not == ""
     assert outcome.rows[0].ours == {}

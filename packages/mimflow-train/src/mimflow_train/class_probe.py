@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from einops import reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from genmetrics import logistic_probe
@@ -17,9 +17,18 @@ from mimflow_train.draws import generator
 from mimflow_train.model import MIMFlow
 from mimflow_train.reconstruction import CHUNK, judged_images, same_classes
 
-__all__ = ["ClassProbe", "Means", "encode_means", "probe_classes"]
+__all__ = [
+    "ClassProbe",
+    "Means",
+    "encode_means",
+    "enough_to_probe",
+    "probe_classes",
+    "probe_latents",
+    "probed_images",
+]
 
 _NUM_TRAIN = 2000
+_OF_EACH_CLASS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +81,81 @@ def probe_classes(
     Raises:
         genmetrics.BadInput: If the training images are of fewer than two classes.
     """
-    seen = _evenly_from_classes(data.train, len(data.class_names), num_train, config.seed)
-    unseen = judged_images(data)
+    seen, unseen = probed_images(data, num_train, config.seed), judged_images(data)
     train = _taps(model, config, data.train, seen)
     test = _taps(model, config, data.held_out, unseen)
-    accuracy = {}
-    for name, rows in train.items():
-        probe = logistic_probe(rows, data.train.labels[seen], balanced=True)
-        accuracy[name] = probe.balanced_accuracy(test[name], data.held_out.labels[unseen])
+    train_label, test_label = data.train.labels[seen], data.held_out.labels[unseen]
     return ClassProbe(
         n_train=len(seen),
         n_held_out=len(unseen),
         chance=1 / len(data.class_names),
-        accuracy=accuracy,
+        accuracy={
+            name: _accuracy((rows, train_label), (test[name], test_label))
+            for name, rows in train.items()
+        },
     )
+
+
+@torch.no_grad()
+def probe_latents(
+    model: MIMFlow, config: TrainConfig, data: LabelledImages, num_train: int
+) -> float:
+    """Return what :func:`probe_classes` finds of ``latents``, without the work of other stages.
+
+    Args:
+        model: Usually the averaged weights.
+        config: The run; its seed decides every draw.
+        data: Training and held-out images.
+        num_train: Training images, at most; as many of each class as there are.
+
+    Raises:
+        genmetrics.BadInput: If the training images are of fewer than two classes.
+    """
+    chosen = probed_images(data, num_train, config.seed), judged_images(data)
+    train, test = (
+        (_pooled_latents(model, config, split, images), split.labels[images])
+        for split, images in zip((data.train, data.held_out), chosen, strict=True)
+    )
+    return _accuracy(train, test)
+
+
+def enough_to_probe(num_classes: int) -> int:
+    """Return how many training images a probe should learn from: 2,000, or 50 of each class.
+
+    Example:
+        >>> enough_to_probe(14), enough_to_probe(1000)
+        (2000, 50000)
+    """
+    return max(_NUM_TRAIN, _OF_EACH_CLASS * num_classes)
+
+
+def probed_images(data: LabelledImages, num_train: int, seed: int) -> list[int]:
+    """Choose training images, as many of each class as there are, none twice.
+
+    Args:
+        data: Training images.
+        num_train: How many, at most.
+        seed: Decides which.
+    """
+    even = torch.arange(num_train) % len(data.class_names)
+    shown = even[torch.isin(even, data.train.labels)]
+    return sorted(set(same_classes(data.train, shown, seed)))
+
+
+_Labelled = tuple[Float[Tensor, "_ f"], Int64[Tensor, " _"]]
+
+
+def _accuracy(train: _Labelled, test: _Labelled) -> float:
+    return logistic_probe(*train, balanced=True).balanced_accuracy(*test)
+
+
+def _pooled_latents(
+    model: MIMFlow, config: TrainConfig, split: Split, chosen: Sequence[int]
+) -> Float[Tensor, "b d"]:
+    num_patches = config.model.encoder.num_patches
+    whole = random_mask(len(chosen), num_patches, MaskRatio(low=0.0, high=0.0))
+    mean = encode_means(model, split, chosen, whole).mean
+    return torch.cat([reduce(z, "b k d -> b d", "mean") for z in mean.split(CHUNK)])
 
 
 @torch.no_grad()
@@ -135,9 +205,3 @@ def _taps(
 def _pooled_states(model: MIMFlow, z: Float[Tensor, "b k d"]) -> list[Float[Tensor, "b d"]]:
     # With the class as an argument the states would hold what the probe is asked for.
     return [reduce(each.u, "b k d -> b d", "mean") for each in model.flow.iter_states(z, None)]
-
-
-def _evenly_from_classes(split: Split, num_classes: int, count: int, seed: int) -> list[int]:
-    """Choose images, as many of each class as there are, none twice."""
-    even = torch.arange(count) % num_classes
-    return sorted(set(same_classes(split, even[torch.isin(even, split.labels)], seed)))

@@ -32,6 +32,7 @@ from mimflow_train.workers import Workers
 if TYPE_CHECKING:
     import torch
 
+    from mimflow_train.reproduce.outcome import Origin
     from mimflow_train.reproduce.session import Session
 
 PROGRAM = "mimflow-reproduce"
@@ -59,7 +60,7 @@ class ReproduceOptions:
     quick: bool = False
     """A smoke test of scale tiny in OUT/quick: minutes for all, and no number means anything."""
     num: int = 0
-    """Samples of each row; 0 is as many as there are held-out images."""
+    """Samples of each row; 0 is the paper's 10,000 or 50,000, at tiny as many as are held out."""
     extractor: str | None = None
     """Feature network of the scores; efflite0 at scale tiny, else inception, if not given."""
     workers: int = 1
@@ -205,24 +206,34 @@ def _reproduce(session: "Session", name: str, command: str) -> str:
     say(f"{name}: {experiment.title}. {left_text(session, experiment)}")
     began = time.monotonic()
     outcome = measure(session, folder, experiment)
-    made = _made(session, command) | {"seconds": round(time.monotonic() - began, 1)}
+    origins = [origin for row in outcome.rows for origin in row.runs]
+    made = _made(session, command, origins)
+    made["report_seconds"] = round(time.monotonic() - began, 1)
     return write_report(session.out / folder, experiment, outcome, made)
 
 
-def _made(session: "Session", command: str) -> dict[str, Any]:
+def _made(session: "Session", command: str, runs: "list[Origin]") -> dict[str, Any]:
+    """Return what made the runs, by their checkpoints, and what made this report of them."""
     import torch
 
+    here, version = code_commit() or "unknown", str(torch.__version__)
     return {
         "command": command,
         "scale": session.base.scale,
-        "steps": session.base.steps,
+        "steps": _each_once([run.steps for run in runs]) or "none",
         "seeds": ", ".join(map(str, session.seeds)),
         "quick": session.quick,
-        "commit": code_commit() or "unknown",
-        "hardware": _hardware(session.device),
-        "torch": str(torch.__version__),
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": _each_once([run.commit for run in runs]) or here,
+        "torch": _each_once([run.torch for run in runs]) or version,
+        "report_commit": here,
+        "report_torch": version,
+        "report_hardware": _hardware(session.device),
+        "report_date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def _each_once(values: list[Any]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
 
 
 def _hardware(device: "torch.device") -> str:

@@ -9,12 +9,36 @@ from mimflow_train.config import TEACHERS
 from mimflow_train.errors import ConfigError
 from tarflow_prior import Guidance
 
-__all__ = ["LOWER_IS_BETTER", "Claim", "Experiment", "Measure", "Scales", "Variant"]
+__all__ = [
+    "COLLAPSE",
+    "COSTS",
+    "LOWER_IS_BETTER",
+    "Claim",
+    "Experiment",
+    "Measure",
+    "Scales",
+    "Variant",
+]
 
 Measure = Literal["scores", "parameters", "step", "tokens", "map", "spectra", "depths"]
 Scales = Literal["all", "tiny", "paper"]
 
-LOWER_IS_BETTER = frozenset({"gfid", "rfid", "rfid_masked", "log10_kappa", "train_ms", "sample_s"})
+COLLAPSE = "diverged"  # the metric of a claim that training collapses
+COSTS = frozenset({"memory_gb", "steps_per_s", "train_ms", "sample_s"})  # have no seeds
+LOWER_IS_BETTER = frozenset(
+    {
+        "gfid",
+        "sfid",
+        "rfid",
+        "rfid_masked",
+        "log10_kappa",
+        "log10_kappa_range",
+        "log10_sigma_min_range",
+        "memory_gb",
+        "train_ms",
+        "sample_s",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +72,7 @@ class Variant:
     paper: Mapping[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        assert self.convolutional or not self.two_stage, self.label
         unknown = sorted(set(self.targets or ()) - set(TEACHERS))
         if unknown:
             raise ConfigError(
@@ -69,7 +94,7 @@ class Claim:
 
     Attributes:
         text: The sentence, in short.
-        metric: What is compared.
+        metric: What is compared; ``diverged`` says that the other row's training collapses.
         better: Label of the row that should be better.
         worse: Label of the other.
     """
@@ -97,6 +122,8 @@ class Experiment:
         notes: What a reader must know of our side.
         paper_settings: Changes of the recipe at every scale but tiny, such as the length of the
             paper's ablations.
+        num: Samples of each row at every scale but tiny, unless the user says how many; 0 is as
+            many as there are held-out images.
     """
 
     title: str
@@ -105,6 +132,7 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
     paper_settings: tuple[str, ...] = ()
+    num: int = 0
 
     @property
     def trains(self) -> bool:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from mimflow_train.reproduce.ablations import (
     ABLATION,
     BOTTLENECKS,
+    NUM_ABLATION,
     PLAIN,
     STARFLOW,
     TABLE5_MASK_ROWS,
@@ -15,6 +16,7 @@ from mimflow_train.reproduce.ablations import (
     TABLE8_ROWS,
     TABLE9_ROWS,
 )
+from mimflow_train.reproduce.claims import LADDER_CLAIMS, LENGTH_CLAIMS, STEP_CLAIMS
 from mimflow_train.reproduce.design import Claim, Experiment, Variant
 from mimflow_train.reproduce.paper import TABLE1, TABLE2, TABLE3, TABLE4, TABLE10
 from tarflow_prior import Guidance
@@ -25,6 +27,7 @@ TABLE1_ROWS = Experiment(
     title="Table 1: from STARFlow to end-to-end training",
     measure="scores",
     paper_settings=ABLATION,
+    num=NUM_ABLATION,
     variants=tuple(
         Variant(
             label=f"{label}, guided" if guided else label,
@@ -43,21 +46,7 @@ TABLE1_ROWS = Experiment(
             ("end to end", "end to end", PLAIN),
         )
     ),
-    claims=(
-        Claim(
-            text="exp beats softplus",
-            metric="gfid",
-            better="softplus removed",
-            worse="STARFlow, fixed autoencoder",
-        ),
-        Claim(text="gates help", metric="gfid", better="gated attention", worse="softplus removed"),
-        Claim(
-            text="end to end beats two stages",
-            metric="gfid",
-            better="end to end",
-            worse="gated attention",
-        ),
-    ),
+    claims=LADDER_CLAIMS,
     notes=(
         "The autoencoder is SD-VAE, fixed in the first three rows: with its published weights, at "
         "scale tiny a small one of its kind, trained to reconstruct before. Its latents get a "
@@ -82,6 +71,7 @@ TABLE2_ROWS = Experiment(
 TABLE3_ROWS = Experiment(
     title="Table 3: the whole method, with and without guidance",
     measure="scores",
+    num=50_000,
     variants=(
         Variant(label="without guidance", decoder_phase=True, paper=TABLE3["unguided"]),
         Variant(
@@ -97,9 +87,8 @@ TABLE3_ROWS = Experiment(
         ),
     ),
     notes=(
-        "The samples lie beside the run, as the .npz that ADM's evaluator reads; the reference "
-        "here is held-out images. Against ADM's reference batch: genmetrics eval SAMPLES.npz --ref "
-        "VIRTUAL_imagenet256_labeled.npz.",
+        "The reference here is held-out images. Against ADM's reference batch: genmetrics eval "
+        "SAMPLES.npz --ref VIRTUAL_imagenet256_labeled.npz, with the samples named below.",
     ),
 )
 
@@ -116,6 +105,7 @@ TABLE4_ROWS = Experiment(
         Variant(label="1/2 of the patches", tokens=Fraction(1, 2), paper=TABLE4["mimflow"]),
         Variant(label="as many tokens as patches", tokens=Fraction(1)),
     ),
+    claims=STEP_CLAIMS,
     notes=(
         "SimFlow-like is STARFlow's flow and SD-VAE's networks, trained end to end, without masks "
         "and features.",
@@ -132,6 +122,7 @@ TABLE10_ROWS = Experiment(
         Variant(label="as many as patches", tokens=Fraction(1), paper=TABLE10["256"]),
         Variant(label="4 times the patches", tokens=Fraction(4), paper=TABLE10["1024"]),
     ),
+    claims=LENGTH_CLAIMS,
     notes=(
         "The flow alone, on random latents; a training step of a batch of 32 (8 with --quick), and "
         "one sample at a time. Times differ from run to run.",
@@ -182,6 +173,18 @@ FIGURE5 = Experiment(
             better="MIMFlow",
             worse="STARFlow-like",
         ),
+        Claim(
+            text="its condition number is more concentrated",
+            metric="log10_kappa_range",
+            better="MIMFlow",
+            worse="STARFlow-like",
+        ),
+        Claim(
+            text="its smallest singular value is more stable",
+            metric="log10_sigma_min_range",
+            better="MIMFlow",
+            worse="STARFlow-like",
+        ),
     ),
     notes=(
         "STARFlow-like is Table 1's first row, the plain VAE MIMFlow without masks and features. "
@@ -192,17 +195,27 @@ FIGURE5 = Experiment(
 FIGURE6 = Experiment(
     title="Fig. 6: linear probes over the depth of the flow",
     measure="depths",
-    variants=(Variant(label="latents", paper={"accuracy": 0.713}),),
+    variants=(Variant(label="latents", paper={"accuracy": 0.713}), Variant(label="last block")),
+    claims=(
+        Claim(
+            text="accuracy does not grow with depth",
+            metric="accuracy",
+            better="latents",
+            worse="last block",
+        ),
+    ),
     notes=(
-        "The paper says that accuracy does not grow with depth. The flow is not told the class, "
-        "tokens are pooled to their mean, images are whole. The paper probes with REPA's protocol, "
-        "this is a logistic regression.",
+        "The paper says that accuracy does not grow with depth, and falls at times: only the "
+        "verdict `does not hold` contradicts it.",
+        "The flow is not told the class, tokens are pooled to their mean, images are whole. The "
+        "paper probes with REPA's protocol, this is a logistic regression.",
     ),
 )
 
 GUIDANCE_ROWS = Experiment(
     title="Guidance: its scale, and three readings of interval_guidance = 0.25",
     measure="scores",
+    num=50_000,
     variants=(
         Variant(label="without guidance", decoder_phase=True, paper=TABLE3["unguided"]),
         *(

@@ -1,12 +1,15 @@
 """Figures of the paper: maps of latents, spectra of flows, probes over their depth."""
 
 import importlib.util
+import math
+import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genmetrics import (
@@ -19,20 +22,21 @@ from genmetrics import (
 )
 from genmetrics.projection import Projection
 from mim_encoder import MaskRatio, random_mask
-from mimflow_train.class_probe import encode_means, probe_classes
+from mimflow_train.class_probe import ClassProbe, encode_means, enough_to_probe, probe_classes
 from mimflow_train.data.images import Split
 from mimflow_train.reconstruction import encode, same_classes, spread
-from mimflow_train.reproduce.design import Experiment
+from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_depths
+from mimflow_train.reproduce.rows import measure_row
 from mimflow_train.reproduce.session import Session
-from mimflow_train.reproduce.tables import train_row
 from mimflow_train.reproduce.trained import Trained
 from mimflow_train.scores import flow_spectrum
 
 __all__ = ["map_latents", "probe_depths", "spectra"]
 
 _MAPPED = 2000
+_MAPPED_CLASSES = 20  # a legend names 21
 _NEIGHBOURS = 20
 _LEAST_FOR_UMAP = 100
 _SPECTRA = 32
@@ -47,30 +51,36 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
         experiment: The rows.
     """
     folder, split = session.out / name, session.data.held_out
-    chosen = spread(len(split.labels), _MAPPED).tolist()
+    classes = spread(len(session.data.class_names), _MAPPED_CLASSES)
+    found = torch.isin(split.labels, classes).nonzero().flatten()
+    chosen = found[spread(len(found), _MAPPED)].tolist()
     umap = importlib.util.find_spec("umap") is not None and not session.quick
     method: Projection = "umap" if umap and len(chosen) >= _LEAST_FOR_UMAP else "pca"
-    rows, pictures = [], []
-    for variant in experiment.variants:
-        accuracy = []
-        for seed in session.seeds:
-            run = train_row(session, experiment, variant, seed)
-            latents = _latents(run, split, chosen)
-            accuracy.append(_neighbours(session, run, latents, chosen))
-            if seed == session.seeds[0]:
-                picture = f"{variant.label.lower().replace(' ', '-')}.png"
-                _draw(session, latents, chosen, method, folder / picture, variant.label)
-                pictures.append(picture)
-        rows.append(Row(label=variant.label, paper=variant.paper, ours={"knn": accuracy}))
+    pictures: dict[str, str] = {}
+
+    def measure_run(variant: Variant, run: Trained) -> dict[str, float]:
+        latents = _latents(run, split, chosen)
+        if variant.label not in pictures:
+            picture = f"{variant.label.lower().replace(' ', '-')}.png"
+            _draw(session, latents, chosen, method, folder / picture, variant.label)
+            pictures[variant.label] = picture
+        known = ProbeData(latents, split.labels[chosen])
+        return {"knn": _neighbours(session, run, known, classes)}
+
+    rows = tuple(
+        measure_row(session, experiment, each, partial(measure_run, each))
+        for each in experiment.variants
+    )
     column = Column(
         key="knn", paper="map", ours=f"accuracy of {_NEIGHBOURS} nearest neighbours", digits=3
     )
     counts = (
-        f"{len(chosen)} held-out images, whole and without noise, neighbours among training "
-        f"images; maps by {method}, of seed {session.seeds[0]}; chance "
-        f"1/{len(session.data.class_names)}"
+        f"{len(chosen)} held-out images of {len(classes)} classes, whole and without noise, their "
+        f"neighbours among up to {_MAPPED} training images of the same classes; maps by {method}, "
+        f"of each row's first seed; chance 1/{len(classes)}"
     )
-    return Outcome(columns=(column,), rows=tuple(rows), counts=counts, pictures=tuple(pictures))
+    shown = tuple(pictures.values())
+    return Outcome(columns=(column,), rows=rows, counts=counts, pictures=shown)
 
 
 def _latents(run: Trained, split: Split, chosen: Sequence[int]) -> Float[Tensor, "b f"]:
@@ -81,15 +91,13 @@ def _latents(run: Trained, split: Split, chosen: Sequence[int]) -> Float[Tensor,
 
 
 def _neighbours(
-    session: Session, run: Trained, latents: Float[Tensor, "b f"], chosen: Sequence[int]
+    session: Session, run: Trained, unseen: ProbeData, classes: Int64[Tensor, " c"]
 ) -> float:
-    data, seed = session.data, run.config.seed
-    even = torch.arange(_MAPPED) % len(data.class_names)
-    shown = even[torch.isin(even, data.train.labels)]
-    seen = sorted(set(same_classes(data.train, shown, seed)))
-    train = ProbeData(_latents(run, data.train, seen), data.train.labels[seen])
-    k = min(_NEIGHBOURS, len(seen))
-    return knn_accuracy(train, ProbeData(latents, data.held_out.labels[chosen]), k).top1
+    split = session.data.train
+    even = classes[torch.arange(_MAPPED) % len(classes)]
+    seen = sorted(set(same_classes(split, even[torch.isin(even, split.labels)], run.config.seed)))
+    train = ProbeData(_latents(run, split, seen), split.labels[seen])
+    return knn_accuracy(train, unseen, min(_NEIGHBOURS, len(seen))).top1
 
 
 def _draw(
@@ -115,49 +123,77 @@ def spectra(session: Session, name: str, experiment: Experiment) -> Outcome:
         name: The experiment's folder.
         experiment: The rows.
     """
-    count = 2 if session.quick else _SPECTRA
-    found: dict[str, list[SpectrumResult]] = {}
-    for variant in experiment.variants:
-        runs = (train_row(session, experiment, variant, seed) for seed in session.seeds)
-        found[variant.label] = [_spectrum(session, run, count) for run in runs]
+    split = session.data.held_out
+    chosen = spread(len(split.labels), 2 if session.quick else _SPECTRA).tolist()
+    found: dict[str, SpectrumResult] = {}
+
+    def measure_run(variant: Variant, run: Trained) -> dict[str, float]:
+        result = flow_spectrum(
+            run.model.flow,
+            encode(run.model, run.config, split.stack(chosen), "reproduce spectra").z,
+        )
+        found.setdefault(variant.label, result)
+        return spectrum_numbers(result)
+
     rows = tuple(
-        Row(label=each.label, paper=each.paper, ours=_medians(found[each.label]))
+        measure_row(session, experiment, each, partial(measure_run, each))
         for each in experiment.variants
     )
-    columns = tuple(
-        Column(key=key, paper="", ours=f"{ours}, median", digits=3)
-        for key, ours in (
-            ("log10_sigma_max", "log10 sigma_max"),
-            ("log10_sigma_min", "log10 sigma_min"),
-            ("log10_kappa", "log10 kappa"),
-        )
+    pictures = (f"{name}.png",) if found else ()
+    for picture in pictures:
+        (session.out / name).mkdir(parents=True, exist_ok=True)
+        plot_spectra(found, session.out / name / picture)
+    counts = (
+        f"N = {len(chosen)} held-out latents, hidden in part as in training, no class; where the "
+        "smallest singular value is below what float64 resolves, it counts as 0 and kappa as "
+        "infinite in medians and ranges, and is left out of the picture, which is of each row's "
+        "first seed"
     )
-    picture = f"{name}.png"
-    (session.out / name).mkdir(parents=True, exist_ok=True)
-    plot_spectra({label: each[0] for label, each in found.items()}, session.out / name / picture)
-    counts = f"N = {count} held-out latents, hidden in part as in training, no class; the picture "
-    counts += f"is of seed {session.seeds[0]}"
-    return Outcome(columns=columns, rows=rows, counts=counts, pictures=(picture,))
+    return Outcome(columns=_SPECTRUM_COLUMNS, rows=rows, counts=counts, pictures=pictures)
 
 
-def _spectrum(session: Session, run: Trained, count: int) -> SpectrumResult:
-    split = session.data.held_out
-    unseen = split.stack(spread(len(split.labels), count).tolist())
-    return flow_spectrum(
-        run.model.flow, encode(run.model, run.config, unseen, "reproduce spectra").z
+_SPECTRUM_COLUMNS = tuple(
+    Column(key=key, paper="", ours=ours, digits=digits)
+    for key, ours, digits in (
+        ("log10_sigma_max", "log10 sigma_max, median", 3),
+        ("log10_sigma_min", "log10 sigma_min, median", 3),
+        ("log10_sigma_min_range", "log10 sigma_min, quartile to quartile", 3),
+        ("log10_kappa", "log10 kappa, median", 3),
+        ("log10_kappa_range", "log10 kappa, quartile to quartile", 3),
+        ("resolved", "share resolved", 3),
+        ("converged", "share converged", 3),
     )
+)
 
 
-def _medians(results: Sequence[SpectrumResult]) -> dict[str, list[float]]:
+def spectrum_numbers(result: SpectrumResult) -> dict[str, float]:
+    """Return medians and quartile ranges over the samples; what is unresolved counts as the worst.
+
+    Args:
+        result: Both ends at each sample.
+    """
+    sigma_min = result.sigma_min.nan_to_num(nan=0.0).log10()
+    kappa = result.log10_kappa.nan_to_num(nan=math.inf)
     return {
-        "log10_sigma_max": [_median(each.sigma_max.log10()) for each in results],
-        "log10_sigma_min": [_median(each.sigma_min.log10()) for each in results],
-        "log10_kappa": [_median(each.log10_kappa) for each in results],
+        "log10_sigma_max": _median(result.sigma_max.log10()),
+        "log10_sigma_min": _median(sigma_min),
+        "log10_sigma_min_range": _quartile_range(sigma_min),
+        "log10_kappa": _median(kappa),
+        "log10_kappa_range": _quartile_range(kappa),
+        "resolved": float(result.resolved.double().mean()),
+        "converged": float(result.converged.double().mean()),
     }
 
 
 def _median(values: Float[Tensor, " b"]) -> float:
-    return float(values.nanmedian())
+    return float(statistics.median(values.tolist()))
+
+
+def _quartile_range(values: Float[Tensor, " b"]) -> float:
+    """Return how far the quartiles are apart, infinite if one of them is."""
+    low = values.quantile(0.25, interpolation="lower")
+    high = values.quantile(0.75, interpolation="higher")
+    return float((high - low).nan_to_num(nan=math.inf, posinf=math.inf))
 
 
 def probe_depths(session: Session, name: str, experiment: Experiment) -> Outcome:
@@ -168,29 +204,45 @@ def probe_depths(session: Session, name: str, experiment: Experiment) -> Outcome
         name: The experiment's folder.
         experiment: One row, the run.
     """
-    (variant,) = experiment.variants
-    probes = [
-        probe_classes(run.model, run.config, session.data)
-        for run in (train_row(session, experiment, variant, seed) for seed in session.seeds)
-    ]
-    stages = list(probes[0].accuracy)
+    variant, probes = experiment.variants[0], list[ClassProbe]()
+
+    def measure_run(run: Trained) -> dict[str, float]:
+        learn = enough_to_probe(len(session.data.class_names))
+        probes.append(probe_classes(run.model, run.config, session.data, learn))
+        return probes[-1].accuracy
+
+    row = measure_row(session, experiment, variant, measure_run)
+    labels = _stage_labels(list(row.ours), experiment)
     rows = tuple(
         Row(
-            label=stage,
-            paper=variant.paper if stage == variant.label else {},
-            ours={"accuracy": [probe.accuracy[stage] for probe in probes]},
+            label=label,
+            paper=variant.paper if label == variant.label else {},
+            ours={"accuracy": row.ours[stage]} if stage in row.ours else {},
+            why_not=row.why_not,
+            diverged=row.diverged,
+            runs=row.runs,
         )
-        for stage in stages
+        for stage, label in labels.items()
     )
-    picture, first = f"{name}.png", probes[0]
+    pictures = (f"{name}.png",) if probes else ()
     curves = [
         {stage: value for stage, value in probe.accuracy.items() if "features" not in stage}
         for probe in probes
     ]
-    draw_depths(curves, first.chance, session.out / name / picture)
+    for picture in pictures:
+        draw_depths(curves, probes[0].chance, session.out / name / picture)
     column = Column(key="accuracy", paper="Acc.", ours="accuracy, mean over classes", digits=3)
-    counts = (
-        f"probes of {first.n_train} training images, tested on {first.n_held_out} held-out ones; "
-        f"chance {first.chance:.3f}; {len(session.seeds)} seed(s)"
-    )
-    return Outcome(columns=(column,), rows=rows, counts=counts, pictures=(picture,))
+    counts = f"{len(session.seeds)} seed(s)"
+    if probes:
+        counts = (
+            f"probes of {probes[0].n_train} training images, tested on {probes[0].n_held_out} "
+            f"held-out ones; chance {probes[0].chance:.3f}; {counts}"
+        )
+    return Outcome(columns=(column,), rows=rows, counts=counts, pictures=pictures)
+
+
+def _stage_labels(stages: Sequence[str], experiment: Experiment) -> dict[str, str]:
+    """Return the stages' names, of which the last has that of the experiment's last row."""
+    if not stages:
+        return {each.label: each.label for each in experiment.variants}
+    return {each: each for each in stages} | {stages[-1]: experiment.variants[-1].label}

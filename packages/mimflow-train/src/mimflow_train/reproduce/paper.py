@@ -33,9 +33,9 @@ TABLE1: Mapping[str, Numbers] = {
     "softplus removed": {"gfid": 48.24},
     "gated attention": {"gfid": 47.44},
     "end to end": {"gfid": 11.24},
-    "starflow guided": {"gfid": 7.79},
-    "softplus removed guided": {"gfid": 7.65},
-    "gated attention guided": {"gfid": 7.45},
+    "starflow guided": {"gfid": 7.79, "sfid": 20.54},
+    "softplus removed guided": {"gfid": 7.65, "sfid": 18.98},
+    "gated attention guided": {"gfid": 7.45, "sfid": 18.64},
     "end to end guided": {"gfid": 5.99},
 }
 TABLE2: Mapping[str, Numbers] = {

@@ -28,12 +28,12 @@ def draw_rows(rows: Sequence[Row], column: Column, path: Path) -> None:
         column: The quantity.
         path: The PNG; its folder is made.
     """
-    found = [row for row in rows if row.ours.get(column.key)]
+    found = [row for row in rows if row.numbers(column.key)]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6, 1.0 + 0.32 * max(1, len(found))), layout="constrained")
         axes = figure.subplots()
         for place, row in enumerate(found):
-            values = list(row.ours[column.key])
+            values = row.numbers(column.key)
             axes.plot(values, [place] * len(values), "o", color=_BLUE, markersize=4)
             axes.plot(sum(values) / len(values), place, "|", color=_ORANGE, markersize=14)
         axes.set_yticks(range(len(found)), [row.label for row in found])

@@ -1,6 +1,7 @@
 """The report of an experiment: the paper's numbers beside ours, as Markdown and as JSON."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +23,14 @@ def write_report(
 ) -> str:
     """Write ``report.md`` and ``report.json``.
 
+    In JSON a seed without a number has null, and an infinite number is ``"inf"`` or ``"-inf"``.
+
     Args:
         folder: Receives both; pictures are there already.
         experiment: What was to be shown.
         outcome: What came of it.
-        made: How it was made: ``command``, ``commit``, ``hardware``, ``seconds``, ``scale``,
-            ``quick``, ``seeds`` and so on.
+        made: How it was made: ``command``, ``scale``, ``quick``, ``seeds`` and so on; ``commit``,
+            ``torch`` and ``steps`` are the runs', what begins with ``report_`` is the command's.
 
     Returns:
         The Markdown.
@@ -52,8 +55,14 @@ def write_report(
 def _plain(row: Row) -> dict[str, Any]:
     plain = asdict(row)
     plain["paper"] = dict(row.paper)
-    plain["ours"] = {key: list(values) for key, values in row.ours.items()}
+    plain["ours"] = {key: [_json(each) for each in values] for key, values in row.ours.items()}
     return plain
+
+
+def _json(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
 
 
 def to_markdown(experiment: Experiment, outcome: Outcome, made: Mapping[str, Any]) -> str:
@@ -74,12 +83,24 @@ def to_markdown(experiment: Experiment, outcome: Outcome, made: Mapping[str, Any
         outcome.counts[0].upper() + outcome.counts[1:] + ".",
         "",
     ]
-    parts += [f"- {note}" for note in (*experiment.notes, *outcome.notes)]
+    parts += [f"- {note}" for note in (*experiment.notes, *outcome.notes, *_samples(outcome))]
     parts += ["", *(f"![{name}]({name})" for name in outcome.pictures), ""]
     parts += ["Made by", "", "    " + str(made["command"]), ""]
     about = {key: value for key, value in made.items() if key not in ("command", "quick")}
-    parts.append("; ".join(f"{key} {value}" for key, value in about.items()) + ".")
+    parts.append("; ".join(f"{_words(key)} {about[key]}" for key in about) + ".")
     return "\n".join(parts) + "\n"
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _samples(outcome: Outcome) -> Iterator[str]:
+    """Yield where the samples lie."""
+    for row in outcome.rows:
+        if row.samples:
+            files = ", ".join(f"`{each}`" for each in row.samples)
+            yield f"Samples of `{row.label}`, in ADM's format, from the folder --out: {files}."
 
 
 def _table(outcome: Outcome) -> Iterator[str]:
@@ -107,7 +128,7 @@ def _has_paper(column: Column, rows: Sequence[Row]) -> bool:
 
 
 def _has_ours(column: Column, rows: Sequence[Row]) -> bool:
-    return any(row.ours.get(column.key) for row in rows)
+    return any(row.numbers(column.key) for row in rows)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -120,12 +141,14 @@ def _paper(row: Row, column: Column) -> str:
 
 
 def _ours(row: Row, column: Column) -> str:
-    values = row.ours.get(column.key)
+    values = row.numbers(column.key)
     if not values:
-        return "not run" if row.why_not else "none"
+        return row.lost or ("not run" if row.why_not else "none")
     mean, spread = mean_and_spread(values)
     text = f"{mean:.{column.digits}f}"
-    return text if spread is None else f"{text} +- {spread:.{column.digits}f}"
+    if spread is not None:
+        text += f" +- {spread:.{column.digits}f}"
+    return f"{text}; {row.lost}" if row.lost else text
 
 
 def _claims(experiment: Experiment, outcome: Outcome) -> list[str]:

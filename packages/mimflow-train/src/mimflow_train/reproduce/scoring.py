@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -18,7 +19,7 @@ from genmetrics import (
 )
 from genmetrics.protocols import choose_protocol
 from mimflow_train.checkpoint import chosen_weights
-from mimflow_train.class_probe import probe_classes
+from mimflow_train.class_probe import enough_to_probe, probe_latents
 from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
 from mimflow_train.lock import locked_in_turn
@@ -35,12 +36,12 @@ from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
 
-__all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "draw_samples", "score"]
+__all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "draw_samples", "score", "score_folder"]
 
 SCORING_VERSION = 1  # to be raised with every change here that changes a number
 
-CLASS_NETWORKS = ("efflite0", "inception")  # have an Inception Score
-_PROBE_IMAGES = 2000
+_METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
+CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
 
 
 def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, float]:
@@ -52,10 +53,38 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         guidance: How samples lean towards their class; None for not at all.
 
     Returns:
-        ``gfid``, ``is``, ``precision`` and ``recall`` of the samples; ``rfid_masked`` and, where
-        whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
+        ``gfid``, ``is``, ``precision`` and ``recall`` of the samples, by Inception ``sfid`` too;
+        ``rfid_masked`` and, where whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
     """
-    how = {
+    how, folder = _how(session, run, guidance), score_folder(session, run, guidance)
+    found = folder / "scores.json"
+    with locked_in_turn(folder):
+        if not found.exists():
+            values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
+            if _encodes_whole(run):
+                learn = enough_to_probe(len(session.data.class_names))
+                values["accuracy"] = probe_latents(run.model, run.config, session.data, learn)
+            text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
+            draft = found.with_name(f".{found.name}.draft")
+            draft.write_text(text + "\n")
+            draft.replace(found)
+    scores: dict[str, float] = json.loads(found.read_text())["scores"]
+    return scores
+
+
+def score_folder(session: Session, run: Trained, guidance: Guidance | None) -> Path:
+    """Return where scores of a run lie, and its samples as ``samples.npz``.
+
+    Args:
+        session: Images, feature network and number of samples.
+        run: The networks.
+        guidance: How samples lean towards their class; None for not at all.
+    """
+    return session.out.resolve() / "scores" / digest(_how(session, run, guidance))
+
+
+def _how(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, Any]:
+    return {
         "version": SCORING_VERSION,
         "run": session.run_dir(run.config).name,
         "checkpoint": run.checkpoint,
@@ -66,20 +95,6 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         "extractor_sha256": session.extractor.weights_sha256,
         "num": session.num_samples,
     }
-    folder = session.out.resolve() / "scores" / digest(how)
-    found = folder / "scores.json"
-    with locked_in_turn(folder):
-        if not found.exists():
-            values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
-            if _encodes_whole(run):
-                probe = probe_classes(run.model, run.config, session.data, _PROBE_IMAGES)
-                values["accuracy"] = probe.accuracy["latents"]
-            text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
-            draft = found.with_name(f".{found.name}.draft")
-            draft.write_text(text + "\n")
-            draft.replace(found)
-    scores: dict[str, float] = json.loads(found.read_text())["scores"]
-    return scores
 
 
 @torch.no_grad()
@@ -111,7 +126,7 @@ def _samples(
     label = spread_labels(held_out.labels, session.num_samples)
     samples = save_npz(draw_samples(run, label, guidance), label, folder / "samples.npz")
     name = session.extractor_name
-    metrics = ("fid", "is", "pr") if name in CLASS_NETWORKS else ("fid", "pr")
+    metrics = _METRICS.get(name, ("fid", "pr"))
     report = evaluate(
         open_images(samples),
         open_images(_reference(session)),

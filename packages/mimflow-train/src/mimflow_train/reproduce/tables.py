@@ -1,20 +1,26 @@
 """Tables of the paper whose rows are scores of runs, and the one that is counted."""
 
+from dataclasses import replace
+
+from mimflow_train.class_probe import enough_to_probe, probed_images
 from mimflow_train.config import TrainConfig
-from mimflow_train.errors import DivergedError
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
 from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_rows
-from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score
+from mimflow_train.reproduce.rows import measure_row
+from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score, score_folder
 from mimflow_train.reproduce.session import Session
-from mimflow_train.reproduce.trained import Trained, trained
-from mimflow_train.reproduce.two_stage import train_two_stages
-from mimflow_train.reproduce.variants import variant_config
+from mimflow_train.reproduce.trained import Trained
 from tarflow_prior import Guidance
 
-__all__ = ["count_parameters", "score_rows", "train_row"]
+__all__ = ["count_parameters", "score_rows"]
+
+_PROBE_NOTE = (
+    "The probe of latents is a logistic regression on pooled latents, by the mean accuracy over "
+    "classes; it is not REPA's protocol, which the paper's Acc. follows."
+)
 
 
 def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
@@ -25,19 +31,32 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
         name: The experiment's folder.
         experiment: The rows.
     """
+    if experiment.num and not session.num and session.base.scale != "tiny":
+        session = replace(session, num=experiment.num)
     rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
     columns = score_columns(session.extractor_name)
     distance = next(each for each in columns if each.key == "gfid")
-    pictures = (f"{name}.png",) if any(row.ours for row in rows) else ()
+    pictures = (f"{name}.png",) if any(row.numbers("gfid") for row in rows) else ()
     for picture in pictures:
         draw_rows(rows, distance, session.out / name / picture)
     count, real = session.num_samples, len(session.data.held_out.labels)
     counts = (
         f"N = {count} samples against {real} held-out images; reconstructions and the linear probe "
-        f"of pooled latents are of at most 5,000 held-out images; {len(session.seeds)} seed(s): "
-        f"{', '.join(map(str, session.seeds))}"
+        f"of latents are of at most 5,000 held-out images, and it learns from {_learned(session)}; "
+        f"{len(session.seeds)} seed(s): {', '.join(map(str, session.seeds))}"
     )
-    return Outcome(columns=columns, rows=rows, counts=counts, pictures=pictures)
+    return Outcome(
+        columns=columns, rows=rows, counts=counts, notes=(_PROBE_NOTE,), pictures=pictures
+    )
+
+
+def _learned(session: Session) -> str:
+    data, dim = session.data, session.base.model.encoder.latent_dim
+    count = len(probed_images(data, enough_to_probe(len(data.class_names)), session.base.seed))
+    return (
+        f"{count} training images spread over {len(data.class_names)} classes, by latents pooled "
+        f"to their mean over the tokens, {dim}-d"
+    )
 
 
 def score_columns(extractor: str) -> tuple[Column, ...]:
@@ -53,6 +72,7 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
 
     names = [
         ("gfid", "gFID", honest("gFID", "fd"), 2),
+        ("sfid", "sFID", "sFID", 2),
         ("rfid", "rFID", honest("rFID", "rfd"), 2),
         ("rfid_masked", "", f"{honest('rFID', 'rfd')}, hidden in part", 2),
         ("is", "IS", honest("IS", "is"), 2),
@@ -68,33 +88,16 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
     )
 
 
-def train_row(session: Session, experiment: Experiment, variant: Variant, seed: int) -> Trained:
-    """Return the networks of one row and seed, trained if they are not there.
-
-    Args:
-        session: What to do it with.
-        experiment: What the row is part of.
-        variant: The row.
-        seed: Seed of everything random.
-    """
-    config = variant_config(session.base, experiment, variant, seed, session.settings)
-    if variant.two_stage:
-        return train_two_stages(session, config, decoder_phase=variant.decoder_phase)
-    return trained(session, config, decoder_phase=variant.decoder_phase)
-
-
 def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Row:
-    why_not = variant.why_not(session.base.scale)
-    ours: dict[str, list[float]] = {}
-    for seed in () if why_not else session.seeds:
-        try:
-            run = train_row(session, experiment, variant, seed)
-        except DivergedError:
-            ours, why_not = {}, f"training diverged at seed {seed}"
-            break
-        for key, value in score(session, run, _guidance(variant, run.config)).items():
-            ours.setdefault(key, []).append(value)
-    return Row(label=variant.label, paper=variant.paper, ours=ours, why_not=why_not)
+    folders: list[str] = []
+
+    def measure_run(run: Trained) -> dict[str, float]:
+        guidance = _guidance(variant, run.config)
+        folders.append(score_folder(session, run, guidance).name)
+        return score(session, run, guidance)
+
+    row = measure_row(session, experiment, variant, measure_run)
+    return replace(row, samples=tuple(f"scores/{name}/samples.npz" for name in folders))
 
 
 def _guidance(variant: Variant, config: TrainConfig) -> Guidance | None:

@@ -15,7 +15,7 @@ from mimflow_train.cli.preflight import require_weights
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import write_config
 from mimflow_train.console import say
-from mimflow_train.errors import MimflowError, StorageError
+from mimflow_train.errors import DivergedError, MimflowError, StorageError, WorkerError
 from mimflow_train.lock import locked_in_turn
 from mimflow_train.model import MIMFlow
 from mimflow_train.plan import Plan
@@ -90,7 +90,14 @@ def _train(session: Session, config: TrainConfig, run_dir: Path, until: int) -> 
     if session.workers > 1:
         from mimflow_train.launch_ray import run_ray
 
-        stopped = run_ray(config, run_dir, session.device.type, workers=session.workers, plan=plan)
+        try:
+            stopped = run_ray(
+                config, run_dir, session.device.type, workers=session.workers, plan=plan
+            )
+        except WorkerError as error:
+            if error.exit_code == DivergedError.exit_code:
+                raise DivergedError(str(error)) from error
+            raise
     else:
         stopped = run_local(config, run_dir, session.device, plan)
     if stopped is not None:

@@ -1,0 +1,130 @@
+"""What scores of a run are asked for."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genmetrics import get_extractor
+from mimflow_train.data.images import LabelledImages, Split
+from mimflow_train.reproduce import figures, scoring, tables
+from mimflow_train.reproduce.design import Experiment, Variant
+from mimflow_train.reproduce.experiments import EXPERIMENTS
+from mimflow_train.reproduce.figures import map_latents, probe_depths
+from mimflow_train.reproduce.paper import TABLE1
+from mimflow_train.reproduce.tables import score_columns, score_rows
+from mimflow_train.reproduce.trained import trained
+
+
+@pytest.mark.parametrize(
+    ("extractor", "metrics"),
+    [
+        ("inception", ("fid", "sfid", "is", "pr")),
+        ("efflite0", ("fid", "is", "pr")),
+        ("timm:resnet18", ("fid", "pr")),
+    ],
+)
+def test_spatial_features_are_inceptions_alone(extractor, metrics, session, monkeypatch, tmp_path):
+    asked = []
+
+    def evaluate(*_, protocol, **__):
+        asked.append(protocol.metrics)
+        return SimpleNamespace(scores={"sfid": SimpleNamespace(value=2.0)})
+
+    monkeypatch.setattr(scoring, "evaluate", evaluate)
+    session = dataclasses.replace(session, extractor_name=extractor)
+    vars(session)["extractor"] = get_extractor("efflite0")
+    found = scoring._samples(session, trained(session, session.base), None, tmp_path)
+    assert found == {"sfid": 2.0}
+    assert asked == [metrics]
+
+
+def test_table_1_has_the_papers_sfid_with_guidance():
+    found = {row: paper["sfid"] for row, paper in TABLE1.items() if "sfid" in paper}
+    assert found == {
+        "starflow guided": 20.54,
+        "softplus removed guided": 18.98,
+        "gated attention guided": 18.64,
+    }
+    assert "sfid" in {each.key for each in score_columns("inception")}
+
+
+def with_classes(session, data, count):
+    """The same sixteen images in up to 16 of many classes, trained on for seed 0 alone."""
+    trained(session, session.base)
+    label = torch.arange(16) * (count // 16)
+    split = Split(data.train.images, label)
+    session = dataclasses.replace(session, seeds=(0,), quick=True)
+    vars(session)["data"] = LabelledImages(split, split, tuple(map(str, range(count))))
+    return session
+
+
+def test_probes_learn_from_fifty_images_of_each_class(session, data, monkeypatch):
+    session = with_classes(session, data, 64)
+    asked = []
+    monkeypatch.setattr(scoring, "probe_latents", lambda *rest: asked.append(rest[-1]) or 0.5)
+    real = figures.probe_classes
+    monkeypatch.setattr(
+        figures, "probe_classes", lambda *rest: asked.append(rest[-1]) or real(*rest)
+    )
+    for name in ("_samples", "_reconstructions"):
+        monkeypatch.setattr(scoring, name, lambda *_: {})
+    assert scoring.score(session, trained(session, session.base), None) == {"accuracy": 0.5}
+    probe_depths(session, "fig6", EXPERIMENTS["fig6"])
+    assert asked == [3200, 3200]
+
+
+def test_a_table_says_what_its_probe_learned_from(session, monkeypatch):
+    monkeypatch.setattr(tables, "measure_row", lambda *_: tables.Row(label="a"))
+    experiment = Experiment(title="", measure="scores", variants=(Variant(label="a"),))
+    outcome = score_rows(session, "x", experiment)
+    assert "learns from 16 training images spread over 3 classes, by latents pooled" in (
+        outcome.counts
+    )
+    assert "6-d" in outcome.counts
+    assert "not REPA's protocol" in outcome.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("scale", "num", "wanted"),
+    [("tiny", 0, 16), ("L", 0, 10_000), ("L", 7, 7), ("tiny", 7, 7)],
+)
+def test_ablations_draw_ten_thousand_samples_off_tiny(scale, num, wanted, session, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        tables, "_score_row", lambda *rest: drawn.append(rest[0]) or tables.Row(label="a")
+    )
+    base = dataclasses.replace(session.base, scale=scale)
+    session = dataclasses.replace(session, base=base, num=num)
+    experiment = dataclasses.replace(
+        EXPERIMENTS["table9"], variants=(Variant(label="a"),), claims=()
+    )
+    outcome = score_rows(session, "x", experiment)
+    assert [each.num_samples for each in drawn] == [wanted]
+    assert outcome.counts.startswith(f"N = {wanted} samples")
+
+
+def test_the_papers_numbers_of_samples_are_the_defaults():
+    of = {name: each.num for name, each in EXPERIMENTS.items() if each.measure == "scores"}
+    assert {name for name, num in of.items() if num == 50_000} == {"table3", "guidance"}
+    assert set(of.values()) == {10_000, 50_000}
+
+
+@pytest.mark.parametrize(("count", "shown"), [(16, 16), (64, 4)])
+def test_a_map_is_of_twenty_classes_at_most(count, shown, session, data, monkeypatch):
+    session = with_classes(session, data, count)
+    drawn, known = [], []
+    monkeypatch.setattr(
+        figures, "plot_latents", lambda *_, labels, **__: drawn.append(set(labels.tolist()))
+    )
+    real = figures.knn_accuracy
+    monkeypatch.setattr(
+        figures, "knn_accuracy", lambda train, *rest: known.append(train) or real(train, *rest)
+    )
+    monkeypatch.setattr("mimflow_train.reproduce.rows.train_row", lambda *_: run)
+    run = trained(session, session.base)
+    outcome = map_latents(session, "fig4", EXPERIMENTS["fig4"])
+    assert [len(each) for each in drawn] == [shown] * 3
+    assert [set(each.y.tolist()) for each in known] == drawn
+    assert f"chance 1/{min(count, 20)}" in outcome.counts
