@@ -1,10 +1,12 @@
 """What is left to train and to fetch is known before it is begun."""
 
 import dataclasses
+import importlib.util
 
 import pytest
 
 from genmetrics import WeightsUnavailable
+from mimflow_train.errors import ConfigError
 from mimflow_train.overrides import override
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
 from mimflow_train.reproduce import needs, trained
@@ -53,6 +55,21 @@ def test_networks_of_every_row_are_looked_for(session, monkeypatch):
     vars(large)["extractor"] = session.extractor
     needs.require_networks(large, [EXPERIMENTS["table2"], EXPERIMENTS["table5-target"]])
     assert looked_for == ["VGG16", "ConvNeXt-S", "DINOv2 ViT-B/14", "CLIP ViT-B/16"]
+
+
+def test_rows_of_sd_vae_need_its_package_and_its_weights(session, monkeypatch):
+    base = paper("L", IMAGENET_CLASSES, "imagenet")
+    looked_for = []
+    monkeypatch.setattr(needs, "find_weights", lambda file: looked_for.append(file.network))
+    large = dataclasses.replace(session, base=base)
+    vars(large)["extractor"] = session.extractor
+    needs.require_networks(large, [EXPERIMENTS["table1"]])
+    assert "SD-VAE" in looked_for
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for name in ("table1", "table2", "fig5"):
+        with pytest.raises(ConfigError, match="package diffusers"):
+            needs.require_networks(session, [EXPERIMENTS[name]])
+    needs.require_networks(session, [EXPERIMENTS["table9"]])
 
 
 def test_what_is_trained_already_needs_no_teacher(session, monkeypatch):

@@ -1,5 +1,6 @@
 """SD-VAE's encoder and decoder, by diffusers, in the place of the ViTs (Table 1)."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from mimflow_train.config_convolutional import ConvolutionalConfig
 from mimflow_train.errors import ConfigError
 from mimflow_train.frozen.weights import PretrainedFile, loading, read_tensors
 
-__all__ = ["SD_VAE_FILE", "ConvolutionalDecoder", "ConvolutionalEncoder", "read_sd_vae"]
+__all__ = [
+    "SD_VAE_FILE",
+    "ConvolutionalDecoder",
+    "ConvolutionalEncoder",
+    "read_sd_vae",
+    "require_diffusers",
+]
 
 _REPOSITORY, _FILE = "stabilityai/sd-vae-ft-ema", "diffusion_pytorch_model.safetensors"
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -125,6 +132,19 @@ def read_sd_vae(encoder: nn.Module, decoder: nn.Module, file: Path) -> None:
             raise ValueError(f"{len(tensors)} tensors too many, such as {next(iter(tensors))}")
 
 
+def require_diffusers() -> None:
+    """Raise if the package of the convolutional autoencoder is missing.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if importlib.util.find_spec("diffusers") is None:
+        raise ConfigError(
+            "Expected the package diffusers for a convolutional autoencoder; it is not installed. "
+            "Install mimflow-train[baselines]."
+        )
+
+
 def _renamed(name: str) -> str:
     for old, new in _ATTENTION.items():
         name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
@@ -132,13 +152,10 @@ def _renamed(name: str) -> str:
 
 
 def _autoencoder(config: ConvolutionalConfig) -> Any:
-    try:
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    except ImportError as error:
-        raise ConfigError(
-            "Expected the package diffusers for a convolutional autoencoder; it is not installed. "
-            "Install mimflow-train[baselines]."
-        ) from error
+    require_diffusers()
+
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     levels = len(config.widths)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,

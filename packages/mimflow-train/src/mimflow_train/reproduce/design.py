@@ -139,6 +139,12 @@ class Experiment:
         """Whether anything is trained for it, which takes images."""
         return self.measure not in ("parameters", "step", "tokens")
 
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether a row is made with SD-VAE, or a small network of its kind."""
+        counted = self.measure == "parameters"
+        return counted or any(each.convolutional for each in self.variants)
+
     def __post_init__(self) -> None:
         labels = {variant.label for variant in self.variants}
         for claim in self.claims:

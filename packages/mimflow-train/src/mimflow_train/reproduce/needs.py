@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from genmetrics import WeightsUnavailable, efflite0, inception, open_clip_networks, timm_networks
 from mimflow_train.checkpoint import checkpoints
+from mimflow_train.convolutional import require_diffusers
 from mimflow_train.frozen.weights import PretrainedFile, find_weights, weights_status
 from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.session import Session
@@ -54,10 +55,13 @@ def require_networks(session: Session, experiments: Iterable[Experiment]) -> Non
         experiments: What is to be shown.
 
     Raises:
+        ConfigError: If diffusers is missing for a row of SD-VAE's kind.
         WeightsError: If the weights of a teacher or distance cannot be had.
         genmetrics.WeightsUnavailable: If those of the feature network cannot be had.
     """
     chosen = list(experiments)
+    if any(each.is_convolutional for each in chosen):
+        require_diffusers()
     if any(each.measure == "scores" for each in chosen):
         assert session.extractor.weights_sha256  # it is loaded here, and kept
     runs = [left.run for each in chosen for left in unfinished(session, each)]
