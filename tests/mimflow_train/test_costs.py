@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 
-from mimflow_train.config import DecoderPhaseConfig, LossConfig
+from mimflow_train.config import ConvolutionalConfig, DecoderPhaseConfig, LossConfig
 from mimflow_train.costs import run_cost, training_flops
 from mimflow_train.errors import ConfigError
 from mimflow_train.model import MIMFlow
@@ -172,3 +172,15 @@ def test_mae_is_counted_by_what_it_sees_and_its_memory_is_not_guessed():
     assert 0 < training_flops(config) < training_flops(override(tiny(), DROPPED))
     with pytest.raises(ConfigError, match="got mae, whose activations depend on the mask"):
         run_cost(config)
+
+
+def test_a_fixed_autoencoder_encodes_and_no_more():
+    base = override(tiny(), [*DROPPED, "mask.low=0.0", "mask.high=0.0"])
+    shape = ConvolutionalConfig(widths=(8, 8, 8), num_blocks=1, num_groups=4)
+    free, fixed = (
+        replace(base, model=base.model.with_convolutions(each))
+        for each in (shape, replace(shape, fixed=True))
+    )
+    parts = {part.name: part.gmac for part in run_cost(free).trained}
+    assert training_flops(free) == pytest.approx(6e9 * sum(parts.values()))
+    assert training_flops(fixed) == pytest.approx(2e9 * parts["encoder"] + 6e9 * parts["flow"])

@@ -10,9 +10,14 @@ import torch
 
 from mimflow_train.checkpoint import checkpoints, fingerprint, joint_checkpoint
 from mimflow_train.class_probe import encode_means
+from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.convolutional import ConvolutionalDecoder
+from mimflow_train.draws import draw_step
 from mimflow_train.errors import DivergedError, StorageError
 from mimflow_train.lock import locked_in_turn
+from mimflow_train.micro_batches import Batch
 from mimflow_train.overrides import override
+from mimflow_train.phases import phase_of
 from mimflow_train.plan import Plan
 from mimflow_train.recipes import tiny
 from mimflow_train.reproduce import rows, scoring, trained
@@ -24,6 +29,8 @@ from mimflow_train.reproduce.trained import InterruptedRunError
 from mimflow_train.reproduce.two_stage import train_two_stages
 from mimflow_train.reproduce.variants import autoencoder_config, variant_config
 from mimflow_train.run import run_local
+from mimflow_train.state import TrainState
+from mimflow_train.teachers import Targets
 from tarflow_prior import Guidance
 
 
@@ -100,6 +107,23 @@ def test_the_stages_follow_each_other(fixed):
     assert torch.equal(parts(flow, "decoder"), parts(first, "decoder"))
     assert torch.equal(parts(both, "flow"), parts(flow, "flow"))
     assert not torch.equal(parts(both, "decoder"), parts(flow, "decoder"))
+
+
+def test_the_flows_stage_computes_the_flow_alone(fixed, monkeypatch):
+    session, config = fixed
+    monkeypatch.setattr(ConvolutionalDecoder, "forward", lambda *_, **__: pytest.fail("decodes"))
+    state = TrainState(config, session.device)
+    assert not any(each.requires_grad for each in state.model.encoder.parameters())
+    context = LocalContext(session.device, lambda *_: None, StopRequest())
+    rows = slice(0, config.global_batch)
+    images = torch.zeros(config.global_batch, 3, 16, 16)
+    numbers = torch.zeros(config.global_batch, dtype=torch.int64)
+    phase = phase_of(state, context, config, Targets(None, {}, {}))
+    terms = phase.gradients(Batch(images, numbers, numbers), draw_step(config, 0, rows))
+    assert set(terms) == {"nll", "loss"}
+    named = state.model.named_parameters()
+    learning = {name.split(".")[0] for name, each in named if each.grad is not None}
+    assert learning == {"flow"}
 
 
 def test_the_flow_sees_latents_of_deviation_one(fixed, data):
