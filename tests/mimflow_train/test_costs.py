@@ -178,8 +178,8 @@ def test_a_fixed_autoencoder_encodes_and_no_more():
     base = override(tiny(), [*DROPPED, "mask.low=0.0", "mask.high=0.0"])
     shape = ConvolutionalConfig(widths=(8, 8, 8), num_blocks=1, num_groups=4)
     free, fixed = (
-        replace(base, model=base.model.with_convolutions(each))
-        for each in (shape, replace(shape, fixed=True))
+        dataclasses.replace(base, model=base.model.with_convolutions(each))
+        for each in (shape, dataclasses.replace(shape, fixed=True))
     )
     parts = {part.name: part.gmac for part in run_cost(free).trained}
     assert training_flops(free) == pytest.approx(6e9 * sum(parts.values()))

@@ -129,6 +129,7 @@ def test_the_same_command_gives_the_same_numbers(images, tmp_path, capsys):
 
 def test_the_autoencoders_are_counted_by_one_counter(images, tmp_path):
     assert run("table2", "--data", images, "--device", "cpu", "--out", tmp_path) == 0
+    assert (tmp_path / "table2" / "table2.png").exists()
     report = json.loads((tmp_path / "table2" / "report.json").read_text())
     counted = {row["label"]: row["ours"] for row in report["rows"]}
     assert counted["SD-VAE"]["parameters_m"] == [pytest.approx(83.65, abs=0.01)]
@@ -143,3 +144,4 @@ def test_every_experiment_runs_quick_and_leaves_numbers(tmp_path):
     for name in EXPERIMENTS:
         report = numbers(tmp_path / "quick" / name)
         assert any(row["ours"] for row in report["rows"]), name
+        assert list((tmp_path / "quick" / name).glob("*.png")), name

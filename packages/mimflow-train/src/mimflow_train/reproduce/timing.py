@@ -1,15 +1,18 @@
 """What a step and a sample cost in time and memory, all in one process on one device."""
 
+import gc
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.costs import BYTES_PER_TRAINED
+from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
 from mimflow_train.memory import kept_bytes
 from mimflow_train.micro_batches import precision
 from mimflow_train.objective import joint_objective
@@ -20,10 +23,11 @@ from mimflow_train.reproduce.variants import variant_config
 from mimflow_train.state import TrainState, take_step
 from tarflow_prior import TarFlow, nll_per_dim
 
-__all__ = ["time_steps", "time_tokens"]
+__all__ = ["growth", "time_steps", "time_tokens"]
 
 _BATCH = 32
 _REPEATS = 5
+_BYTES_PER_FLOW = 16  # as BYTES_PER_TRAINED, without the average
 
 
 def time_steps(session: Session, experiment: Experiment) -> Outcome:
@@ -42,7 +46,7 @@ def time_steps(session: Session, experiment: Experiment) -> Outcome:
     )
     counts = (
         f"batches of {batch} images on {session.device.type}, samples {batch} at a time and "
-        f"without guidance; medians of {_repeats(session)} repetitions after one that is left out"
+        f"without guidance; feature decoders imitate random features; {_medians(session)}"
     )
     return Outcome(columns=columns, rows=rows, counts=counts)
 
@@ -58,14 +62,52 @@ def time_tokens(session: Session, experiment: Experiment) -> Outcome:
     rows = tuple(_row(session, experiment, each, batch, _flow) for each in experiment.variants)
     columns = (
         Column(key="tokens", paper="", ours="tokens", digits=0),
+        Column(key="memory_gb", paper="", ours="memory of a step, GB", digits=3),
         Column(key="train_ms", paper="train, ms", ours="train, ms", digits=1),
         Column(key="sample_s", paper="sample, s", ours="sample, s", digits=4),
     )
     counts = (
-        f"training steps of {batch} on {session.device.type}, one sample at a time; medians of "
-        f"{_repeats(session)} repetitions after one that is not counted"
+        f"training steps of {batch} on {session.device.type}, one sample at a time; "
+        f"{_medians(session)}"
     )
-    return Outcome(columns=columns, rows=rows, counts=counts)
+    return Outcome(columns=columns, rows=rows, counts=counts, notes=_growth_notes(rows, columns))
+
+
+def growth(tokens: Sequence[float], costs: Sequence[float]) -> float:
+    """Return the exponent of the power of the tokens that fits their costs, by least squares.
+
+    Args:
+        tokens: Their numbers, at least two.
+        costs: What each number costs.
+
+    Example:
+        >>> round(growth([8.0, 16.0, 64.0], [3.0, 12.0, 192.0]), 3)
+        2.0
+    """
+    logs = ([math.log(each) for each in values] for values in (tokens, costs))
+    return statistics.linear_regression(*logs).slope
+
+
+def _growth_notes(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[str, ...]:
+    run = [row for row in rows if row.ours]
+    if len(run) < 2:
+        return ()
+    tokens = [row.ours["tokens"][0] for row in run]
+    parts = []
+    for column in columns[1:]:
+        found = f"{column.ours.partition(',')[0]} {_power(tokens, run, column.key, ours=True)}"
+        if all(column.key in row.paper for row in run):
+            found += f" (the paper's {_power(tokens, run, column.key, ours=False)})"
+        parts.append(found)
+    return (
+        f"Growth, as a power of the number of tokens that is fitted to {len(run)} rows (1 is in "
+        f"proportion, weights are in the memory): {', '.join(parts)}.",
+    )
+
+
+def _power(tokens: Sequence[float], rows: Sequence[Row], key: str, *, ours: bool) -> str:
+    costs = [float(row.ours[key][0] if ours else row.paper[key]) for row in rows]
+    return f"{growth(tokens, costs):.2f}"
 
 
 Costs = dict[str, tuple[float, ...]]
@@ -83,11 +125,15 @@ def _row(
     if not why_not:
         seed, settings = session.seeds[0], session.settings
         config = variant_config(session.base, experiment, variant, seed, settings)
-        ours = measure(session, replace(config, global_batch=batch), batch)
+        try:
+            ours = measure(session, replace(config, global_batch=batch), batch)
+        except torch.OutOfMemoryError:
+            why_not = "does not fit the device's memory"
     return Row(label=variant.label, paper=variant.paper, ours=ours, why_not=why_not)
 
 
 def _flow(session: Session, config: TrainConfig, batch: int) -> Costs:
+    others = _allocated(session.device)
     flow = TarFlow(config.model.flow).to(session.device)
     optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-4)
     shape = (config.model.flow.num_tokens, config.model.flow.token_dim)
@@ -101,28 +147,23 @@ def _flow(session: Session, config: TrainConfig, batch: int) -> Costs:
         optimizer.step()
         optimizer.zero_grad()
 
-    seconds = _median_seconds(session, step)
+    seconds, held = _training(session, flow.parameters(), _BYTES_PER_FLOW, step, others)
     sampling = _median_seconds(session, lambda: flow.sample(label[:1]))
     return {
         "tokens": (float(shape[0]),),
+        "memory_gb": (held / 1e9,),
         "train_ms": (1e3 * seconds,),
         "sample_s": (sampling,),
     }
 
 
 def _joint(session: Session, config: TrainConfig, batch: int) -> Costs:
-    loss = replace(config.loss, perceptual=0.0, feature=0.0)
-    config = replace(config, loss=loss)
-    device = session.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    config, device = replace(config, loss=replace(config.loss, perceptual=0.0)), session.device
+    others = _allocated(device)
     state = TrainState(config, device)
     step = _joint_step(state, batch, device)
-    kept = kept_bytes(state.model.parameters(), step)
-    seconds = _median_seconds(session, step)
-    held = BYTES_PER_TRAINED * sum(each.numel() for each in state.model.parameters()) + kept
-    if device.type == "cuda":
-        held = torch.cuda.max_memory_allocated(device)
+    weights = state.model.parameters()
+    seconds, held = _training(session, weights, BYTES_PER_TRAINED, step, others)
     label = torch.zeros(batch, dtype=torch.int64, device=device)
     sampling = _median_seconds(session, lambda: state.ema.generate(label))
     return {
@@ -140,12 +181,16 @@ def _joint_step(state: TrainState, batch: int, device: torch.device) -> Callable
     noise = torch.randn(batch, encoder.num_latents, encoder.latent_dim, generator=draw).to(device)
     masked = (torch.arange(encoder.num_patches) % 2 == 0).expand(batch, -1).to(device)
     label = torch.zeros(batch, dtype=torch.int64, device=device)
+    targets = {}
+    for name, each in config.trained_model.features.items():
+        features = torch.randn(batch, encoder.num_patches, each.feature_dim, generator=draw)
+        targets[name] = FeatureTarget(features.to(device), cosine_distance)
 
     def step() -> None:
         with precision(device, config.precision):
             output = model(image, label, masked, noise)
             objective = joint_objective(
-                output, image, masked, weights=config.loss, targets={}, perceptual=None
+                output, image, masked, weights=config.loss, targets=targets, perceptual=None
             )
         objective.total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
@@ -153,6 +198,35 @@ def _joint_step(state: TrainState, batch: int, device: torch.device) -> Callable
         state.average(config.optim.ema_decay)
 
     return step
+
+
+def _allocated(device: torch.device) -> int:
+    """Return the bytes on a GPU before a row; what the row before it has left is let go of."""
+    gc.collect()
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _training(
+    session: Session,
+    weights: Iterable[Tensor],
+    bytes_each: int,
+    step: Callable[[], None],
+    others: int,
+) -> tuple[float, int]:
+    """Return the seconds of a step, and the bytes of training.
+
+    Those are the peak on a GPU, of steps after the first, which makes the moments; and what
+    autograd keeps beside the ``bytes_each`` of a weight on a CPU.
+    """
+    device, own = session.device, list(weights)
+    if device.type != "cuda":
+        kept = kept_bytes(own, step)
+        return _median_seconds(session, step), kept + bytes_each * sum(each.numel() for each in own)
+    step()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    seconds = _median_seconds(session, step)
+    return seconds, torch.cuda.max_memory_allocated(device) - others
 
 
 def _median_seconds(session: Session, work: Callable[[], object]) -> float:
@@ -164,6 +238,10 @@ def _median_seconds(session: Session, work: Callable[[], object]) -> float:
             torch.cuda.synchronize(session.device)
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])
+
+
+def _medians(session: Session) -> str:
+    return f"medians of {_repeats(session)} repetitions after one that is left out"
 
 
 def _repeats(session: Session) -> int:

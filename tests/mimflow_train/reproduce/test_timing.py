@@ -1,0 +1,75 @@
+"""What a step costs is its own, and how costs grow is said."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mimflow_train.overrides import override
+from mimflow_train.recipes import tiny
+from mimflow_train.reproduce import timing
+from mimflow_train.reproduce.experiments import EXPERIMENTS
+from mimflow_train.reproduce.measure import measure
+from mimflow_train.reproduce.quick import QUICK_SETTINGS
+from mimflow_train.state import TrainState
+
+
+@pytest.fixture
+def quick(session):
+    """The networks of the smoke test, feature decoder included."""
+    return dataclasses.replace(session, base=override(tiny(), QUICK_SETTINGS), quick=True)
+
+
+def fake_costs(_session, config, _batch):
+    tokens = config.model.flow.num_tokens
+    costs = {"memory_gb": 2 * tokens, "train_ms": tokens**2, "sample_s": tokens**0.5}
+    return {"tokens": (float(tokens),)} | {key: (float(each),) for key, each in costs.items()}
+
+
+def test_growth_is_the_power_of_the_tokens_beside_the_papers(quick, monkeypatch):
+    monkeypatch.setattr(timing, "_flow", fake_costs)
+    (note,) = timing.time_tokens(quick, EXPERIMENTS["table10"]).notes
+    assert "memory of a step 1.00, train 2.00 (the paper's 1.02), sample 0.50" in note
+
+
+def test_a_row_that_does_not_fit_is_not_run_and_the_others_are(quick, monkeypatch):
+    def limited(session, config, batch):
+        if config.model.flow.num_tokens > 16:
+            raise torch.OutOfMemoryError
+        return fake_costs(session, config, batch)
+
+    monkeypatch.setattr(timing, "_flow", limited)
+    outcome = measure(quick, "x", EXPERIMENTS["table10"])
+    assert [row.why_not for row in outcome.rows] == ["", "", "does not fit the device's memory"]
+    assert "fitted to 2 rows" in outcome.notes[0]
+    assert (quick.out / "x" / outcome.pictures[0]).exists()
+
+
+def test_the_step_trains_every_network(quick):
+    state = TrainState(quick.base, quick.device)
+    before = {name: each.clone() for name, each in state.model.named_parameters()}
+    timing._joint_step(state, 3, quick.device)()
+    after = dict(state.model.named_parameters())
+    still = {name.split(".")[0] for name in before if torch.equal(before[name], after[name])}
+    assert "feature_decoders" in {name.split(".")[0] for name in before}
+    assert "feature_decoders" not in still
+
+
+def test_memory_on_a_cpu_is_of_weights_and_of_what_autograd_keeps(quick):
+    weight = torch.nn.Parameter(torch.ones(5))
+    held = timing._training(quick, [weight], 16, lambda: (3 * weight).square().sum().backward(), 7)
+    assert held[1] == 5 * 16 + 5 * 4
+
+
+def test_memory_on_a_gpu_is_the_peak_after_the_first_step_without_what_others_hold(
+    quick, monkeypatch
+):
+    events = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: events.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 1000)
+    monkeypatch.setattr(timing, "kept_bytes", None)
+    gpu = dataclasses.replace(quick, device=torch.device("cuda"))
+    _, held = timing._training(gpu, [torch.ones(3)], 16, lambda: events.append("step"), 300)
+    assert events == ["step", "reset", "step", "step"]
+    assert held == 700
