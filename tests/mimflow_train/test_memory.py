@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.parametrizations import spectral_norm
 
 from mimflow_train.cli.train import TrainOptions, build_config, parse
@@ -112,9 +113,12 @@ def test_trying_a_micro_batch_out_leaves_no_trace(config, data, fresh):
 def test_what_fits_a_gpu_becomes_the_micro_batch(config):
     config = dataclasses.replace(config, compile=True)
     tried, model = [], MIMFlow(config.trained_model)
+    graphs = CompileCounter()
 
     def attempt(batch, draws):
         assert not any("forward" in vars(layer) for layer in model.layers), "it is compiled"
+        torch.compile(torch.sin, backend=graphs)(batch.image)
+        assert graphs.frame_count == 0, "a frozen network's is compiled"
         tried.append((len(batch.image), len(draws.masked)))
         if len(batch.image) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,7 +12,13 @@ from torchvision.models import convnext_small, vgg16
 from torchvision.transforms import Normalize
 
 from mimflow_train.errors import WeightsError
-from mimflow_train.frozen.perceptual import ConvNextDistance, LpipsDistance, PerceptualLoss
+from mimflow_train.frozen.perceptual import (
+    ConvNextDistance,
+    LpipsDistance,
+    PerceptualLoss,
+    level_distance,
+)
+from mimflow_train.frozen.teacher import imitated_gpu
 
 CPU = torch.device("cpu")
 LINEAR_MD5 = "d507d7349b931f0638a25a48a722f98a"  # of LPIPS 0.1's release
@@ -61,6 +69,75 @@ def test_lpips_is_the_package_s(distances, reference, pair):
     wanted = reference(*pair).mean().item()
     assert distances["lpips"](*pair).item() == pytest.approx(wanted, rel=1e-6)  # in another layout
     assert wanted > 0
+
+
+def loss_and_gradient(distance, image, target):
+    image = image.clone().requires_grad_()
+    loss = distance(image, target).mean()
+    loss.backward()
+    return loss.detach(), image.grad
+
+
+def test_lpips_and_its_gradient_are_the_package_s_to_rounding(distances, reference, pair):
+    wanted, wanted_gradient = loss_and_gradient(reference, *pair)
+    loss, gradient = loss_and_gradient(distances["lpips"], *pair)
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+    assert (gradient - wanted_gradient).norm() < 1e-5 * wanted_gradient.norm()
+
+
+def test_lpips_in_bf16_is_nearer_to_float32_than_the_package(distances, reference, pair):
+    exact, exact_gradient = loss_and_gradient(reference, *pair)
+    with imitated_gpu(), torch.autocast("cpu", torch.bfloat16):
+        package, package_gradient = loss_and_gradient(reference, *pair)
+        loss, gradient = loss_and_gradient(distances["lpips"], *pair)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=5e-3, atol=0)
+    assert abs(loss - exact) <= abs(package - exact)
+    apart, package_apart = ((g - exact_gradient).norm() for g in (gradient, package_gradient))
+    assert apart < 1.05 * package_apart
+
+
+def test_places_without_active_features_are_harmless(trunk, pair, tmp_path):
+    state = torch.load(trunk)
+    state["features.28.bias"] = state["features.28.bias"] - 1e3  # nothing is active at level 5
+    torch.save(state, tmp_path / "vgg16.pth")
+    distance = LpipsDistance.load(tmp_path / "vgg16.pth", CPU)
+    loss, gradient = loss_and_gradient(distance, *pair)
+    package, package_gradient = loss_and_gradient(distance.network, *pair)
+    torch.testing.assert_close(loss, package, rtol=1e-6, atol=0)
+    assert (gradient - package_gradient).norm() < 1e-5 * package_gradient.norm()
+    x = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    level_distance(x, torch.ones(1, 3, 2, 2), torch.ones(3, 1, 1)).backward()
+    assert x.grad.isfinite().all(), "the package's is not a number"
+
+
+COMPILED = """
+import torch
+from torch._dynamo.utils import counters
+from mimflow_train.frozen.perceptual import LpipsDistance, lpips_network
+
+torch.manual_seed(0)
+network = lpips_network(linear_weights=True).requires_grad_(False)
+first, second = torch.rand(2, 2, 3, 16, 16) * 2 - 1
+results = []
+for compiled in (False, True):
+    distance, image = LpipsDistance(network, compiled=compiled), first.clone().requires_grad_()
+    with torch.compiler.set_stance("force_eager"):
+        distance(image[:1], second[:1])
+    assert counters["stats"]["unique_graphs"] == 0
+    distance(image, second).backward()
+    results.append(image.grad)
+assert counters["stats"]["unique_graphs"] == 5, counters["stats"]
+torch.testing.assert_close(*results, rtol=1e-4, atol=1e-7)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_lpips_is_the_same_to_rounding():
+    """In a process of its own: the checks of argument types that tests add do not compile."""
+    command = [sys.executable, "-c", COMPILED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_linear_weights_are_the_release_s():

@@ -75,7 +75,8 @@ def fit_micro_batch(
         return config
     set_computation(model, replace(config, compile=False), context.device)
     share = config.global_batch // context.world_size
-    size = largest_micro_batch(share, lambda size: attempt(*_blank(config, size)))
+    with torch.compiler.set_stance("force_eager"):  # for what frozen networks compile
+        size = largest_micro_batch(share, lambda size: attempt(*_blank(config, size)))
     if context.world_size > 1:
         smallest = torch.tensor(size, device=context.device)
         dist.all_reduce(smallest, dist.ReduceOp.MIN)

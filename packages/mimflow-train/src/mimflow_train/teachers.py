@@ -61,7 +61,8 @@ class Targets:
         teachers = {name: build_teacher(name, grid, device) for name in names}
         perceptual = None
         if config.loss.perceptual > 0:
-            perceptual = build_perceptual(config.loss.perceptual_network, device)
+            network = config.loss.perceptual_network
+            perceptual = build_perceptual(network, device, compiled=config.compile)
         images = data.train.images
         keep = isinstance(images, MemoryImages) and not config.data.flip
         banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
@@ -111,9 +112,14 @@ def build_teacher(name: str, grid: tuple[int, int], device: torch.device) -> Tea
 
 
 def build_perceptual(
-    name: Literal["efflite0", "lpips"], device: torch.device
+    name: Literal["efflite0", "lpips"], device: torch.device, *, compiled: bool = False
 ) -> PerceptualDistance:
     """Return the perceptual distance: ``efflite0``, or ``lpips`` with its ConvNeXt term.
+
+    Args:
+        name: The network.
+        device: Where it runs.
+        compiled: Compile what LPIPS does besides its network.
 
     Raises:
         WeightsError: If its weights are not on this machine.
@@ -121,7 +127,7 @@ def build_perceptual(
     if name == "efflite0":
         return EffLite0Distance.load(device)
     return PerceptualLoss(
-        LpipsDistance.load(find_weights(VGG16_FILE), device),
+        LpipsDistance.load(find_weights(VGG16_FILE), device, compiled=compiled),
         ConvNextDistance.load(find_weights(CONVNEXT_FILE), device),
     )
 

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import lpips  # type: ignore[import-untyped]
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -22,10 +23,12 @@ __all__ = [
     "LpipsDistance",
     "PerceptualDistance",
     "PerceptualLoss",
+    "level_distance",
     "lpips_network",
 ]
 
 _LAYOUT = torch.channels_last  # in which convolutions are fast
+_LEAST_LENGTH = 1e-10  # as in the lpips package
 _HUB = "https://download.pytorch.org/models/"
 
 
@@ -60,19 +63,26 @@ class LpipsDistance:
     """LPIPS 0.1 on VGG16, with the linear weights of the lpips package.
 
     Args:
-        network: ``lpips.LPIPS``; it runs in the precision of :func:`frozen_precision`.
+        network: ``lpips.LPIPS``; VGG16 runs in the precision of :func:`frozen_precision`.
+        compiled: Run :func:`level_distance` through ``torch.compile``, once for each level.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, compiled: bool = False) -> None:
         self.network = network
+        linear = [each.model[-1].weight for each in network.lins]  # type: ignore[union-attr]
+        self.weights = [rearrange(each, "1 c 1 1 -> c 1 1").float() for each in linear]
+        self.level_distance = level_distance
+        if compiled:
+            self.level_distance = torch.compile(level_distance, dynamic=False)
 
     @classmethod
-    def load(cls, file: Path, device: torch.device) -> "LpipsDistance":
+    def load(cls, file: Path, device: torch.device, *, compiled: bool = False) -> "LpipsDistance":
         """Return the distance with published weights.
 
         Args:
             file: VGG16 in torchvision's layout; its classifier may be missing.
             device: Where the network runs.
+            compiled: As for the class.
 
         Raises:
             WeightsError: If the file does not hold this network.
@@ -83,16 +93,53 @@ class LpipsDistance:
             # lpips cuts torchvision's `features` into slices and keeps the number of each layer.
             keys = {key: f"features.{key.partition('.')[2]}" for key in trunk.state_dict()}
             trunk.load_state_dict({ours: vgg16[theirs] for ours, theirs in keys.items()})
-        return cls(frozen(network, device).to(memory_format=_LAYOUT))
+        network = frozen(network, device).to(memory_format=_LAYOUT)
+        return cls(network, compiled=compiled)
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, ""]:
         """Return the mean distance over the batch; gradients reach ``image`` only."""
-        pair = (each.float().contiguous(memory_format=_LAYOUT) for each in (image, target.detach()))
+        with torch.no_grad():
+            wanted = self._features(target)
+        levels = zip(self._features(image), wanted, self.weights, strict=True)
+        with torch.autocast(image.device.type, enabled=False):
+            return torch.stack([self.level_distance(*each) for each in levels]).sum()
+
+    def _features(self, image: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         with frozen_precision(image.device.type):
-            distance: Tensor = self.network(*pair)
-        return distance.mean()
+            pixels = self.network.scaling_layer(image.float())  # type: ignore[operator]
+            pixels = pixels.contiguous(memory_format=_LAYOUT)
+            return list(self.network.net(pixels))  # type: ignore[operator]
+
+
+def level_distance(
+    features: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "c 1 1"],
+) -> Float[Tensor, ""]:
+    """Return LPIPS at one level: ``sum_c weight_c (x_c / |x| - y_c / |y|)^2``, a mean over places.
+
+    In float32 whatever the features are in.
+
+    Args:
+        features: Of the images, each place a vector that is scaled to unit length.
+        target: Of the images that they are compared with.
+        weight: Of each feature, not below 0.
+
+    Example:
+        >>> x, y = torch.tensor([[2.0, 0.0], [0.0, 3.0]])[:, None, :, None, None]
+        >>> level_distance(x, y, torch.tensor([[[5.0]], [[7.0]]]))
+        tensor(12.)
+    """
+    difference = _unit(features) - _unit(target)
+    # Channels first: one kernel reads what it needs once, where this is compiled.
+    return reduce(weight * difference.square(), "b c h w -> b h w", "sum").mean()
+
+
+def _unit(features: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=torch.float32)
+    return features * (length + _LEAST_LENGTH).reciprocal()
 
 
 def lpips_network(*, linear_weights: bool) -> lpips.LPIPS:
