@@ -173,6 +173,27 @@ def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys
     assert text.count("missing: save https://") == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        (["--scale", "tiny"], 250),
+        (["--scale", "S"], 2500),
+        (["--scale", "S", "--checkpoint-every", "7"], 7),
+    ],
+)
+def test_checkpoints_are_further_apart_at_larger_scales(
+    arguments, steps, folder, tmp_path, monkeypatch
+):
+    plans = []
+    monkeypatch.setattr("mimflow_train.cli.preflight.require_weights", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "mimflow_train.run.run_local", lambda *given: plans.append(given[-1]) or signal.SIGINT
+    )
+    arguments += ["--data", folder, "--device", "cpu", "--out", tmp_path / "run"]
+    assert run(train_command, *arguments) == 130
+    assert [plan.checkpoint_every for plan in plans] == [steps]
+
+
 def test_run_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(train_command, "--out", tmp_path / "file") == 6

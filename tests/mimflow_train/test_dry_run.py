@@ -102,10 +102,22 @@ def test_batch_that_does_not_fit_is_told_with_one_that_does(config):
     assert "does not fit" not in cost_table(config, 3, "joint", hardware="L40S")
 
 
+def test_disk_holds_the_pictures_of_all_saves(config):
+    encoder = dataclasses.replace(config.model.encoder, image_size=256, patch_size=64)
+    decoder = dataclasses.replace(config.model.decoder, image_size=256, patch_size=64)
+    model = dataclasses.replace(config.model, encoder=encoder, decoder=decoder)
+    config = dataclasses.replace(config, scale="S", steps=450_000, model=model)
+    said = "and 180 picture(s) of samples, one every 2,500 steps, 0.6 GiB together"
+    text = cost_table(config, 1, "joint", hardware="L4")
+    assert said in line(text, "  disk  37.3 GiB: 3 checkpoints")
+    text = cost_table(config, 1, "joint", hardware="L4", checkpoint_every=100_000)
+    assert "and 5 picture(s) of samples, one every 100,000 steps" in text
+
+
 @pytest.mark.parametrize(
     ("phase", "said"),
     [
-        ("joint", "26.2 GiB: 3 checkpoints of 7.00 GiB (the newest two, one being written)"),
+        ("joint", "26.3 GiB: 3 checkpoints of 7.00 GiB (the newest two, one being written)"),
         (
             "all",
             "35.0 GiB: 4 checkpoints of 7.00 GiB (the newest two, one being written, the joint",

@@ -143,8 +143,15 @@ def test_bytes_are_clamped_and_rounded():
 def test_grid_places_images_row_by_row(tmp_path):
     red, blue = torch.zeros(2, 3, 4, 4).to(torch.uint8), torch.zeros(2, 3, 4, 4).to(torch.uint8)
     red[:, 0], blue[:, 2] = 255, 255
-    save_grid([red, blue], ["red", "blue"], tmp_path / "new" / "grid.png", zoom=1)
+    save_grid([red, blue], ["red", "blue"], tmp_path / "new" / "grid.png")
     with Image.open(tmp_path / "new" / "grid.png") as grid:
-        assert grid.size == (96 + 2 * 6, 2 * 6)
-        assert grid.getpixel((96 + 6, 1)) == (255, 0, 0)
-        assert grid.getpixel((96 + 6, 7)) == (0, 0, 255)
+        assert grid.size == (96 + 2 * 10, 2 * 10)
+        assert grid.getpixel((96 + 10, 1)) == (255, 0, 0)
+        assert grid.getpixel((96 + 10, 11)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize(("side", "shown"), [(127, 254), (128, 128)])
+def test_images_that_are_large_enough_are_shown_as_they_are(side, shown, tmp_path):
+    save_grid([torch.zeros(1, 3, side, side).to(torch.uint8)], ["one"], tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (96 + shown + 2, shown + 2)

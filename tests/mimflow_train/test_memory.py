@@ -214,3 +214,58 @@ def test_compiled_networks_learn_the_same_to_rounding(config, tmp_path):
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "config.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+UNDER_DDP = """
+import json, sys
+from functools import partial
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import from_dict
+from mimflow_train.draws import draw_step
+from mimflow_train.memory import set_computation
+from mimflow_train.model import MIMFlow
+
+folder = Path(sys.argv[1])
+config = from_dict(TrainConfig, json.loads((folder / "config.json").read_text()))
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
+dist._DEFAULT_FIRST_BUCKET_BYTES = 1000
+sizes = []
+
+def backend(graph, _):
+    sizes.append(len(graph.graph.nodes))
+    return graph.forward
+
+compiler = torch.compile
+torch.compile = partial(compiler, backend=backend)
+draws = draw_step(config, 0, slice(0, 8))
+
+def graphs(wrapped):
+    torch._dynamo.reset()
+    sizes.clear()
+    model = MIMFlow(config.trained_model)
+    set_computation(model, config, torch.device("cpu"))
+    module = wrapped(model)
+    module(torch.rand(8, 3, 16, 16), torch.arange(8) % 3, draws.masked, draws.noise)
+    return list(sizes)
+
+alone = graphs(lambda model: model)
+assert len(alone) > 0
+small = partial(DistributedDataParallel, bucket_cap_mb=0.001)  # below any layer's weights
+assert graphs(small) == alone, (alone, sizes)
+"""
+
+
+@pytest.mark.slow
+def test_layers_are_compiled_whole_under_ddp(config, tmp_path):
+    """In a process of its own, as above."""
+    (tmp_path / "config.json").write_text(
+        json.dumps(to_dict(dataclasses.replace(config, compile=True)))
+    )
+    (tmp_path / "program.py").write_text(UNDER_DDP)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]

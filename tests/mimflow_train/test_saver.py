@@ -4,15 +4,18 @@ import threading
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from mimflow_train import checkpoint
+from mimflow_train import saver as saver_module
 from mimflow_train.checkpoint import checkpoints, fingerprint, snapshot, write_checkpoint
 from mimflow_train.errors import StorageError
 from mimflow_train.plan import Plan
 from mimflow_train.saver import Saver
 from mimflow_train.state import TrainState
+from tarflow_prior import NonFiniteError
 
 CPU = torch.device("cpu")
 
@@ -65,7 +68,7 @@ def test_third_failed_save_in_a_row_ends_the_run(state, saver, monkeypatch, caps
     saver.wait()
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     if not pictures_fit:  # which makes it no other save
-        monkeypatch.setattr("mimflow_train.saver.sample_grid", full_disk)
+        monkeypatch.setattr("mimflow_train.saver.save_grid", full_disk)
     for _ in range(3):
         saver(state)
     assert capsys.readouterr().err.count("Training goes on; earlier") == 2
@@ -74,12 +77,59 @@ def test_third_failed_save_in_a_row_ends_the_run(state, saver, monkeypatch, caps
 
 
 def test_a_picture_that_cannot_be_written_is_no_failed_save(state, saver, monkeypatch, capsys):
-    monkeypatch.setattr("mimflow_train.saver.sample_grid", full_disk)
+    monkeypatch.setattr("mimflow_train.saver.save_grid", full_disk)
     for _ in range(4):
         saver(state)
         assert saver.failures == 0
     saver.wait()
     assert capsys.readouterr().err.count("no picture") == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        NonFiniteError("A sample overflowed.", torch.ones(1, 1, 1), [0]),
+    ],
+    ids=["memory", "overflow"],
+)
+def test_a_picture_that_cannot_be_drawn_does_not_end_the_run(
+    state, saver, tmp_path, monkeypatch, capsys, error
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("mimflow_train.saver.sample_rows", fail)
+    saver(state)
+    saver.wait()
+    assert f"step_00000000.png; {error} Training goes on." in capsys.readouterr().err
+    assert len(checkpoints(tmp_path)) == 1
+
+
+def test_training_goes_on_while_a_picture_is_encoded(state, saver, tmp_path, monkeypatch):
+    release, encode = threading.Event(), saver_module.save_grid
+
+    def slow(*arguments):
+        assert release.wait(60)
+        encode(*arguments)
+
+    monkeypatch.setattr(saver_module, "save_grid", slow)
+    saver(state)
+    path = tmp_path / "samples" / "step_00000000.png"
+    assert not path.exists()
+    release.set()
+    saver.wait()
+    with Image.open(path) as picture:
+        assert picture.size == (96 + 12 * (2 * 16 + 2), 3 * (2 * 16 + 2))
+
+
+def test_a_save_of_a_run_that_is_told_to_stop_has_no_picture(state, saver, tmp_path):
+    for step in (2, 3):  # one every two steps is planned
+        state.step = step
+        saver(state)
+    saver.wait()
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step_00000002.png"]
+    assert len(checkpoints(tmp_path)) == 2
 
 
 def test_a_milestone_that_does_not_fit_is_a_failed_save(

@@ -133,6 +133,8 @@ def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -
         type(each): type(each).forward for each in model.layers
     }
     if config.compile:
+        # Else every layer of a module under DDP is compiled in parts, one for each of its buckets.
+        torch._dynamo.config.optimize_ddp = False
         forwards = {kind: torch.compile(each, dynamic=False) for kind, each in forwards.items()}
     for layer in model.layers:
         work = forwards[type(layer)]

@@ -15,6 +15,7 @@ from genmetrics import write_npz
 __all__ = ["channels_last", "save_grid", "save_npz", "to_bytes"]
 
 _GAP = 2
+_SMALL = 128  # sides below are shown twice as large
 _LABEL_WIDTH = 96
 
 
@@ -52,20 +53,18 @@ def channels_last(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
     return array
 
 
-def save_grid(
-    rows: Sequence[UInt8[Tensor, "b 3 h w"]], names: Sequence[str], path: Path, *, zoom: int = 2
-) -> None:
-    """Write one PNG with a named row of images for each batch.
+def save_grid(rows: Sequence[UInt8[Tensor, "b 3 h w"]], names: Sequence[str], path: Path) -> None:
+    """Write one PNG with a named row of images for each batch, small images twice as large.
 
     Args:
         rows: Batches of equal image size.
         names: What to write to the left of each row.
         path: The file; its folder is made.
-        zoom: Side in picture pixels of one image pixel.
     """
     strips = [rearrange(row, "b c h w -> h b w c") for row in rows]
     height, _, width, _ = strips[0].shape
     columns = max(strip.shape[1] for strip in strips)
+    zoom = 2 if height < _SMALL else 1
     cell_height, cell_width = height * zoom + _GAP, width * zoom + _GAP
     size = (_LABEL_WIDTH + columns * cell_width, len(rows) * cell_height)
     canvas = Image.new("RGB", size, "white")
@@ -78,4 +77,4 @@ def save_grid(
             tile = tile.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
             canvas.paste(tile, (_LABEL_WIDTH + column * cell_width, top))
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path, optimize=True)
+    canvas.save(path)

@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "checkpoint_interval"]
+
+
+def checkpoint_interval(scale: str) -> int:
+    """Return the steps between checkpoints, and pictures, unless a user asks for others.
+
+    Example:
+        >>> [checkpoint_interval(each) for each in ("tiny", "L")]
+        [250, 2500]
+    """
+    return 250 if scale == "tiny" else 2_500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +23,7 @@ class Plan:
     Attributes:
         until: Step to end at: ``config.steps`` to end with the joint phase, ``config.all_steps`` to
             go on with the decoder's.
-        checkpoint_every: Steps between checkpoints.
+        checkpoint_every: Steps between checkpoints, and between pictures of samples.
         milestone_every: Steps between weights that are kept for good: those of the first checkpoint
             from each multiple on.
         log: Where the numbers go: ``files`` of the run folder, or ``wandb`` as well.

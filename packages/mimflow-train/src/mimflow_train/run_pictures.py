@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mim_encoder import mask_image
 from mimflow_train.config import TrainConfig
@@ -13,13 +14,23 @@ from mimflow_train.model import MIMFlow
 from mimflow_train.pictures import save_grid, to_bytes
 from mimflow_train.reconstruction import decode, encode, spread
 
-__all__ = ["reconstruction_grid", "sample_grid"]
+__all__ = ["grid_pixels", "reconstruction_grid", "sample_grid", "sample_rows"]
 
 _COLUMNS, _ROWS = 12, 12
 
 
+def grid_pixels(config: TrainConfig) -> int:
+    """Return the pixels of the samples in a grid.
+
+    Args:
+        config: The run.
+    """
+    size, classes = config.model.encoder.image_size, len(config.data.class_names)
+    return min(_ROWS, classes) * _COLUMNS * size * size
+
+
 def sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path) -> None:
-    """Write samples of up to twelve classes, a row for each; the same noise every time.
+    """Write the samples of :func:`sample_rows`.
 
     Args:
         model: Draws the samples.
@@ -27,10 +38,26 @@ def sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path:
         data: Images; only the names of the classes are looked at.
         path: A .png file.
     """
+    save_grid(*sample_rows(model, config, data), path)
+
+
+def sample_rows(
+    model: MIMFlow, config: TrainConfig, data: LabelledImages
+) -> tuple[list[Tensor], list[str]]:
+    """Draw samples of up to twelve classes, a row for each; the same noise every time.
+
+    Args:
+        model: Draws the samples.
+        config: The run.
+        data: Images; only the names of the classes are looked at.
+
+    Returns:
+        The rows, and the name of each.
+    """
     shown = spread(len(data.class_names), _ROWS)
     label = shown.repeat_interleave(_COLUMNS)
     images = torch.cat([*generate(model, config, label, generator(config.seed, "sample grid"))])
-    save_grid(images.split(_COLUMNS), [data.class_names[each] for each in shown.tolist()], path)
+    return [*images.split(_COLUMNS)], [data.class_names[each] for each in shown.tolist()]
 
 
 def reconstruction_grid(

@@ -3,6 +3,9 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from mimflow_train.checkpoint import (
     Snapshot,
     chosen_weights,
@@ -15,9 +18,11 @@ from mimflow_train.console import say
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.errors import StorageError
 from mimflow_train.model import MIMFlow
+from mimflow_train.pictures import save_grid
 from mimflow_train.plan import Plan
-from mimflow_train.run_pictures import sample_grid
+from mimflow_train.run_pictures import sample_rows
 from mimflow_train.state import State
+from tarflow_prior import NonFiniteError
 
 __all__ = ["Saver"]
 
@@ -28,13 +33,14 @@ class Saver:
     """Writes checkpoints, milestones and sample grids; a disk that is full twice ends no run.
 
     Training waits while tensors are copied to the host's memory and while samples are drawn, not
-    while files are written; a checkpoint is there when the next one is begun, or after ``wait``.
+    while files are written; they are there when the next save is begun, or after ``wait``. A save
+    between two that are planned, of a run that was told to stop, has no picture.
 
     Args:
         config: The run.
         data: Images; only its classes are looked at.
         run_dir: The run folder.
-        plan: Whose ``milestone_every`` says which weights are kept for good.
+        plan: Says which saves have a picture, and which weights are kept for good.
         writes: Whether this worker writes; the others only send their parts of what is shared out.
     """
 
@@ -52,6 +58,7 @@ class Saver:
         self.failures = 0
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
+        self._drawing: Future[None] | None = None
 
     def __call__(self, state: State) -> None:
         """Save a state, with a grid of samples; at the last step of a phase, to the end.
@@ -66,11 +73,8 @@ class Saver:
         if not self.writes:
             return
         self._writing = self._thread.submit(self._write, copies)
-        try:
-            path = self.run_dir / "samples" / f"step_{state.step:08d}.png"
-            sample_grid(_model(state, copies), self.config, self.data, path)
-        except OSError as error:
-            say(f"Warning: no picture {path}; {error}. Training goes on.")
+        if state.step % self.plan.checkpoint_every == 0 or state.step == state.end:
+            self._draw(state, copies)
         if state.step == state.end:
             self._settle(fatal=True)
 
@@ -88,8 +92,21 @@ class Saver:
             target = self.run_dir / "milestones" / f"{folder.name}.safetensors"
             export_weights(folder, self.config, target)
 
+    def _draw(self, state: State, copies: Snapshot) -> None:
+        """Draw samples now; the thread makes a file of them."""
+        path = self.run_dir / "samples" / f"step_{state.step:08d}.png"
+        try:
+            rows, names = sample_rows(_model(state, copies), self.config, self.data)
+        except (NonFiniteError, torch.OutOfMemoryError) as error:
+            _no_picture(path, error)
+            return
+        self._drawing = self._thread.submit(_write_picture, rows, names, path)
+
     def _settle(self, *, fatal: bool) -> None:
         """Wait for the thread and judge what it did."""
+        drawing, self._drawing = self._drawing, None
+        if drawing is not None:
+            drawing.result()
         writing, self._writing = self._writing, None
         if writing is None:
             return
@@ -110,3 +127,14 @@ def _model(state: State, copies: Snapshot) -> MIMFlow:
     device = next(state.model.parameters()).device
     weights = copies.tensors[chosen_weights(state.config)]
     return MIMFlow.frozen(state.config.trained_model, weights, device)
+
+
+def _write_picture(rows: list[Tensor], names: list[str], path: Path) -> None:
+    try:
+        save_grid(rows, names, path)
+    except OSError as error:
+        _no_picture(path, error)
+
+
+def _no_picture(path: Path, error: Exception) -> None:
+    say(f"Warning: no picture {path}; {str(error).rstrip('.')}. Training goes on.")

@@ -1,5 +1,6 @@
 """``mimflow-train --dry-run``: what a run would cost, as text."""
 
+import math
 from collections.abc import Iterable
 
 from mimflow_train.config import TrainConfig
@@ -8,7 +9,8 @@ from mimflow_train.costs import RunCost, run_cost
 from mimflow_train.frozen.weights import weights_status
 from mimflow_train.hardware import Hardware, detect, matmul_rate, named_hardware
 from mimflow_train.machine import choose_device
-from mimflow_train.plan import Plan
+from mimflow_train.plan import Plan, checkpoint_interval
+from mimflow_train.run_pictures import grid_pixels
 from mimflow_train.sharding import shares_out
 from mimflow_train.teachers import needed_files
 
@@ -24,6 +26,7 @@ _MEASURED = {
     (True, True): 0.087,
 }
 _ASSUMED = ((0.33, "what the paper's run comes to, assumed"), (0.45, "our target"))
+_BYTES_PER_PIXEL = 1.5  # of a PNG of photographs: benchmarks/checkpoint_stall.md
 _CPU_SHARE = 0.4  # of the rate of matrix products: benchmarks/cpu_training_step.md
 
 
@@ -34,6 +37,7 @@ def cost_table(
     *,
     hardware: str | None = None,
     milestone_every: int = Plan.milestone_every,
+    checkpoint_every: int | None = None,
 ) -> str:
     """Return parameters, work per image, memory per worker, time, disk, and where weights are.
 
@@ -43,10 +47,12 @@ def cost_table(
         phase: ``joint``, ``decoder`` or ``all``.
         hardware: Name of the accelerator that each worker would have; None for this machine's.
         milestone_every: Steps between weights that are kept for good.
+        checkpoint_every: Steps between checkpoints, each with a picture; None for the scale's own.
 
     Raises:
         ConfigError: If nothing is known of the accelerator.
     """
+    every = checkpoint_every or checkpoint_interval(config.scale)
     card = detect() if hardware is None else named_hardware(hardware)
     cost = run_cost(config, workers)
     size = config.model.encoder.image_size
@@ -76,7 +82,7 @@ def cost_table(
         f"  a training image of the joint phase  {cost.training_flops / 1e12:.3g} TFLOP",
         *_memory(config, cost, workers),
         *(_fit(config, cost, workers, card) if card is not None else ()),
-        *_disk(config, cost, phase, milestone_every),
+        *_disk(config, cost, phase, milestone_every, every),
         *_time(config, cost, workers, card),
         *_weights(config, phase),
     ]
@@ -112,17 +118,23 @@ def _fit(config: TrainConfig, cost: RunCost, workers: int, card: Hardware) -> It
     yield f"  does not fit into the {card.memory_gib:.0f} GiB of {card.name}; {advice}"
 
 
-def _disk(config: TrainConfig, cost: RunCost, phase: str, milestone_every: int) -> Iterable[str]:
+def _disk(
+    config: TrainConfig, cost: RunCost, phase: str, milestone_every: int, checkpoint_every: int
+) -> Iterable[str]:
     second = phase != "joint" and config.decoder_phase.steps > 0
     kept, count = ["the newest two", "one being written"], 3
     if second:
         kept, count = [*kept, "the joint phase's last"], 4
     checkpoints, weights = count * cost.checkpoint_bytes, cost.weights_bytes
-    milestones = (config.all_steps if second else config.steps) // milestone_every
+    steps = config.all_steps if second else config.steps
+    milestones = steps // milestone_every
+    pictures = math.ceil(steps / checkpoint_every)
+    drawn = int(pictures * _BYTES_PER_PIXEL * grid_pixels(config))
     yield (
-        f"  disk  {(checkpoints + milestones * weights) / _GIB:.1f} GiB: {count} checkpoints of "
-        f"{cost.checkpoint_bytes / _GIB:.2f} GiB ({', '.join(kept)}) and the weights of "
-        f"{milestones} milestone(s), {weights / _GIB:.2f} GiB each"
+        f"  disk  {(checkpoints + milestones * weights + drawn) / _GIB:.1f} GiB: {count} "
+        f"checkpoints of {cost.checkpoint_bytes / _GIB:.2f} GiB ({', '.join(kept)}), the weights "
+        f"of {milestones} milestone(s), {weights / _GIB:.2f} GiB each, and {pictures} picture(s) "
+        f"of samples, one every {checkpoint_every:,} steps, {drawn / _GIB:.1f} GiB together"
     )
 
 

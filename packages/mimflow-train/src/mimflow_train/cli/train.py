@@ -21,7 +21,7 @@ from mimflow_train.errors import ConfigError
 from mimflow_train.lock import locked
 from mimflow_train.machine import choose_device, require_gpu, torchrun_place
 from mimflow_train.overrides import override
-from mimflow_train.plan import Plan
+from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 from mimflow_train.run_folder import last_step, prepare_run, require_begun
 from mimflow_train.sinks import require_wandb
@@ -47,8 +47,8 @@ class TrainOptions:
     """Run folder; runs/SCALE-DATA if not given."""
     steps: int | None = None
     """Optimiser steps, instead of the recipe's."""
-    checkpoint_every: int = 250
-    """Steps between checkpoints."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, each with a picture; 250 at tiny, 2,500 at S to XXL."""
     milestone_every: int = 50_000
     """Steps between weights that are kept for good, in RUN/milestones."""
     phase: Literal["all", "joint", "decoder"] = "all"
@@ -86,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(options: TrainOptions) -> int:
     for name in ("checkpoint_every", "milestone_every"):
-        if getattr(options, name) < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"Expected {flag} >= 1; got {getattr(options, name)}.")
+        given = getattr(options, name)
+        if given is not None and given < 1:
+            raise ConfigError(f"Expected --{name.replace('_', '-')} >= 1; got {given}.")
     config = build_config(options)
     workers = Workers.parse(options.workers)
     rank, count = torchrun_place() or (0, workers.most)
@@ -96,12 +96,15 @@ def _main(options: TrainOptions) -> int:
     if options.dry_run:
         from mimflow_train.cli.dry_run import cost_table
 
-        every = options.milestone_every
-        sys.stdout.write(
-            cost_table(
-                config, count, options.phase, hardware=options.hardware, milestone_every=every
-            )
+        table = cost_table(
+            config,
+            count,
+            options.phase,
+            hardware=options.hardware,
+            milestone_every=options.milestone_every,
+            checkpoint_every=options.checkpoint_every,
         )
+        sys.stdout.write(table)
         return 0
     if config.model.encoder.bottleneck == "mae":
         raise ConfigError(
@@ -154,7 +157,7 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
     """Train with the engine; return the signal that ended it early, or None."""
     plan = Plan(
         until=last_step(config, run_dir, options.phase),
-        checkpoint_every=options.checkpoint_every,
+        checkpoint_every=options.checkpoint_every or checkpoint_interval(config.scale),
         milestone_every=options.milestone_every,
         log=options.log,
     )
