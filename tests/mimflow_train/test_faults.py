@@ -10,10 +10,11 @@ import sys
 import pytest
 import torch
 
+from mimflow_train import checkpoint
 from mimflow_train import run as run_module
 from mimflow_train.checkpoint import checkpoints, load_state, snapshot, write_checkpoint
 from mimflow_train.context import LocalContext, StopRequest
-from mimflow_train.errors import ConfigError, DivergedError, RetriesError
+from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
 from mimflow_train.failures import StepError, note_failure
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.lock import locked
@@ -55,6 +56,10 @@ def breaks(monkeypatch):
         monkeypatch.setattr(JointPhase, "gradients", broken)
 
     return function
+
+
+def full_disk(*_):
+    raise OSError("No space left on device")
 
 
 def spoil(state):
@@ -176,6 +181,30 @@ def test_memory_that_does_not_suffice_is_one_sentence(config, data, breaks, micr
     state, context = TrainState(config, CPU), LocalContext(CPU, lambda *_: None, StopRequest())
     with pytest.raises(ConfigError, match=advice):
         train_loop(context, config, data, state=state, save_every=9, save=lambda _: None)
+
+
+def test_a_disk_that_is_full_does_not_hide_a_divergence(
+    train, breaks, config, tmp_path, monkeypatch, capsys
+):
+    state = TrainState(config, CPU)
+    state.step, state.draw_stream = 2, 1
+    write_checkpoint(snapshot(state), config, tmp_path)
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    breaks(lambda state, _: spoil(state) if state.step >= 4 else None)
+    with pytest.raises(DivergedError):
+        train()
+    assert capsys.readouterr().err.count("Warning: Expected to write a checkpoint to") == 2
+
+
+def test_the_end_of_another_worker_is_not_noted_as_a_step_s_failure(train, breaks, tmp_path):
+    def wrong(state, _):
+        if state.step == 3:
+            raise RuntimeError("[/src/gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+
+    breaks(wrong)
+    with pytest.raises(PeerError, match=r"Step 3 met with the end of another.*closed by peer"):
+        train()
+    assert not (tmp_path / "errors").exists()
 
 
 def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):

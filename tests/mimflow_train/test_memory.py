@@ -5,9 +5,11 @@ import dataclasses
 import json
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.parametrizations import spectral_norm
@@ -128,6 +130,65 @@ def test_what_fits_a_gpu_becomes_the_micro_batch(config):
     assert tried == [(8, 8), (4, 4), (2, 2)]
     chosen = dataclasses.replace(config, micro_batch=4)
     assert fit_micro_batch(chosen, on_gpu, attempt, model) == chosen
+
+
+@pytest.mark.parametrize("fits", [0, 2])
+def test_a_worker_for_which_nothing_fits_asks_the_others_all_the_same(config, monkeypatch, fits):
+    answers = []
+
+    def all_reduce(value, _):
+        answers.append(int(value))
+        value.fill_(0)
+
+    def attempt(batch, _):
+        if len(batch.image) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    tensor = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda value, device=None: tensor(value))
+    on_gpu = LocalContext(torch.device("cuda"), lambda *_: None, StopRequest())
+    on_gpu.world_size = 2
+    with pytest.raises(ConfigError, match="Expected one image to fit"):
+        fit_micro_batch(config, on_gpu, attempt, MIMFlow(config.trained_model))
+    assert answers == [fits]
+
+
+def test_what_an_attempt_held_is_let_go_before_the_next(monkeypatch):
+    held, left = [], []
+
+    class Large:
+        """A tensor of an attempt, which only its frame holds."""
+
+    def attempt(size):
+        large = Large()
+        held.append(weakref.ref(large))
+        cycle = [large]
+        cycle.append(cycle)
+        if size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def empty_cache():
+        left.append([each() is not None for each in held])
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    assert largest_micro_batch(4, attempt) == 2
+    assert left == [[False], [False, False]]
+
+
+def test_the_search_leaves_a_tenth_of_the_memory(config, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", calls.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
+
+    def attempt(*_):
+        calls.append("attempt")
+
+    on_gpu = LocalContext(torch.device("cuda"), lambda *_: None, StopRequest())
+    fit_micro_batch(config, on_gpu, attempt, MIMFlow(config.trained_model))
+    assert calls == [0.9, "attempt", 1.0, "reset"]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", 0), ("8", 8)])

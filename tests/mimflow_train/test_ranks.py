@@ -1,10 +1,13 @@
 """Several ranks learn what one learns, in both phases, with all options of the second."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,21 +165,28 @@ def launch(folder, places):
     assert [worker.wait(300) for worker in workers] == [0] * len(places)
 
 
-def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
-    images = tmp_path / "images"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def images(tmp_path):
+    """Return a folder of 24 images in two classes."""
+    folder = tmp_path / "images"
     for label, name in enumerate(("blue", "red")):
-        (images / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for number in range(12):
             shade = (40 * label + 5 * number, 20, 250 - 200 * label - number)
-            Image.new("RGB", (20, 24), shade).save(images / name / f"{number}.png")
-    arguments = ["--data", images, "--out", tmp_path / "run", "--device", "cpu"]
+            Image.new("RGB", (20, 24), shade).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
+    arguments = ["--data", images(tmp_path), "--out", tmp_path / "run", "--device", "cpu"]
     for value in [*SMALL, "loss.perceptual=0.0", "decoder_phase.steps=2", "shard=True"]:
         arguments += ["--set", value]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
     def train():
         done = subprocess.run(
-            [*map(str, [*torchrun, "-m", "mimflow_train.cli.train", *arguments])],
+            [*map(str, [*TORCHRUN, "-m", "mimflow_train.cli.train", *arguments])],
             capture_output=True,
             text=True,
             check=False,
@@ -198,3 +208,38 @@ def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
     assert fingerprint(last) == learned
     aside = last.with_name("damaged_step_00000008")
     assert (aside / "ema.safetensors").read_bytes() == b"damaged"
+
+
+def test_an_error_of_one_worker_ends_all_with_its_sentence(tmp_path):
+    """Its peers wait for it, so it must not wait for them; nothing that was started stays."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("no folder, so that rank 0 cannot save")
+    program, mark = tmp_path / "program.py", uuid.uuid4().hex
+    program.write_text(
+        "import time\n"
+        "import torch.distributed\n"
+        "from mimflow_train.cli.train import main\n"
+        "torch.distributed.destroy_process_group = lambda: time.sleep(999)  # as NCCL's waits\n"
+        "main()\n"
+    )
+    arguments = ["--data", images(tmp_path), "--out", tmp_path / "run", "--device", "cpu"]
+    for value in [*SMALL, "loss.perceptual=0.0"]:
+        arguments += ["--set", value]
+    done = subprocess.run(
+        [*map(str, [*TORCHRUN, program, *arguments])],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MIMFLOW_TEST_MARK": mark},
+    )
+    assert done.stderr.count("mimflow-train: Expected to write a checkpoint to") == 1, done.stderr
+    assert "exitcode  : 6" in done.stderr
+    assert not (tmp_path / "run" / "errors").exists(), "it was no failure of the other's"
+    assert not any(mark.encode() in environ for environ in environments())
+
+
+def environments():
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended
+            yield path.read_bytes()

@@ -104,6 +104,33 @@ def test_spare_workers_leave_and_the_others_meet_without_them(tmp_path, monkeypa
     assert answers == [(0, 3, 7), (1, 3, 7), (2, 3, 7), (3, False, 0), (4, False, 0)]
 
 
+def ask(rank, folder, said):
+    """Ask as workers on GPUs would, of which there are none: no tensor may go there."""
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    gpu, stop = torch.device("cuda"), StopRequest()
+    place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    stop.received = signal.SIGUSR1 if rank == 1 else None
+    torchrun = TorchrunContext("cuda", lambda *_: None, stop)
+    answers = [torchrun.should_stop(), stop.received]
+    file = folder / f"stop_{rank}"  # that of rank 0 alone is looked at
+    under_ray = RayContext(Place(rank, 2, gpu), lambda *_: None, file, notice=lambda: None)
+    for name in ("stop_1", "stop_0"):
+        (folder / name).touch()
+        dist.barrier()
+        answers.append(under_ray.should_stop())
+        dist.barrier()
+    said.put(answers)
+    dist.destroy_process_group()
+
+
+def test_whether_to_stop_is_asked_without_a_gpu(tmp_path):
+    said = multiprocessing.get_context("fork").Queue()
+    forked(ask, [(rank, tmp_path, said) for rank in range(2)])
+    for _ in range(2):
+        assert said.get(timeout=60) == [True, signal.SIGUSR1, False, True]
+
+
 def train_until(last, rank, world_size, run_dir, config):
     """Train as one of some workers until the end or a signal after the step ``last``."""
     torch.set_num_threads(1)

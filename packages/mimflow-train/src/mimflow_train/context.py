@@ -136,18 +136,22 @@ class TorchrunContext:
         place = os.environ["LOCAL_RANK"]
         self.device = torch.device(f"cuda:{place}" if kind == "cuda" else kind)
         self._report, self._stop = report, stop
+        self._hosts: dist.ProcessGroup | None = None
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Meet the other workers for the length of a block."""
+        """Meet the other workers for the length of a block.
+
+        After an error the group stays: leaving NCCL's waits for workers that wait for this one.
+        The process is then to end at once, as :func:`mimflow_train.cli.command.leave` does.
+        """
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_TIMEOUT)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+        dist.init_process_group(backend, timeout=_TIMEOUT, device_id=_bound(self.device))
+        self._hosts = _group_of_hosts()
+        yield
+        dist.destroy_process_group()
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Publish the values of a step."""
@@ -155,8 +159,8 @@ class TorchrunContext:
 
     def should_stop(self) -> bool:
         """Whether a signal came to any of the workers."""
-        answer = torch.tensor(float(self._stop.received or 0), device=self.device)
-        dist.all_reduce(answer, dist.ReduceOp.MAX)
+        answer = torch.tensor(self._stop.received or 0)
+        dist.all_reduce(answer, dist.ReduceOp.MAX, self._hosts)
         if answer and self._stop.received is None:
             self._stop.received = int(answer)
         return bool(answer)
@@ -171,7 +175,7 @@ class Place(NamedTuple):
 
 
 class RayContext:
-    """One worker of a Ray Train job.
+    """One worker of a Ray Train job; all of them make theirs together.
 
     Args:
         place: Among the workers that train.
@@ -195,6 +199,7 @@ class RayContext:
         self._report, self._stop_file, self._notice, self._clock = report, stop_file, notice, clock
         self._asked = clock()
         self._noticed = self._only_to_save = False
+        self._hosts = _group_of_hosts() if self.world_size > 1 else None
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Publish the values of a step."""
@@ -207,9 +212,10 @@ class RayContext:
         """
         now = self._clock()
         due = not self._noticed and now - self._asked >= _NOTICE_SECONDS
-        asked = torch.tensor([self._stop_file.exists(), due], dtype=torch.uint8, device=self.device)
+        stop = self.rank == 0 and self._stop_file.exists()
+        asked = torch.tensor([stop, due], dtype=torch.uint8)
         if self.world_size > 1:
-            dist.broadcast(asked, src=0)
+            dist.broadcast(asked, src=0, group=self._hosts)
         stop, due = asked.bool().tolist()
         if due:
             self._asked = now
@@ -220,6 +226,18 @@ class RayContext:
     def stopped_to_save(self) -> bool:
         """Whether the last answer of :meth:`should_stop` was for a machine that will go."""
         return self._only_to_save
+
+
+def _group_of_hosts() -> dist.ProcessGroup:
+    """Return a group of all workers for what is asked at every step, in which no GPU waits."""
+    group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _bound(device: torch.device) -> torch.device | None:
+    """Return the device to tell torch that a worker has, which only a GPU's group wants to know."""
+    return device if device.type == "cuda" else None
 
 
 def leave_spare_workers(rank: int, count: int, device: torch.device) -> None:
@@ -240,4 +258,6 @@ def leave_spare_workers(rank: int, count: int, device: torch.device) -> None:
     dist.destroy_process_group()
     if rank < count:
         url = f"tcp://{os.environ['MASTER_ADDR']}:{int(port)}"
-        dist.init_process_group(backend, url, timeout=_TIMEOUT, rank=rank, world_size=count)
+        dist.init_process_group(
+            backend, url, _TIMEOUT, rank=rank, world_size=count, device_id=_bound(device)
+        )

@@ -43,6 +43,10 @@ class RetriesError(MimflowError):
     exit_code = 7
 
 
+class PeerError(Exception):
+    """The end of another worker, which has the reason and says it."""
+
+
 class WorkerError(MimflowError):
     """A user's mistake that a worker met, with the exit code it has there."""
 

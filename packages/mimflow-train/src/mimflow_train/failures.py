@@ -5,12 +5,13 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mimflow_train.errors import RetriesError
 from mimflow_train.sharding import part_of
 
-__all__ = ["StepError", "diagnosis", "note_failure"]
+__all__ = ["StepError", "diagnosis", "is_lost_peer", "note_failure"]
 
 _BLOCK = re.compile(r".*?\.\d+|[^.]+")  # a weight's name to its first number, or to the first dot
 _TRIES = 3
@@ -30,6 +31,15 @@ class StepError(Exception):
             "The same command tries it again."
         )
         self.step = step
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Return whether an error says that another worker cannot be reached; gloo has no class for it.
+
+    Args:
+        error: What a collective has raised.
+    """
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def diagnosis(terms: Mapping[str, Tensor], model: nn.Module) -> str:

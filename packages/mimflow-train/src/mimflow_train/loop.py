@@ -16,8 +16,8 @@ from mimflow_train.data.ahead import one_ahead
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import batches, image_order
 from mimflow_train.draws import Draws, draw_step, drop_labels, mirror
-from mimflow_train.errors import ConfigError, DivergedError, MimflowError
-from mimflow_train.failures import StepError, diagnosis
+from mimflow_train.errors import ConfigError, DivergedError, MimflowError, PeerError
+from mimflow_train.failures import StepError, diagnosis, is_lost_peer
 from mimflow_train.health import Health
 from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
@@ -56,6 +56,7 @@ def train(
         DivergedError: After three steps in a row without a finite gradient.
         ConfigError: If a micro-batch does not fit the device's memory.
         StepError: If a step fails for a reason that is not the user's.
+        PeerError: If another worker has ended.
     """
     if state.step >= state.end:
         return
@@ -72,6 +73,11 @@ def train(
     except (MimflowError, GenmetricsError, OSError):
         raise
     except Exception as error:
+        if is_lost_peer(error):
+            raise PeerError(
+                f"Step {state.step} met with the end of another worker, which says why. "
+                f"({str(error).splitlines()[0]})"
+            ) from error
         raise StepError(state.step) from error
 
 

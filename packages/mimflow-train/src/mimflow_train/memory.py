@@ -1,6 +1,8 @@
 """What a step keeps in memory, and how many images of it fit a device."""
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -23,6 +25,12 @@ __all__ = [
     "set_computation",
 ]
 
+_SEARCHED = 0.9  # of the memory, when micro-batches are tried out
+_NONE_FITS = (
+    "Expected one image to fit the device's memory; it does not. "
+    "Give --set recompute=True, or a smaller --scale."
+)
+
 
 def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
     """Return the largest divisor of a worker's share with which a pass fits the memory.
@@ -38,17 +46,28 @@ def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
         >>> largest_micro_batch(12, lambda size: None)
         12
     """
-    for size in (each for each in range(share, 0, -1) if share % each == 0):
-        try:
-            attempt(size)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            continue
-        return size
-    raise ConfigError(
-        "Expected one image to fit the device's memory; it does not. "
-        "Give --set recompute=True, or a smaller --scale."
-    )
+    size = _largest(share, attempt)
+    if not size:
+        raise ConfigError(_NONE_FITS)
+    return size
+
+
+def _largest(share: int, attempt: Callable[[int], object]) -> int:
+    """Return the largest divisor that fits; 0 if none does."""
+    divisors = (each for each in range(share, 0, -1) if share % each == 0)
+    return next((size for size in divisors if _fits(attempt, size)), 0)
+
+
+def _fits(attempt: Callable[[int], object], size: int) -> bool:
+    """Try a size out, and give back what it took: outside the handler, whose traceback holds it."""
+    try:
+        attempt(size)
+        fits = True
+    except torch.OutOfMemoryError:
+        fits = False
+    gc.collect()
+    torch.cuda.empty_cache()
+    return fits
 
 
 def fit_micro_batch(
@@ -75,13 +94,29 @@ def fit_micro_batch(
         return config
     set_computation(model, replace(config, compile=False), context.device)
     share = config.global_batch // context.world_size
-    with torch.compiler.set_stance("force_eager"):  # for what frozen networks compile
-        size = largest_micro_batch(share, lambda size: attempt(*_blank(config, size)))
-    if context.world_size > 1:
+    with _headroom(), torch.compiler.set_stance("force_eager"):  # frozen networks compile parts
+        size = _largest(share, lambda size: attempt(*_blank(config, size)))
+    if context.world_size > 1:  # all of them ask, whatever they have found
         smallest = torch.tensor(size, device=context.device)
         dist.all_reduce(smallest, dist.ReduceOp.MIN)
         size = int(smallest)
+    if not size:
+        raise ConfigError(_NONE_FITS)
     return replace(config, micro_batch=size)
+
+
+@contextmanager
+def _headroom() -> Iterator[None]:
+    """Leave a tenth of the GPU's memory to what a run has besides: fragments, kernels, samples."""
+    if not torch.cuda.is_initialized():
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(_SEARCHED)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _blank(config: TrainConfig, size: int) -> tuple[Batch, Draws]:

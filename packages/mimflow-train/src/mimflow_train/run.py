@@ -188,12 +188,25 @@ def _leaving_a_trace(
     if context.rank == 0:
         reports.begin(state.step)
     try:
-        yield
-    except StepError as error:
-        note_failure(saver.run_dir, context.rank, error)
+        try:
+            yield
+        except StepError as error:
+            note_failure(saver.run_dir, context.rank, error)
+            raise
+    except Exception:
+        with _warning():  # in place of the error that ended it, one worker alone would meet this
+            saver.wait()
         raise
-    finally:
-        saver.wait()
+    saver.wait()
+
+
+@contextmanager
+def _warning() -> Iterator[None]:
+    """Say what the disk did not take, and go on."""
+    try:
+        yield
+    except StorageError as error:
+        say(f"Warning: {error}")
 
 
 def _saving(context: Context, saver: Saver) -> Callable[[State], None]:

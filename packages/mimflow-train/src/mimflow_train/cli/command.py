@@ -1,15 +1,18 @@
 """What the commands share: options from a dataclass, one sentence for each error."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import tyro
 
 from genmetrics import GenmetricsError
-from mimflow_train.errors import MimflowError, StorageError
+from mimflow_train.errors import MimflowError, PeerError, StorageError
+from mimflow_train.machine import torchrun_place
 
-__all__ = ["parse", "run"]
+__all__ = ["leave", "parse", "run"]
 
 Options = TypeVar("Options")
 
@@ -26,9 +29,32 @@ def run(body: Callable[[], int], program: str) -> int:
     except (MimflowError, GenmetricsError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return error.exit_code
+    except PeerError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return 1
     except OSError as error:  # a folder that cannot be written, a file where a folder should be
         sys.stderr.write(f"{program}: Expected to read and write the run's files; {error}.\n")
         return StorageError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted; nothing was being trained.\n")
         return 130
+
+
+def leave(body: Callable[[], int]) -> NoReturn:
+    """Exit with the code of a command; among torchrun's workers at once if it is an error's.
+
+    The usual way out would wait for the other workers, which may wait for this one. torchrun ends
+    them when one has failed.
+    """
+    if torchrun_place() is None:
+        sys.exit(body())
+    try:
+        code = body()
+    except Exception:  # no user's mistake; elsewhere Python shows it
+        traceback.print_exc()
+        code = 1
+    if 0 < code < 128:  # from there on a signal's, after which the workers have left together
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mimflow_train.cli.command import parse, run
+from mimflow_train.cli.command import leave, parse, run
 from mimflow_train.cli.preflight import Launch, choose_launch, require_divisor, require_packages
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
@@ -81,7 +81,7 @@ class TrainOptions:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     options = parse(TrainOptions, arguments, PROGRAM)
-    sys.exit(run(lambda: _main(options), PROGRAM))
+    leave(lambda: run(lambda: _main(options), PROGRAM))
 
 
 def _main(options: TrainOptions) -> int:
