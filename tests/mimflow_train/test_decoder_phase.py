@@ -1,4 +1,5 @@
 import dataclasses
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from mimflow_train.plan import Plan
 from mimflow_train.run import train_phases
 from mimflow_train.run_folder import last_step
 from mimflow_train.state import DecoderState, TrainState
+from mimflow_train.teachers import Targets
 
 CPU = torch.device("cpu")
 HEALTH = {
@@ -72,6 +74,28 @@ def test_decoder_phase_starts_from_the_average_and_trains_the_decoder_alone(conf
     for model in (state.model, state.ema):
         for name, value in model.state_dict().items():
             assert torch.equal(value, average[name]) != name.startswith("decoder."), name
+
+
+def test_the_joint_state_is_gone_in_the_decoder_phase_whoever_has_its_name(config, data):
+    config = dataclasses.replace(config, recompute=True)
+    joint, seen = TrainState(config, CPU), []
+    weights = [*map(weakref.ref, [*joint.model.parameters(), *joint.ema.parameters()])]
+
+    def save(state):
+        seen.append((state.phase, sum(each() is not None for each in weights)))
+
+    run(config, data, joint, save=save)
+    assert seen == [("joint", len(weights))] * 3 + [("decoder", 0)] * 3
+
+
+def test_the_decoder_phase_loads_no_teachers(config, data, monkeypatch):
+    def fail(*_):
+        raise AssertionError("a teacher is loaded")
+
+    start = DecoderState.after(TrainState(config, CPU), CPU)
+    monkeypatch.setattr(Targets, "load", fail)
+    state, _ = run(config, data, start)
+    assert state.step == 6
 
 
 def test_every_weight_of_decoder_and_discriminator_moves(config, data):

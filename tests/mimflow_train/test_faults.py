@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -181,6 +182,29 @@ def test_memory_that_does_not_suffice_is_one_sentence(config, data, breaks, micr
     state, context = TrainState(config, CPU), LocalContext(CPU, lambda *_: None, StopRequest())
     with pytest.raises(ConfigError, match=advice):
         train_loop(context, config, data, state=state, save_every=9, save=lambda _: None)
+
+
+def test_the_state_that_diverged_is_gone_before_another_is_made(
+    train, config, data, tmp_path, breaks, monkeypatch
+):
+    config, weights, left = dataclasses.replace(config, recompute=True), [], []
+
+    def wrong(state, _):
+        if state.draw_stream == 0:
+            weights[:] = map(weakref.ref, state.model.parameters())
+            spoil(state)
+
+    def newest(*_):
+        left.append(sum(each() is not None for each in weights))
+
+    breaks(wrong)
+    monkeypatch.setattr(run_module, "_newest_checkpoint", newest)
+    plan = Plan(until=4, checkpoint_every=9)
+    with contextlib.closing(Reports(config, tmp_path, plan, shown=False)) as reports:
+        context = LocalContext(CPU, reports.write, StopRequest())
+        train_run(context, config, tmp_path, plan, reports)
+    assert len(weights) > 0
+    assert left == [0, 0]
 
 
 def test_a_disk_that_is_full_does_not_hide_a_divergence(

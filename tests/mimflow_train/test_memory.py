@@ -218,6 +218,44 @@ def test_where_a_run_is_computed_may_change_when_it_goes_on(config, tmp_path):
         prepare_run(dataclasses.replace(changed, seed=7), tmp_path, "auto")
 
 
+@pytest.fixture
+def group(tmp_path):
+    """A group whose only worker is this process."""
+    dist.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_the_pass_that_settles_buckets_is_of_a_step_s_kind(config, data, group, monkeypatch):
+    decoder = dataclasses.replace(config.model.decoder, depth=2, drop_path=0.5)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, decoder=decoder),
+        precision="bf16",
+        micro_batch=2,
+    )
+    seen, forward = [], MIMFlow.forward
+
+    def watched(self, image, label, masked, noise, uniform=None):
+        drawn = None if uniform is None else uniform.shape
+        seen.append((image.shape, noise.shape, drawn, torch.is_autocast_enabled("cpu")))
+        return forward(self, image, label, masked, noise, uniform)
+
+    monkeypatch.setattr(MIMFlow, "forward", watched)
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    context.world_size = 2
+    state = TrainState(config, CPU)
+    each = JointPhase(state, context, config, Targets(None, {}, {}))
+    assert len(seen) == 1
+    assert all(p.grad is None for p in state.model.parameters())
+    pixels = data.train.stack(range(4)).float() / 127.5 - 1
+    each.gradients(
+        Batch(pixels, data.train.labels[:4], torch.arange(4)), draw_step(config, 0, slice(0, 4))
+    )
+    assert len(seen) == 3
+    assert set(seen) == {seen[0]}
+
+
 COMPILED = """
 import dataclasses, json, sys
 from pathlib import Path

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from mimflow_train.cli import preflight
 from mimflow_train.cli.preflight import (
     choose_launch,
     cluster_device,
@@ -100,3 +101,17 @@ def test_an_address_where_nothing_listens_is_refused():
 def test_an_address_without_a_port_is_refused():
     with pytest.raises(ConfigError, match="HOST:PORT of a running Ray cluster"):
         require_answer("somewhere")
+
+
+@pytest.mark.parametrize(("local", "refused"), [({}, True), ({"LOCAL_WORLD_SIZE": "2"}, False)])
+def test_torchrun_with_more_workers_than_gpus_is_refused(monkeypatch, local, refused):
+    place = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "2", "MASTER_ADDR": "", **local}
+    for name, value in {**place, "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(preflight, "torchrun_place", lambda: (9, 16))
+    monkeypatch.setattr(preflight, "choose_device", lambda kind: "cpu" if kind == "cpu" else "cuda")
+    monkeypatch.setattr(preflight, "count_devices", lambda _: 2)
+    if refused:
+        with pytest.raises(ConfigError, match=r"at most 2 workers .* 2 GPU\(s\); .* started 3"):
+            preflight.choose_engine("auto", 1, "auto")
+    assert preflight.choose_engine("auto", 1, "cpu" if refused else "auto") == "torchrun"

@@ -72,6 +72,21 @@ def test_a_notice_saves_once_and_changes_no_bit(launch_ray, options, tmp_path, m
     assert first == second
 
 
+def test_workers_of_a_joined_cluster_look_for_weights_where_the_driver_does(
+    launch_ray, monkeypatch
+):
+    given = {}
+    monkeypatch.setattr(launch_ray.ray, "init", lambda **options: given.update(options))
+    monkeypatch.setattr(launch_ray.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    for name in ("MIMFLOW_WEIGHTS", "MIMFLOW_OFFLINE", "HF_HOME", "HF_TOKEN", "UNRELATED"):
+        monkeypatch.setenv(name, f"value of {name}")
+    assert launch_ray.join_cluster("auto") == {"CPU": 2.0}
+    variables = given["runtime_env"]["env_vars"]
+    assert {"MIMFLOW_WEIGHTS", "MIMFLOW_OFFLINE", "HF_HOME"} <= variables.keys()
+    assert variables["HF_HOME"] == "value of HF_HOME"
+    assert not {"HF_TOKEN", "UNRELATED"} & variables.keys()
+
+
 def test_a_folder_that_is_not_shared_is_an_outcome(launch_ray, options):
     outcome = launch_ray._work({**options("run"), "launch": "8"})
     assert outcome["status"] == "failed"

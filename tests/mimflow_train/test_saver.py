@@ -1,6 +1,7 @@
 """Checkpoints are written beside training, hold one step, and a full disk is no disaster."""
 
 import threading
+import weakref
 
 import pytest
 import torch
@@ -10,7 +11,13 @@ from safetensors.torch import load_file
 
 from mimflow_train import checkpoint
 from mimflow_train import saver as saver_module
-from mimflow_train.checkpoint import checkpoints, fingerprint, snapshot, write_checkpoint
+from mimflow_train.checkpoint import (
+    checkpoints,
+    fingerprint,
+    load_state,
+    snapshot,
+    write_checkpoint,
+)
 from mimflow_train.errors import StorageError
 from mimflow_train.plan import Plan
 from mimflow_train.saver import Saver
@@ -208,3 +215,19 @@ def test_what_a_killed_process_left_half_written_goes(config, state, tmp_path):
     left.mkdir(parents=True)
     folder = write_checkpoint(snapshot(state), config, tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == [folder]
+
+
+def test_files_of_a_checkpoint_are_read_one_after_the_other(config, state, tmp_path, monkeypatch):
+    folder = write_checkpoint(snapshot(state), config, tmp_path)
+    read, held, load = [], [], checkpoint.load_file
+
+    def watched(path):
+        held.append(sum(each() is not None for each in read))
+        tensors = load(path)
+        read.extend(map(weakref.ref, tensors.values()))
+        return tensors
+
+    monkeypatch.setattr(checkpoint, "load_file", watched)
+    load_state(folder, config, CPU)
+    assert len(held) >= 3  # the checks of argument types that tests add look into it as well
+    assert set(held) == {0}

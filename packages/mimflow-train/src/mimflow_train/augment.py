@@ -42,8 +42,7 @@ def _shifted(
     height, width = image.shape[2:]
     most = [round(side * _LARGEST_SHIFT) for side in (height, width)]
     padded = F.pad(image, (most[1], most[1], most[0], most[0]))
-    count = 2 * torch.tensor(most, device=uniform.device) + 1
-    top, left = (uniform * count).long().unbind(1)
+    top, left = ((uniform[:, i] * (2 * most[i] + 1)).long() for i in range(2))
     rows = top[:, None] + torch.arange(height, device=image.device)
     columns = left[:, None] + torch.arange(width, device=image.device)
     batch = torch.arange(len(image), device=image.device)

@@ -26,10 +26,3 @@ class FlowPhase(JointPhase):
         self.mean = posterior.mean
         nll = nll_per_dim(self.module(posterior.perturb(part.draws.noise), part.label)).mean()
         return Objective(self.config.loss.nll * nll, {"nll": nll})
-
-    def _settle_buckets(self) -> None:
-        flow, device = self.config.model.flow, self.context.device
-        z = torch.zeros(1, flow.num_tokens, flow.token_dim, device=device)
-        output = self.module(z, torch.zeros(1, dtype=torch.int64, device=device))
-        (output.u.sum() + output.log_det.sum()).backward()
-        self.state.optimizer.zero_grad()

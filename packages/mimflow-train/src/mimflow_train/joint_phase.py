@@ -10,7 +10,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.draws import Draws
 from mimflow_train.health import latent_statistics
-from mimflow_train.memory import fit_micro_batch, set_computation
+from mimflow_train.memory import blank_batch, fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, joint_objective
 from mimflow_train.sharding import shares_out, whole
@@ -62,22 +62,14 @@ class JointPhase:
             self.state.optimizer.zero_grad()
 
     def _settle_buckets(self) -> None:
-        """Run one pass that teaches nothing.
+        """Run one pass that teaches nothing; of a step's kind, whose compiled layers it leaves.
 
         DDP sorts its buckets anew after its first pass, and sums over three workers or more depend
         on the buckets: without this, a run that goes on differs in the last bits from one that was
         never stopped.
         """
-        encoder, device = self.config.model.encoder, self.context.device
-        output = self.module(
-            torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=device),
-            torch.zeros(1, dtype=torch.int64, device=device),
-            torch.arange(encoder.num_patches, device=device)[None] % 2 == 0,
-            torch.zeros(1, encoder.num_latents, encoder.latent_dim, device=device),
-        )
-        parts = [output.flow.u, output.flow.log_det, output.image, *output.features.values()]
-        sum(each.sum() for each in parts).backward()
-        self.state.optimizer.zero_grad()
+        share = self.config.global_batch // self.context.world_size
+        self.try_out(*blank_batch(self.config, self.config.micro_batch or share))
 
     def gradients(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Add up the gradients of the batch, one micro-batch at a time."""

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,12 @@ def join_cluster(address: str) -> dict[str, float]:
         ConfigError: If no cluster answers there.
     """
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": _handed_on(os.environ)},
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise errors.ConfigError(
@@ -68,6 +73,15 @@ def join_cluster(address: str) -> dict[str, float]:
             "Start a node here with ray start --address=HOST:PORT, or leave --ray-address out."
         ) from error
     return dict(ray.cluster_resources())
+
+
+def _handed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return where weights are, for workers on nodes that were started without it; no secrets."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(("MIMFLOW_", "HF_")) and "TOKEN" not in name
+    }
 
 
 def run_ray(

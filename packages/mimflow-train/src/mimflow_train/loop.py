@@ -23,7 +23,7 @@ from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
 from mimflow_train.phases import Phase, phase_of
 from mimflow_train.sharding import shares_out
-from mimflow_train.state import State
+from mimflow_train.state import DecoderState, State
 from mimflow_train.teachers import Targets
 
 __all__ = ["train"]
@@ -60,7 +60,11 @@ def train(
     """
     if state.step >= state.end:
         return
-    phase = phase_of(state, context, config, Targets.load(config, data, context.device))
+    if isinstance(state, DecoderState):
+        targets = Targets.without_teachers(config, context.device)
+    else:
+        targets = Targets.load(config, data, context.device)
+    phase = phase_of(state, context, config, targets)
     try:
         _train(context, config, data, phase=phase, state=state, saving=Saving(save_every, save))
     except torch.OutOfMemoryError as error:

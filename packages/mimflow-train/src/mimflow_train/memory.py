@@ -19,6 +19,7 @@ from mimflow_train.micro_batches import Batch, attention_kernel
 from mimflow_train.model import MIMFlow
 
 __all__ = [
+    "blank_batch",
     "fit_micro_batch",
     "kept_bytes",
     "largest_micro_batch",
@@ -95,7 +96,7 @@ def fit_micro_batch(
     set_computation(model, replace(config, compile=False), context.device)
     share = config.global_batch // context.world_size
     with _headroom(), torch.compiler.set_stance("force_eager"):  # frozen networks compile parts
-        size = _largest(share, lambda size: attempt(*_blank(config, size)))
+        size = _largest(share, lambda size: attempt(*blank_batch(config, size)))
     if context.world_size > 1:  # all of them ask, whatever they have found
         smallest = torch.tensor(size, device=context.device)
         dist.all_reduce(smallest, dist.ReduceOp.MIN)
@@ -119,7 +120,13 @@ def _headroom() -> Iterator[None]:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _blank(config: TrainConfig, size: int) -> tuple[Batch, Draws]:
+def blank_batch(config: TrainConfig, size: int) -> tuple[Batch, Draws]:
+    """Return a batch of grey images with draws, to try a pass out with; always the same.
+
+    Args:
+        config: The run.
+        size: Images.
+    """
     side = config.model.encoder.image_size
     none = torch.zeros(size, dtype=torch.int64)
     batch = Batch(torch.zeros(size, 3, side, side), none, none)

@@ -1,6 +1,7 @@
 """From a configuration to a trained run folder, whoever started the workers."""
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,7 @@ def train_run(
         if context.rank == 0:
             say(f"{error} Rolling back to the last checkpoint, once, with other masks and noise.")
     del state  # so that two states are never on the device
+    gc.collect()
     state = _restored(context, config, run_dir)
     state.draw_stream += 1
     return go_on(state)
@@ -137,7 +139,7 @@ def train_phases(
 
     Args:
         context: This worker among its peers.
-        state: Where to start.
+        state: Where to start; that of a joint phase which comes to its end is released.
         data: Images; only ``data.train`` is looked at.
         plan: How far to go.
         save: Called on every rank, also at the end of a phase, with the state.
@@ -148,7 +150,8 @@ def train_phases(
     config, every = state.config, plan.checkpoint_every
     train(context, config, data, state=state, save_every=every, save=save)
     if isinstance(state, TrainState) and config.steps == state.step < plan.until:
-        state = DecoderState.after(state, context.device)
+        joint, state = state, DecoderState.after(state, context.device)
+        joint.release()
         train(context, config, data, state=state, save_every=every, save=save)
     return state
 

@@ -1,7 +1,9 @@
 """What training changes: weights, their moving average, and the optimiser's moments."""
 
 import copy
+import gc
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +81,11 @@ class TrainState:
         self.optimizer = _adamw(self.model, self.config.optim)
         _load_moments(self.model, self.optimizer, moments)
 
+    def release(self) -> None:
+        """Let go of all tensors, whoever still has the state: what comes next needs the memory."""
+        del self.model, self.ema, self.optimizer
+        gc.collect()  # a layer that is compiled or recomputed refers to itself
+
     def average(self, decay: float) -> None:
         """Move the average towards the weights: ``ema <- d ema + (1 - d) weights``.
 
@@ -95,7 +102,7 @@ class TrainState:
             "optimizer": _moments(self.model, self.optimizer),
         }
 
-    def load(self, tensors: dict[str, dict[str, Tensor]], step: int) -> None:
+    def load(self, tensors: Mapping[str, dict[str, Tensor]], step: int) -> None:
         """Take over a checkpoint's tensors; every name and shape must match."""
         self.model.load_state_dict(tensors["model"])
         self.ema.load_state_dict(tensors["ema"])
@@ -183,7 +190,7 @@ class DecoderState:
             "discriminator_optimizer": _moments(self.discriminator, discriminator),
         }
 
-    def load(self, tensors: dict[str, dict[str, Tensor]], step: int) -> None:
+    def load(self, tensors: Mapping[str, dict[str, Tensor]], step: int) -> None:
         """Take over a checkpoint's tensors; every name and shape must match."""
         self.model.load_state_dict(tensors["model"])
         self.ema.load_state_dict(tensors["ema"])

@@ -4,7 +4,7 @@ All see images in [-1, 1]. They are never part of the model, so no state dict ho
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -59,14 +59,23 @@ class Targets:
         grid = config.model.encoder.grid
         names = config.trained_model.features
         teachers = {name: build_teacher(name, grid, device) for name in names}
+        images = data.train.images
+        keep = isinstance(images, MemoryImages) and not config.data.flip
+        banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
+        return replace(cls.without_teachers(config, device), teachers=teachers, banks=banks)
+
+    @classmethod
+    def without_teachers(cls, config: TrainConfig, device: torch.device) -> "Targets":
+        """Build the perceptual distance alone, which is all that the decoder phase asks for.
+
+        Raises:
+            WeightsError: If its weights are not on this machine.
+        """
         perceptual = None
         if config.loss.perceptual > 0:
             network = config.loss.perceptual_network
             perceptual = build_perceptual(network, device, compiled=config.compile)
-        images = data.train.images
-        keep = isinstance(images, MemoryImages) and not config.data.flip
-        banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
-        return cls(perceptual, teachers, banks)
+        return cls(perceptual, {}, {})
 
     def features(self, image: Tensor, indices: Tensor) -> dict[str, FeatureTarget]:
         """Return each teacher's features of a batch, with its distance."""

@@ -250,7 +250,7 @@ class BlockDecoder:
             # Depths, batches and rules have a graph each, of which torch would refuse the ninth.
             with torch._dynamo.config.patch(recompile_limit=1024):
                 step()  # a step may run twice: it writes the same
-        return _captured(step) if solver.cuda_graph else step
+        return _captured(step, self.desk.tokens.device) if solver.cuda_graph else step
 
     def step_at(self, rank: Tensor, *, is_guided: bool) -> None:
         """Decode the successor of a rank known to the device alone: one graph for all ranks."""
@@ -266,17 +266,21 @@ class BlockDecoder:
         desk.tokens.index_copy_(1, successor, noise * log_scale.exp() + shift)
 
 
-def _captured(step: Callable[[], object]) -> Callable[[], object]:
-    """Return the replay of a CUDA graph of the step."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries allocate on their first calls, outside the graph
-        for _ in range(2):
+def _captured(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Return the replay of a CUDA graph of the step, captured on the device where it computes.
+
+    Other threads, such as one that copies a training batch, may use CUDA meanwhile.
+    """
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries allocate on their first calls, outside the graph
+            for _ in range(2):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
     return graph.replay
 
 

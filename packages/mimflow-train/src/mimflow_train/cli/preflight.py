@@ -1,6 +1,7 @@
 """What is checked before a run starts, so that nothing fails in its middle that could fail here."""
 
 import importlib.util
+import os
 import socket
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,6 +18,7 @@ __all__ = [
     "cluster_device",
     "require_answer",
     "require_divisor",
+    "require_gpus_for_torchrun",
     "require_packages",
     "require_weights",
 ]
@@ -148,6 +150,7 @@ def choose_engine(engine: str, workers: int, kind: str) -> str:
                 f"Expected --workers {place[1]}, as many as torchrun started; got {workers}. "
                 "Leave it out."
             )
+        require_gpus_for_torchrun(kind, os.environ)
         return "torchrun"
     if engine == "local" and workers > 1:
         raise ConfigError(
@@ -162,6 +165,24 @@ def choose_engine(engine: str, workers: int, kind: str) -> str:
             f"got {workers}. Lower --workers."
         )
     return "ray" if engine == "ray" or workers > 1 else "local"
+
+
+def require_gpus_for_torchrun(kind: str, environment: Mapping[str, str]) -> None:
+    """Raise if torchrun started more workers on this machine than it has GPUs to train on.
+
+    Args:
+        kind: ``auto``, ``cpu`` or ``cuda``.
+        environment: Variables of torchrun.
+
+    Raises:
+        ConfigError: If two workers would have one GPU.
+    """
+    started = int(environment.get("LOCAL_WORLD_SIZE", int(environment["LOCAL_RANK"]) + 1))
+    if choose_device(kind) == "cuda" and started > count_devices("cuda"):
+        raise ConfigError(
+            f"Expected at most {count_devices('cuda')} workers on this machine's "
+            f"{count_devices('cuda')} GPU(s); torchrun started {started}. Lower --nproc-per-node."
+        )
 
 
 def require_weights(config: TrainConfig, *, decoder_phase: bool) -> None:
