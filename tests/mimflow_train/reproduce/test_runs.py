@@ -83,6 +83,15 @@ def test_a_stopped_run_ends_the_command_with_its_signal(session, monkeypatch):
     assert ended.value.exit_code == 143
 
 
+@pytest.mark.parametrize(("scale", "steps"), [("tiny", 250), ("L", 2500)])
+def test_checkpoints_are_as_far_apart_as_the_scale_s(session, monkeypatch, scale, steps):
+    plans = []
+    monkeypatch.setattr(trained, "run_local", lambda *given: plans.append(given[-1]) or 15)
+    with pytest.raises(InterruptedRunError):
+        trained.trained(session, dataclasses.replace(session.base, scale=scale))
+    assert [plan.checkpoint_every for plan in plans] == [steps]
+
+
 @pytest.fixture
 def fixed(session):
     """A row of Table 1: a flow on a fixed convolutional autoencoder."""

@@ -30,7 +30,7 @@ class Plan:
     """
 
     until: int
-    checkpoint_every: int = 250
+    checkpoint_every: int
     milestone_every: int = 50_000
     log: Literal["files", "wandb"] = "files"
 

@@ -18,7 +18,7 @@ from mimflow_train.console import say
 from mimflow_train.errors import DivergedError, MimflowError, StorageError, WorkerError
 from mimflow_train.lock import locked_in_turn
 from mimflow_train.model import MIMFlow
-from mimflow_train.plan import Plan
+from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.reproduce.session import Session
 from mimflow_train.run import run_local
 
@@ -86,7 +86,7 @@ def trained(
 
 
 def _train(session: Session, config: TrainConfig, run_dir: Path, until: int) -> None:
-    plan = Plan(until=until)
+    plan = Plan(until=until, checkpoint_every=checkpoint_interval(config.scale))
     if session.workers > 1:
         from mimflow_train.launch_ray import run_ray
 
