@@ -35,6 +35,7 @@ from mimflow_train.frozen.perceptual import (
 )
 from mimflow_train.frozen.teacher import frozen
 from mimflow_train.loop import train
+from mimflow_train.micro_batches import precision
 from mimflow_train.recipes import RECIPES
 from mimflow_train.state import State, TrainState
 from mimflow_train.teachers import Targets
@@ -57,8 +58,13 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def random_targets(config: TrainConfig, device: torch.device, folder: Path) -> Targets:
-    """The recipe's frozen networks, of random numbers."""
+def random_targets(config: TrainConfig, device: torch.device) -> Targets:
+    """The recipe's frozen networks, of random numbers, for the precision of a step."""
+    with tempfile.TemporaryDirectory() as folder, precision(device, config.precision):
+        return _random_targets(config, device, Path(folder))
+
+
+def _random_targets(config: TrainConfig, device: torch.device, folder: Path) -> Targets:
     grid = config.model.encoder.grid
     files = {name: folder / f"{name}.safetensors" for name in ("dinov2", "clip")}
     dinov2 = timm.create_model(DINOV2_NAME, img_size=tuple(16 * n for n in grid), patch_size=16)
@@ -71,8 +77,9 @@ def random_targets(config: TrainConfig, device: torch.device, folder: Path) -> T
         "clip": ClipTeacher(files["clip"], grid, device),
     }
     layout = torch.channels_last
+    vgg16 = frozen(lpips_network(linear_weights=True), device).to(memory_format=layout)
     perceptual = PerceptualLoss(
-        LpipsDistance(frozen(lpips_network(linear_weights=True), device).to(memory_format=layout)),
+        LpipsDistance(vgg16, compiled=config.compile),
         ConvNextDistance(frozen(convnext_small(), device).to(memory_format=layout)),
     )
     return Targets(perceptual, teachers, {})
@@ -87,8 +94,9 @@ class Measured:
     memory: int
 
 
-def run(config: TrainConfig, targets: Targets, device: torch.device, steps: int) -> Measured:
+def run(config: TrainConfig, device: torch.device, steps: int) -> Measured:
     """Train for some steps from random weights."""
+    targets = random_targets(config, device)
     torch.cuda.reset_peak_memory_stats()
     config = dataclasses.replace(config, steps=WARM_UP + steps)
     data = noise_images(config, 8 * config.global_batch)
@@ -105,8 +113,9 @@ def run(config: TrainConfig, targets: Targets, device: torch.device, steps: int)
     return Measured(seconds[WARM_UP:], sum(seconds[:WARM_UP]), torch.cuda.max_memory_allocated())
 
 
-def frozen_seconds(config: TrainConfig, targets: Targets, device: torch.device) -> dict[str, float]:
-    """Seconds of the frozen networks alone, with the passes that a step makes, both precisions."""
+def frozen_seconds(config: TrainConfig, device: torch.device) -> dict[str, float]:
+    """Seconds of the frozen networks alone, with the passes that a step makes."""
+    targets = random_targets(config, device)
     size, batch = config.model.encoder.image_size, config.global_batch
     image = torch.rand(batch, 3, size, size, device=device) * 2 - 1
     made = torch.rand_like(image).requires_grad_()
@@ -117,18 +126,17 @@ def frozen_seconds(config: TrainConfig, targets: Targets, device: torch.device) 
         "ConvNeXt": lambda: targets.perceptual.logits(made, image).backward(),
     }
     seconds = {}
-    for precision in ("float32", "bf16"):
-        for name, work in works.items():
-            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-                times = [timed(work) for _ in range(8)]
-            seconds[f"{name}, {precision}"] = statistics.median(times[3:])
+    for name, work in works.items():
+        with precision(device, config.precision):
+            times = [timed(work) for _ in range(8)]
+        seconds[f"{name}, {config.precision}"] = statistics.median(times[3:])
     return seconds
 
 
-def profile(config: TrainConfig, targets: Targets, device: torch.device, out: Path) -> None:
+def profile(config: TrainConfig, device: torch.device, out: Path) -> None:
     """Write what the GPU did in three steps, and how long it did nothing."""
     with torch.profiler.profile() as profiler:
-        run(dataclasses.replace(config), targets, device, 3)
+        run(config, device, 3)
     averages = profiler.key_averages()
     table = averages.table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=70)
     by_cpu = averages.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=70)
@@ -149,8 +157,6 @@ def main() -> None:
         global_batch=options.micro_batch,
     )
     flops = training_flops(config)
-    with tempfile.TemporaryDirectory() as folder:
-        targets = random_targets(config, device, Path(folder))
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, scale {options.scale},")
     print(f"{options.micro_batch} images a step, {options.steps} steps after {WARM_UP};")
     print(
@@ -165,7 +171,7 @@ def main() -> None:
         "compiled": {"compile": True},
         "compiled, recomputed": {"compile": True, "recompute": True},
     }.items():
-        done = run(dataclasses.replace(config, **how), targets, device, options.steps)
+        done = run(dataclasses.replace(config, **how), device, options.steps)
         low, middle, high = statistics.quantiles(done.seconds, n=4)
         images = options.micro_batch / middle
         print(
@@ -175,10 +181,12 @@ def main() -> None:
             flush=True,
         )
     print("\n| frozen network alone | ms a step |\n|---|--:|")
-    for name, seconds in frozen_seconds(config, targets, device).items():
-        print(f"| {name} | {1e3 * seconds:.1f} |", flush=True)
+    for wanted in ("fp32", "bf16"):
+        each = dataclasses.replace(config, precision=wanted, compile=True)
+        for name, seconds in frozen_seconds(each, device).items():
+            print(f"| {name} | {1e3 * seconds:.1f} |", flush=True)
     if options.profile:
-        profile(dataclasses.replace(config, compile=True), targets, device, options.profile)
+        profile(dataclasses.replace(config, compile=True), device, options.profile)
 
 
 if __name__ == "__main__":

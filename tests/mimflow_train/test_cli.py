@@ -169,7 +169,7 @@ def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys
     assert rows["DINOv2-B/16@256"] == ["85.86", "M", "23.20", "x", "1"]
     assert rows["VGG16 to relu5_3@256"] == ["14.71", "M", "20.04", "x", "3"]
     assert "1.06 TFLOP" in text
-    assert "33.6 GiB at micro_batch 32" in text
+    assert "33.0 GiB at micro_batch 32" in text
     assert text.count("missing: save https://") == 4
 
 

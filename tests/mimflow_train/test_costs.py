@@ -46,12 +46,12 @@ def cost_of(scale):
 
 
 GOLDEN = {  # trained parameters, GFLOP a training image, GiB at 32 images, GiB of a checkpoint
-    "tiny": (11_313_536, 1.61, 0.44, 0.17),
-    "S": (75_477_696, 411, 13.2, 1.12),
-    "B": (365_335_744, 845, 25.9, 5.44),
-    "L": (649_745_344, 1062, 33.6, 9.68),
-    "XL": (1_348_438_464, 2321, 66.2, 20.1),
-    "XXL": (1_718_727_360, 1877, 58.1, 25.6),
+    "tiny": (11_313_536, 1.61, 0.43, 0.17),
+    "S": (75_477_696, 411, 12.6, 1.12),
+    "B": (365_335_744, 845, 25.3, 5.44),
+    "L": (649_745_344, 1062, 33.0, 9.68),
+    "XL": (1_348_438_464, 2321, 65.7, 20.1),
+    "XXL": (1_718_727_360, 1877, 57.6, 25.6),
 }
 
 
@@ -103,7 +103,11 @@ def test_cost_of_scale_l_is_that_of_the_fact_sheet():
 def test_memory_is_what_an_h100_was_seen_to_need(recompute, measured):
     config = RECIPES["L"](IMAGENET_CLASSES, "folder")
     cost = run_cost(dataclasses.replace(config, recompute=recompute))
-    assert cost.memory(32) / 2**30 == pytest.approx(measured, rel=0.04), "benchmarks/gpu_step.md"
+    # Measured with frozen weights in float32, and casts of those that gradients pass through.
+    joint = [each for each in cost.frozen if each.in_joint_step]
+    then = sum(each.parameters * (4 if each.passes == 3 else 2) for each in joint)
+    total = (cost.memory(32) + then) / 2**30
+    assert total == pytest.approx(measured, rel=0.04), "benchmarks/gpu_step.md"
 
 
 def test_memory_grows_with_the_network_and_says_how_many_images_fit(config):

@@ -107,7 +107,7 @@ def test_places_without_active_features_are_harmless(trunk, pair, tmp_path):
     torch.testing.assert_close(loss, package, rtol=1e-6, atol=0)
     assert (gradient - package_gradient).norm() < 1e-5 * package_gradient.norm()
     x = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    level_distance(x, torch.ones(1, 3, 2, 2), torch.ones(3, 1, 1)).backward()
+    level_distance(x, torch.ones(1, 3, 2, 2), torch.ones(3)).backward()
     assert x.grad.isfinite().all(), "the package's is not a number"
 
 

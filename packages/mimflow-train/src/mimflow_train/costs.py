@@ -22,7 +22,7 @@ from mimflow_train.frozen.perceptual import (
     PerceptualLoss,
     lpips_network,
 )
-from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance, imitated_gpu
+from mimflow_train.frozen.teacher import FeatureTarget, cast_products, cosine_distance, imitated_gpu
 from mimflow_train.memory import kept_bytes, set_computation
 from mimflow_train.model import MIMFlow, MIMFlowOutput
 from mimflow_train.objective import joint_objective
@@ -32,7 +32,8 @@ __all__ = ["BYTES_PER_TRAINED", "PartCost", "RunCost", "run_cost", "training_flo
 
 BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving average
 _BYTES_TOGETHER = 8  # weight and gradient of what is not shared out at the moment
-_BYTES_PER_FROZEN = 4
+_BYTES_PER_FROZEN = 2  # as in mimflow_train.frozen.teacher; but for a discriminator's eye
+_BYTES_PER_EYE = 4
 _BYTES_PER_SAVED = 16  # float32 weight, moving average, two moments of AdamW
 
 
@@ -111,7 +112,7 @@ def run_cost(config: TrainConfig, workers: int = 1) -> RunCost:
             "Expected the bottleneck learnable-tokens or simmim for an estimate of memory; got "
             "mae, whose activations depend on the mask. Leave --dry-run out."
         )
-    frozen = frozen_costs(config)
+    networks = frozen_costs(config)
     trained = _trained(config)
     copies, activations = _kept_bytes(config)
     weights = BYTES_PER_TRAINED * sum(part.parameters for part in trained)
@@ -120,10 +121,15 @@ def run_cost(config: TrainConfig, workers: int = 1) -> RunCost:
     return RunCost(
         trained=trained,
         discriminator=_discriminator(config),
-        frozen=frozen,
-        static_bytes=weights + _BYTES_PER_FROZEN * sum(each.parameters for each in frozen) + copies,
+        frozen=networks,
+        static_bytes=weights + sum(map(_frozen_bytes, networks)) + copies,
         activation_bytes=activations,
     )
+
+
+def _frozen_bytes(network: FrozenCost) -> int:
+    each = _BYTES_PER_FROZEN if network.in_joint_step else _BYTES_PER_EYE
+    return each * network.parameters
 
 
 def _numbers_together(config: TrainConfig) -> int:
@@ -201,26 +207,29 @@ def _kept_bytes(config: TrainConfig) -> tuple[int, int]:
     """Return what autograd keeps for a batch whatever its size, and for each image of it."""
     with torch.device("meta"):
         model, networks = MIMFlow(config.trained_model), _perceptual_networks(config)
-    with FakeTensorMode():
+    cpu = torch.device("cpu")
+    with FakeTensorMode(), imitated_gpu(), torch.autocast("cpu", torch.bfloat16):
         for each in (model, *networks):
             _leave_meta(each)
-        distance = _distance(networks)
-        one, two = (_kept_by_step(config, model, distance, batch) for batch in (1, 2))
+        for each in networks:
+            cast_products(each, torch.bfloat16)
+        one, two = (_kept_by_step(config, model, networks, batch) for batch in (1, 2))
         copies, activations = 2 * one - two, two - one
         if config.recompute:  # copies are there until the forward pass is over
-            set_computation(model, replace(config, compile=False), torch.device("cpu"))
-            one, two = (_kept_by_step(config, model, distance, batch) for batch in (1, 2))
+            set_computation(model, replace(config, compile=False), cpu)
+            one, two = (_kept_by_step(config, model, networks, batch) for batch in (1, 2))
             inputs = two - one
             activations = inputs + (activations - inputs) // len(model.layers)
     return copies, activations
 
 
 def _kept_by_step(
-    config: TrainConfig, model: MIMFlow, distance: Callable[..., Tensor] | None, batch: int
+    config: TrainConfig, model: MIMFlow, networks: list[nn.Module], batch: int
 ) -> int:
     encoder = config.model.encoder
     image = torch.empty(batch, 3, encoder.image_size, encoder.image_size)
     masked = torch.zeros(batch, encoder.num_patches, dtype=torch.bool)
+    distance = _distance(networks)
 
     def forward() -> None:
         posterior = model.encoder(image)
@@ -235,8 +244,8 @@ def _kept_by_step(
             output, image, masked, weights=config.loss, targets=targets, perceptual=distance
         )
 
-    with imitated_gpu(), torch.autocast("cpu", torch.bfloat16):
-        return kept_bytes(model.parameters(), forward)
+    weights = (weight for each in (model, *networks) for weight in each.parameters())
+    return kept_bytes(weights, forward)
 
 
 def _perceptual_networks(config: TrainConfig) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 All see images in [-1, 1]. They are never part of the model, so no state dict holds them.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,6 +30,7 @@ from mimflow_train.frozen.perceptual import (
 )
 from mimflow_train.frozen.teacher import FeatureTarget, Teacher
 from mimflow_train.frozen.weights import PretrainedFile, find_weights
+from mimflow_train.micro_batches import precision
 
 __all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank", "needed_files"]
 
@@ -58,9 +60,11 @@ class Targets:
         """
         grid = config.model.encoder.grid
         names = config.trained_model.features
-        teachers = {name: build_teacher(name, grid, device) for name in names}
         images = data.train.images
         keep = isinstance(images, MemoryImages) and not config.data.flip
+        # Networks are built for the precision of a step; banks are made before it, in float32.
+        with contextlib.nullcontext() if keep else precision(device, config.precision):
+            teachers = {name: build_teacher(name, grid, device) for name in names}
         banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
         return replace(cls.without_teachers(config, device), teachers=teachers, banks=banks)
 
@@ -74,7 +78,8 @@ class Targets:
         perceptual = None
         if config.loss.perceptual > 0:
             network = config.loss.perceptual_network
-            perceptual = build_perceptual(network, device, compiled=config.compile)
+            with precision(device, config.precision):
+                perceptual = build_perceptual(network, device, compiled=config.compile)
         return cls(perceptual, {}, {})
 
     def features(self, image: Tensor, indices: Tensor) -> dict[str, FeatureTarget]:

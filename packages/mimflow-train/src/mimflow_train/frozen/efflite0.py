@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genmetrics import efflite0_network, efflite0_normalize
-from mimflow_train.frozen.teacher import at_grid, cosine_distance, frozen_precision
+from mimflow_train.frozen.teacher import at_grid, cosine_distance, frozen, frozen_precision
 
 __all__ = ["EffLite0Distance", "EffLite0Teacher"]
 
@@ -87,7 +87,7 @@ class EffLite0Distance:
 
 def _frozen_network(device: torch.device) -> nn.Module:
     """Return EfficientNet-Lite0 in the memory layout in which its convolutions are fast."""
-    return efflite0_network().to(device).to(memory_format=torch.channels_last)
+    return frozen(efflite0_network(), device).to(memory_format=torch.channels_last)
 
 
 def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int]) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import lpips  # type: ignore[import-untyped]
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class LpipsDistance:
     def __init__(self, network: nn.Module, *, compiled: bool = False) -> None:
         self.network = network
         linear = [each.model[-1].weight for each in network.lins]  # type: ignore[union-attr]
-        self.weights = [rearrange(each, "1 c 1 1 -> c 1 1").float() for each in linear]
+        self.weights = [rearrange(each, "1 c 1 1 -> c").float() for each in linear]
         self.level_distance = level_distance
         if compiled:
             self.level_distance = torch.compile(level_distance, dynamic=False)
@@ -93,8 +93,8 @@ class LpipsDistance:
             # lpips cuts torchvision's `features` into slices and keeps the number of each layer.
             keys = {key: f"features.{key.partition('.')[2]}" for key in trunk.state_dict()}
             trunk.load_state_dict({ours: vgg16[theirs] for ours, theirs in keys.items()})
-        network = frozen(network, device).to(memory_format=_LAYOUT)
-        return cls(network, compiled=compiled)
+        frozen(trunk, device)  # alone: the linear weights stay in float32
+        return cls(network.to(device, memory_format=_LAYOUT), compiled=compiled)
 
     def __call__(
         self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
@@ -116,7 +116,7 @@ class LpipsDistance:
 def level_distance(
     features: Float[Tensor, "b c h w"],
     target: Float[Tensor, "b c h w"],
-    weight: Float[Tensor, "c 1 1"],
+    weight: Float[Tensor, " c"],
 ) -> Float[Tensor, ""]:
     """Return LPIPS at one level: ``sum_c weight_c (x_c / |x| - y_c / |y|)^2``, a mean over places.
 
@@ -129,12 +129,12 @@ def level_distance(
 
     Example:
         >>> x, y = torch.tensor([[2.0, 0.0], [0.0, 3.0]])[:, None, :, None, None]
-        >>> level_distance(x, y, torch.tensor([[[5.0]], [[7.0]]]))
+        >>> level_distance(x, y, torch.tensor([5.0, 7.0]))
         tensor(12.)
     """
-    difference = _unit(features) - _unit(target)
-    # Channels first: one kernel reads what it needs once, where this is compiled.
-    return reduce(weight * difference.square(), "b c h w -> b h w", "sum").mean()
+    square = (_unit(features) - _unit(target)).square()
+    # A matrix times a vector reads what it needs once; compiled, it is part of the one kernel.
+    return (rearrange(square, "b c h w -> (b h w) c") @ weight).mean()
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -143,14 +143,15 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def lpips_network(*, linear_weights: bool) -> lpips.LPIPS:
-    """Return LPIPS on a VGG16 of random numbers.
+    """Return LPIPS on a VGG16 of random numbers, none of which learns.
 
     Args:
         linear_weights: Whether the weights of the linear layers are those of the lpips package.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision with an argument of old
-        return lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=linear_weights, verbose=False)
+        network = lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=linear_weights, verbose=False)
+    return network.requires_grad_(requires_grad=False)
 
 
 class ConvNextDistance:

@@ -16,6 +16,7 @@ __all__ = [
     "FeatureTarget",
     "Teacher",
     "at_grid",
+    "cast_products",
     "cosine_distance",
     "frozen",
     "frozen_precision",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 PATCH = 16  # pixels per side of a patch that the teachers see
+# What autocast runs in half precision; ConvNeXt's and ViTs' norms and scales stay in float32.
+_PRODUCTS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 _GPU_IS_IMITATED = ContextVar("_GPU_IS_IMITATED", default=False)
 
 
@@ -77,8 +80,33 @@ def square_distance(
 
 
 def frozen(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return a network on its device, in eval mode and without gradients of its own."""
-    return network.to(device).eval().requires_grad_(requires_grad=False)
+    """Return a network on its device, in eval mode and without gradients of its own.
+
+    Where it is to run as it is built, under autocast and on a GPU, its products' weights are cast
+    here: autocast keeps no cast of a weight that does not learn, and would cast it in every pass.
+
+    Args:
+        network: Changed in place.
+        device: Where it runs.
+    """
+    network = network.to(device).eval().requires_grad_(requires_grad=False)
+    with frozen_precision(device.type):
+        if torch.is_autocast_enabled(device.type):
+            cast_products(network, torch.get_autocast_dtype(device.type))
+    return network
+
+
+def cast_products(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights that autocast would, in place; none of them learns any more.
+
+    Args:
+        network: Of linear layers, convolutions and attention, among others.
+        dtype: As autocast has it.
+    """
+    for module in network.modules():
+        if isinstance(module, _PRODUCTS):
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
 
 
 def frozen_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
