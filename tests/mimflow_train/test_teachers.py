@@ -14,7 +14,7 @@ from mimflow_train.frozen.hog import HogTeacher
 from mimflow_train.overrides import override
 from mimflow_train.recipes import tiny
 from mimflow_train.state import TrainState
-from mimflow_train.teachers import Targets, build_perceptual, build_teacher, feature_bank
+from mimflow_train.teachers import Targets, build_perceptual, build_teacher, feature_bank, near
 
 CPU = torch.device("cpu")
 
@@ -32,6 +32,12 @@ def test_flipped_images_are_looked_at_anew(data):
     assert set(Targets.load(config, data, CPU).banks) == {"efflite0"}
     mirrored = override(config, ["data.flip=true"])
     assert not Targets.load(mirrored, data, CPU).banks
+
+
+def test_a_small_bank_is_where_steps_are_computed():
+    device, number = torch.device("meta"), torch.zeros(1, dtype=torch.float16)
+    assert near(number.expand(2**19, 32, 32), device).device == device  # 1 GiB
+    assert near(number.expand(2**19 + 1, 32, 32), device).device == CPU
 
 
 def test_weight_zero_leaves_out_network_and_decoder(data):

@@ -32,9 +32,10 @@ from mimflow_train.frozen.teacher import FeatureTarget, Teacher
 from mimflow_train.frozen.weights import PretrainedFile, find_weights
 from mimflow_train.micro_batches import precision
 
-__all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank", "needed_files"]
+__all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank", "near", "needed_files"]
 
 _CHUNK = 64
+_MOST_ON_DEVICE = 2**30  # bytes of one bank
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Targets:
     Attributes:
         perceptual: Distance of two image batches; None if its weight is 0.
         teachers: Each teacher by name.
-        banks: Features of every training image, for the teachers whose features fit in memory.
+        banks: Features of every training image, for the teachers whose features fit in memory; on
+            the device if they are few.
     """
 
     perceptual: PerceptualDistance | None
@@ -66,6 +68,7 @@ class Targets:
         with contextlib.nullcontext() if keep else precision(device, config.precision):
             teachers = {name: build_teacher(name, grid, device) for name in names}
         banks = {name: feature_bank(each, images) for name, each in teachers.items() if keep}
+        banks = {name: near(each, device) for name, each in banks.items()}
         return replace(cls.without_teachers(config, device), teachers=teachers, banks=banks)
 
     @classmethod
@@ -86,11 +89,15 @@ class Targets:
         """Return each teacher's features of a batch, with its distance."""
         return {
             name: FeatureTarget(
-                self.banks[name][indices].to(image) if name in self.banks else teacher(image),
+                self._kept(name, indices).to(image) if name in self.banks else teacher(image),
                 teacher.distance,
             )
             for name, teacher in self.teachers.items()
         }
+
+    def _kept(self, name: str, indices: Tensor) -> Tensor:
+        bank = self.banks[name]
+        return bank[indices.to(bank.device, non_blocking=True)]
 
 
 def needed_files(config: TrainConfig, *, decoder_phase: bool) -> list[PretrainedFile]:
@@ -144,6 +151,16 @@ def build_perceptual(
         LpipsDistance.load(find_weights(VGG16_FILE), device, compiled=compiled),
         ConvNextDistance.load(find_weights(CONVNEXT_FILE), device),
     )
+
+
+def near(bank: Float[Tensor, "m n f"], device: torch.device) -> Float[Tensor, "m n f"]:
+    """Return a bank on the device if it is small: a copy in every step would wait for the GPU.
+
+    Args:
+        bank: Features of a training set.
+        device: Where steps are computed.
+    """
+    return bank.to(device) if bank.nbytes <= _MOST_ON_DEVICE else bank
 
 
 def feature_bank(

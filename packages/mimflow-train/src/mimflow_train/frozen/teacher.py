@@ -138,7 +138,10 @@ def at_grid(
 ) -> Float[Tensor, "b 3 height width"]:
     """Return the image on the device, resized to patches of 16 px in this many rows and columns."""
     size = (PATCH * grid[0], PATCH * grid[1])
-    return F.interpolate(image.to(device), size, mode="bilinear", antialias=True)
+    image = image.to(device)
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", antialias=True)
 
 
 def standardized(
