@@ -30,6 +30,7 @@ from mimflow_train.frozen.dinov2 import DINOV2_NAME, DinoV2Teacher
 from mimflow_train.frozen.perceptual import (
     ConvNextDistance,
     LpipsDistance,
+    PerceptualDistance,
     PerceptualLoss,
     lpips_network,
 )
@@ -120,10 +121,14 @@ def frozen_seconds(config: TrainConfig, device: torch.device) -> dict[str, float
     image = torch.rand(batch, 3, size, size, device=device) * 2 - 1
     made = torch.rand_like(image).requires_grad_()
     assert isinstance(targets.perceptual, PerceptualLoss)
+
+    def passes(distance: PerceptualDistance) -> None:
+        distance(made, distance.of(image)).backward()
+
     works: dict[str, Callable[[], object]] = {
         **{name: lambda teacher=each: teacher(image) for name, each in targets.teachers.items()},
-        "LPIPS": lambda: targets.perceptual.lpips(made, image).backward(),
-        "ConvNeXt": lambda: targets.perceptual.logits(made, image).backward(),
+        "LPIPS": lambda: passes(targets.perceptual.lpips),
+        "ConvNeXt": lambda: passes(targets.perceptual.logits),
     }
     seconds = {}
     for name, work in works.items():

@@ -34,9 +34,9 @@ def test_frozen_networks_go_along_with_the_precision_of_the_run(data):
     image = data.train.stack(range(8)).float().to(CUDA) / 127.5 - 1
     other = image.flip(0)
     teacher, distance = EffLite0Teacher((4, 4), CUDA), EffLite0Distance.load(CUDA)
-    exact, apart = teacher(image), distance(image, other)
+    exact, apart = teacher(image), distance(image, distance.of(other))
     with torch.autocast("cuda", torch.bfloat16):
-        rounded, nearly = teacher(image), distance(image, other)
+        rounded, nearly = teacher(image), distance(image, distance.of(other))
     assert not torch.equal(exact, rounded.float())
     assert teacher.distance(exact, rounded).max() < 0.01
     assert nearly.item() == pytest.approx(apart.item(), rel=0.02)

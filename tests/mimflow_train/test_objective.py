@@ -52,7 +52,7 @@ def test_total_is_the_weighted_sum_of_the_terms(config, output_and_image):
         masked,
         weights=LossConfig(nll=2.0, pixel=3.0, perceptual=5.0, feature=7.0),
         targets={"net": FeatureTarget(torch.randn(8, 16, 5), square_distance)},
-        perceptual=lambda a, b: (a - b).abs().mean(),
+        perceptual=lambda rebuilt: (rebuilt - image).abs().mean(),
     )
     terms = objective.terms
     expected = 2 * terms["nll"] + 3 * terms["pixel"] + 5 * terms["perceptual"] + 7 * terms["net"]

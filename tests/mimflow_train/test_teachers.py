@@ -5,12 +5,16 @@ import torch
 from tests.mimflow_train.conftest import SMALL
 
 from mimflow_train.config import TEACHERS
+from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.data.images import MemoryImages, to_unit
+from mimflow_train.draws import draw_step
 from mimflow_train.errors import ConfigError, WeightsError
 from mimflow_train.frozen.clip import ClipTeacher
 from mimflow_train.frozen.dinov2 import DinoV2Teacher
 from mimflow_train.frozen.efflite0 import EffLite0Teacher
 from mimflow_train.frozen.hog import HogTeacher
+from mimflow_train.joint_phase import JointPhase
+from mimflow_train.micro_batches import Batch
 from mimflow_train.overrides import override
 from mimflow_train.recipes import tiny
 from mimflow_train.state import TrainState
@@ -38,6 +42,34 @@ def test_a_small_bank_is_where_steps_are_computed():
     device, number = torch.device("meta"), torch.zeros(1, dtype=torch.float16)
     assert near(number.expand(2**19, 32, 32), device).device == device  # 1 GiB
     assert near(number.expand(2**19 + 1, 32, 32), device).device == CPU
+
+
+class Pixels:
+    """A distance that notes when it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def of(self, target):
+        self.asked.append("of")
+        return [target]
+
+    def __call__(self, image, wanted):
+        self.asked.append("distance")
+        return (image.float() - wanted[0]).abs().mean()
+
+
+def test_distances_look_at_the_images_before_the_model_does(config, data):
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, perceptual=1.0))
+    state, distance = TrainState(config, CPU), Pixels()
+    state.model.register_forward_pre_hook(lambda *_: distance.asked.append("model"))
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    phase = JointPhase(state, context, config, Targets(distance, {}, {}))
+    image = to_unit(data.train.stack(range(8)))
+    batch = Batch(image, data.train.labels[:8], torch.arange(8))
+    terms = phase.gradients(batch, draw_step(config, 0, slice(0, 8)))
+    assert distance.asked == ["of", "model", "distance"]
+    assert terms["perceptual"] > 0
 
 
 def test_weight_zero_leaves_out_network_and_decoder(data):

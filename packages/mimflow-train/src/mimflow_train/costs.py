@@ -1,6 +1,5 @@
 """What a run costs before it is run: parameters, work for each image, memory of each worker."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from mimflow_train.frozen.efflite0 import EffLite0Distance
 from mimflow_train.frozen.perceptual import (
     ConvNextDistance,
     LpipsDistance,
+    PerceptualDistance,
     PerceptualLoss,
     lpips_network,
 )
@@ -27,6 +27,7 @@ from mimflow_train.memory import kept_bytes, set_computation
 from mimflow_train.model import MIMFlow, MIMFlowOutput
 from mimflow_train.objective import joint_objective
 from mimflow_train.sharding import shares_out
+from mimflow_train.teachers import Targets
 
 __all__ = ["BYTES_PER_TRAINED", "PartCost", "RunCost", "run_cost", "training_flops"]
 
@@ -229,7 +230,7 @@ def _kept_by_step(
     encoder = config.model.encoder
     image = torch.empty(batch, 3, encoder.image_size, encoder.image_size)
     masked = torch.zeros(batch, encoder.num_patches, dtype=torch.bool)
-    distance = _distance(networks)
+    frozen = Targets(_distance(networks), {}, {})
 
     def forward() -> None:
         posterior = model.encoder(image)
@@ -241,7 +242,12 @@ def _kept_by_step(
             for name, each in features.items()
         }
         joint_objective(
-            output, image, masked, weights=config.loss, targets=targets, perceptual=distance
+            output,
+            image,
+            masked,
+            weights=config.loss,
+            targets=targets,
+            perceptual=frozen.distance_to(image),
         )
 
     weights = (weight for each in (model, *networks) for weight in each.parameters())
@@ -267,7 +273,7 @@ def _leave_meta(network: nn.Module) -> None:
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
-def _distance(networks: list[nn.Module]) -> Callable[..., Tensor] | None:
+def _distance(networks: list[nn.Module]) -> PerceptualDistance | None:
     match networks:
         case [vgg, convnext]:
             return PerceptualLoss(LpipsDistance(vgg), ConvNextDistance(convnext))

@@ -128,7 +128,7 @@ class DecoderPhase:
                 part.image,
                 part.draws.masked,
                 weights=self.config.loss,
-                perceptual=self.targets.perceptual,
+                perceptual=self.targets.distance_to(part.image),
             )
             self.state.discriminator.eval()
             seen = self._augmented(image.to(part.image), part, _FOR_DECODER)

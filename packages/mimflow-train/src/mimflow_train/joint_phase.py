@@ -88,6 +88,9 @@ class JointPhase:
 
     def objective(self, part: Part) -> Objective:
         """Return the joint objective of a micro-batch."""
+        # What needs the images alone comes first, and in one piece.
+        targets = self.targets.features(part.image, part.indices)
+        perceptual = self.targets.distance_to(part.image)
         masked, noise, depth = part.draws.masked, part.draws.noise, part.draws.depth
         output = self.module(part.image, part.label, masked, noise, depth)
         self.mean = output.posterior.mean.detach()
@@ -96,8 +99,8 @@ class JointPhase:
             part.image,
             masked,
             weights=self.config.loss,
-            targets=self.targets.features(part.image, part.indices),
-            perceptual=self.targets.perceptual,
+            targets=targets,
+            perceptual=perceptual,
         )
 
     def clip(self) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def joint_objective(
     *,
     weights: LossConfig,
     targets: Mapping[str, FeatureTarget],
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None,
+    perceptual: Callable[[Tensor], Tensor] | None,
 ) -> Objective:
     """Weigh NLL (Eq. 4), pixels and perception (Eq. 5) and features (Eq. 7).
 
@@ -48,7 +48,7 @@ def joint_objective(
         masked: True where a patch was hidden.
         weights: Weight of each term.
         targets: Each teacher's features of the images, and how they are compared.
-        perceptual: Distance of two image batches; None leaves the term out.
+        perceptual: Distance of an image batch to the images; None leaves the term out.
     """
     rebuilt = reconstruction_objective(
         output.image, image, masked, weights=weights, perceptual=perceptual
@@ -67,7 +67,7 @@ def reconstruction_objective(
     masked: Bool[Tensor, "b n"],
     *,
     weights: LossConfig,
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None,
+    perceptual: Callable[[Tensor], Tensor] | None,
 ) -> Objective:
     """Weigh pixels and perception, which are in the objective of either phase (Eq. 5, 8).
 
@@ -76,12 +76,12 @@ def reconstruction_objective(
         target: The images in [-1, 1], before masking.
         masked: True where a patch was hidden.
         weights: Weight of either term.
-        perceptual: Distance of two image batches; None leaves the term out.
+        perceptual: Distance of an image batch to the images; None leaves the term out.
     """
     terms = {"pixel": pixel_loss(image, target, masked, weights.hidden_pixels)}
     total = weights.pixel * terms["pixel"]
     if perceptual is not None:
-        terms["perceptual"] = perceptual(image, target)
+        terms["perceptual"] = perceptual(image)
         total = total + weights.perceptual * terms["perceptual"]
     return Objective(total, terms)
 

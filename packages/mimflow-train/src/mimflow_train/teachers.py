@@ -6,6 +6,7 @@ All see images in [-1, 1]. They are never part of the model, so no state dict ho
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -94,6 +95,12 @@ class Targets:
             )
             for name, teacher in self.teachers.items()
         }
+
+    def distance_to(self, image: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Return the perceptual distance to a batch, which its networks have looked at already."""
+        if self.perceptual is None:
+            return None
+        return partial(self.perceptual, wanted=self.perceptual.of(image))
 
     def _kept(self, name: str, indices: Tensor) -> Tensor:
         bank = self.banks[name]

@@ -69,12 +69,13 @@ class EffLite0Distance:
         """
         return cls(_frozen_network(device))
 
-    def __call__(
-        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean distance over the batch; gradients reach ``image`` only."""
-        with torch.no_grad():
-            wanted = self._features(target)
+    @torch.no_grad()
+    def of(self, target: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Return the features at each stage."""
+        return self._features(target)
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"], wanted: list[Tensor]) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch to the features of another."""
         pairs = zip(self._features(image), wanted, strict=True)
         return torch.stack([_unit_distance(a, b) for a, b in pairs]).sum()
 

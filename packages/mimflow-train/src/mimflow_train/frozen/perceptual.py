@@ -51,12 +51,16 @@ CONVNEXT_FILE = _torchvision_file("ConvNeXt-S", "convnext_small", "0c510722")
 
 @runtime_checkable
 class PerceptualDistance(Protocol):
-    """A frozen distance of two image batches in [-1, 1]; gradients reach the first alone."""
+    """A frozen distance of two image batches in [-1, 1]: ``distance(image, distance.of(target))``.
 
-    def __call__(
-        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean distance over the batch."""
+    All that depends on the target alone can be computed before the image is made.
+    """
+
+    def of(self, target: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Return what the network sees in the target, without gradients."""
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"], wanted: list[Tensor]) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch to what ``of`` has returned."""
 
 
 class LpipsDistance:
@@ -96,12 +100,13 @@ class LpipsDistance:
         frozen(trunk, device)  # alone: the linear weights stay in float32
         return cls(network.to(device, memory_format=_LAYOUT), compiled=compiled)
 
-    def __call__(
-        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean distance over the batch; gradients reach ``image`` only."""
-        with torch.no_grad():
-            wanted = self._features(target)
+    @torch.no_grad()
+    def of(self, target: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Return the features at each level."""
+        return self._features(target)
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"], wanted: list[Tensor]) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch to the features of another."""
         levels = zip(self._features(image), wanted, self.weights, strict=True)
         with torch.autocast(image.device.type, enabled=False):
             return torch.stack([self.level_distance(*each) for each in levels]).sum()
@@ -183,13 +188,15 @@ class ConvNextDistance:
             network.load_state_dict(read_tensors(file), assign=True)
         return cls(frozen(network, device).to(memory_format=_LAYOUT))
 
-    def __call__(
-        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean distance over the batch; gradients reach ``image`` only."""
-        with torch.no_grad():
-            wanted = self._logits(target)
-        return F.mse_loss(self._logits(image), wanted)
+    @torch.no_grad()
+    def of(self, target: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Return the logits, as the one tensor."""
+        return [self._logits(target)]
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"], wanted: list[Tensor]) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch to the logits of another."""
+        (logits,) = wanted
+        return F.mse_loss(self._logits(image), logits)
 
     def _logits(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1000"]:
         with frozen_precision(image.device.type):
@@ -204,15 +211,18 @@ class PerceptualLoss:
 
     Args:
         lpips: The first term, such as ``LpipsDistance``.
-        logits: The second, such as ``ConvNextDistance``.
+        logits: The second, such as ``ConvNextDistance``, which looks at one tensor.
     """
 
     def __init__(self, lpips: PerceptualDistance, logits: PerceptualDistance) -> None:
         self.lpips = lpips
         self.logits = logits
 
-    def __call__(
-        self, image: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean distance over the batch; gradients reach ``image`` only."""
-        return (self.lpips(image, target) + 0.1 * self.logits(image, target)) / 1.1
+    def of(self, target: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Return what the first distance looks at, and the logits behind it."""
+        return [*self.lpips.of(target), *self.logits.of(target)]
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"], wanted: list[Tensor]) -> Float[Tensor, ""]:
+        """Return the mean distance over the batch to what ``of`` has returned."""
+        *features, logits = wanted
+        return (self.lpips(image, features) + 0.1 * self.logits(image, [logits])) / 1.1
