@@ -30,6 +30,14 @@ def test_a_run_on_the_gpu_follows_the_run_on_the_cpu(config, data):
     assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
 
 
+@pytest.mark.parametrize("micro_batch", [0, 4])
+def test_a_captured_pass_learns_what_the_pass_learns(config, data, micro_batch):
+    config = dataclasses.replace(config, steps=30, precision="fp32", micro_batch=micro_batch)
+    captured = dataclasses.replace(config, cuda_graph=True)
+    launched, replayed = (losses(each, data, CUDA) for each in (config, captured))
+    assert replayed == pytest.approx(launched, rel=1e-4)
+
+
 def test_frozen_networks_go_along_with_the_precision_of_the_run(data):
     image = data.train.stack(range(8)).float().to(CUDA) / 127.5 - 1
     other = image.flip(0)

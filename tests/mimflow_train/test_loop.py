@@ -76,6 +76,11 @@ def test_micro_batch_must_divide_the_batch(config, data):
         run(dataclasses.replace(config, micro_batch=3), data)
 
 
+def test_a_cuda_graph_wants_one_gpu(config, data):
+    with pytest.raises(ConfigError, match=r"one GPU .*got 1 of cpu\. Leave cuda_graph out"):
+        run(dataclasses.replace(config, cuda_graph=True), data)
+
+
 def test_saves_at_intervals_and_at_the_end(config, data):
     state, saved = TrainState(config, CPU), []
     context = LocalContext(CPU, lambda *_: None, StopRequest())

@@ -15,7 +15,7 @@ from vit_decoder import DecoderConfig, FeatureDecoderConfig
 TEACHERS = {"efflite0": 112, "hog": 108, "dinov2": 768, "clip": 768}  # numbers per patch
 
 # What only says where and how fast a run is computed; it changes rounding at most.
-OPERATIONAL = ("micro_batch", "compile", "recompute", "shard", "data.loaders")
+OPERATIONAL = ("micro_batch", "compile", "cuda_graph", "recompute", "shard", "data.loaders")
 
 __all__ = [
     "OPERATIONAL",
@@ -239,6 +239,8 @@ class TrainConfig:
             a CPU its whole share. Changes the rounding of sums only.
         compile: Compile the transformer layers (``torch.compile``): a wait at the start, fewer
             passes over memory later. Changes rounding only.
+        cuda_graph: Replay the joint phase's pass as one CUDA graph on a single GPU, which saves the
+            launches of its kernels; its memory is then not free for anything else.
         recompute: Keep only the input of each transformer layer and compute it again for the
             backward pass: a third more work, several times as many images in memory.
         shard: Share weights, gradients, moments and average out over the workers in the joint phase
@@ -262,6 +264,7 @@ class TrainConfig:
     global_batch: int = 256
     micro_batch: int = 0
     compile: bool = False
+    cuda_graph: bool = False
     recompute: bool = False
     shard: bool = False
     steps: int = 450_450

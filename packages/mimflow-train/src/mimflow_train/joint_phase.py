@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mimflow_train.captured_pass import CapturedPass
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.draws import Draws
+from mimflow_train.errors import ConfigError
 from mimflow_train.health import latent_statistics
 from mimflow_train.memory import blank_batch, fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
@@ -28,13 +30,20 @@ class JointPhase:
         context: This worker among its peers.
         config: The run.
         targets: The frozen networks.
+
+    Raises:
+        ConfigError: If ``cuda_graph`` is asked for and a pass cannot be one.
     """
 
     def __init__(
         self, state: TrainState, context: Context, config: TrainConfig, targets: Targets
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
+        if config.cuda_graph:
+            _require_capturable(config, context, targets)
         self.module = self.learner
+        self.captured: CapturedPass | None = None
+        self.is_captured = False  # not while passes are tried out
         shares = shares_out(config, context.world_size)
         if not shares:  # a worker short of memory amid a pass would leave the others waiting
             self.config = fit_micro_batch(config, context, self.try_out, state.model)
@@ -44,6 +53,7 @@ class JointPhase:
         elif context.world_size > 1:
             self.module = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
             self._settle_buckets()
+        self.is_captured = config.cuda_graph
 
     @property
     def learner(self) -> nn.Module:
@@ -80,11 +90,24 @@ class JointPhase:
             if not part.is_last and isinstance(self.module, DistributedDataParallel):
                 quiet = self.module.no_sync()
             with quiet:
-                with precision(device, self.config.precision):
-                    objective = self.objective(part)
-                (objective.total / part.num_parts).backward()
+                objective = self._pass(part)
             add_terms(sums, objective, part.num_parts)
         return sums
+
+    def _pass(self, part: Part) -> Objective:
+        if not self.is_captured:
+            return self._add_gradients(part)
+        part = part._replace(indices=part.indices.to(part.image.device))
+        if self.captured is None:
+            weights = self.state.model.parameters()
+            self.captured = CapturedPass(self._add_gradients, weights, part)
+        return self.captured(part)
+
+    def _add_gradients(self, part: Part) -> Objective:
+        with precision(self.context.device, self.config.precision):
+            objective = self.objective(part)
+        (objective.total / part.num_parts).backward()
+        return objective
 
     def objective(self, part: Part) -> Objective:
         """Return the joint objective of a micro-batch."""
@@ -123,3 +146,19 @@ class JointPhase:
     def latents(self) -> dict[str, float]:
         """Return the statistics of the newest micro-batch's posterior."""
         return latent_statistics(self.mean, self.config.model.encoder.sigma)
+
+
+def _require_capturable(config: TrainConfig, context: Context, targets: Targets) -> None:
+    """Raise if a pass cannot be a CUDA graph: another device, or something that waits for one."""
+    if context.device.type != "cuda" or context.world_size > 1:
+        found = f"{context.world_size} of {context.device.type}"
+    elif config.model.encoder.hidden_patches == "dropped":
+        found = "an encoder that counts the visible patches"
+    elif any(bank.device.type == "cpu" for bank in targets.banks.values()):
+        found = "features of the images that are kept on the host"
+    else:
+        return
+    raise ConfigError(
+        f"Expected one GPU that never waits for the host with cuda_graph; got {found}. "
+        "Leave cuda_graph out."
+    )
