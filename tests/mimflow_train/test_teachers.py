@@ -16,9 +16,16 @@ from mimflow_train.frozen.hog import HogTeacher
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.micro_batches import Batch
 from mimflow_train.overrides import override
-from mimflow_train.recipes import tiny
+from mimflow_train.recipes import IMAGENET_CLASSES, paper, tiny
 from mimflow_train.state import TrainState
-from mimflow_train.teachers import Targets, build_perceptual, build_teacher, feature_bank, near
+from mimflow_train.teachers import (
+    Targets,
+    build_perceptual,
+    build_teacher,
+    feature_bank,
+    near,
+    needed_files,
+)
 
 CPU = torch.device("cpu")
 
@@ -70,6 +77,18 @@ def test_distances_look_at_the_images_before_the_model_does(config, data):
     terms = phase.gradients(batch, draw_step(config, 0, slice(0, 8)))
     assert distance.asked == ["of", "model", "distance"]
     assert terms["perceptual"] > 0
+
+
+def test_the_decoder_phase_needs_no_teacher():
+    config = paper("L", IMAGENET_CLASSES, "imagenet")
+    names = {
+        joint: [
+            file.network for file in needed_files(config, joint_phase=joint, decoder_phase=True)
+        ]
+        for joint in (True, False)
+    }
+    assert names[True] == [*names[False], "DINOv2 ViT-B/14", "CLIP ViT-B/16"]
+    assert names[False] == ["VGG16", "ConvNeXt-S"]
 
 
 def test_weight_zero_leaves_out_network_and_decoder(data):

@@ -137,7 +137,7 @@ def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None
     if folders:
         raise StorageError(
             f"Expected a good checkpoint in {run_dir}; all {len(folders)} are damaged. "
-            "Restore them from a copy, or start anew with --resume never."
+            "Restore them from a copy, or move the folder away to start anew."
         )
     return None
 

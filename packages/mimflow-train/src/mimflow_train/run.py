@@ -191,12 +191,10 @@ def _leaving_a_trace(
     if context.rank == 0:
         reports.begin(state.step)
     try:
-        try:
-            yield
-        except StepError as error:
+        yield
+    except Exception as error:
+        if isinstance(error, StepError):
             note_failure(saver.run_dir, context.rank, error)
-            raise
-    except Exception:
         with _warning():  # in place of the error that ended it, one worker alone would meet this
             saver.wait()
         raise

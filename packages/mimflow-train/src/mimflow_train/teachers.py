@@ -107,18 +107,22 @@ class Targets:
         return bank[indices.to(bank.device, non_blocking=True)]
 
 
-def needed_files(config: TrainConfig, *, decoder_phase: bool) -> list[PretrainedFile]:
+def needed_files(
+    config: TrainConfig, *, joint_phase: bool = True, decoder_phase: bool
+) -> list[PretrainedFile]:
     """Return the weight files that a run needs besides those that packages ship.
 
     Args:
         config: The run.
+        joint_phase: Whether any of the joint phase is left, which alone asks for teachers.
         decoder_phase: Whether it goes on to the decoder phase.
     """
     needed = []
     if config.loss.perceptual and config.loss.perceptual_network == "lpips":
         needed += [VGG16_FILE, CONVNEXT_FILE]
     files = {"dinov2": DINOV2_FILE, "clip": CLIP_FILE}
-    needed += [file for name, file in files.items() if name in config.trained_model.features]
+    if joint_phase:
+        needed += [file for name, file in files.items() if name in config.trained_model.features]
     if config.model.convolutional == ConvolutionalConfig(fixed=True):
         needed.append(SD_VAE_FILE)
     if decoder_phase and config.decoder_phase.discriminator.kind == "dino":

@@ -169,6 +169,6 @@ def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | Non
 
 
 def _weights(config: TrainConfig, phase: str) -> Iterable[str]:
-    second = phase != "joint" and config.decoder_phase.steps > 0
-    for file in needed_files(config, decoder_phase=second):
+    first, second = phase != "decoder", phase != "joint" and config.decoder_phase.steps > 0
+    for file in needed_files(config, joint_phase=first, decoder_phase=second):
         yield f"  weights of {file.network}  {weights_status(file)}"

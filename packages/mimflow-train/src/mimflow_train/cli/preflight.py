@@ -185,11 +185,12 @@ def require_gpus_for_torchrun(kind: str, environment: Mapping[str, str]) -> None
         )
 
 
-def require_weights(config: TrainConfig, *, decoder_phase: bool) -> None:
+def require_weights(config: TrainConfig, *, joint_phase: bool, decoder_phase: bool) -> None:
     """Find every weight file of a run, or fetch it once, before workers ask for it.
 
     Args:
         config: The run.
+        joint_phase: Whether any of the joint phase is left.
         decoder_phase: Whether it goes on to the decoder phase.
 
     Raises:
@@ -198,5 +199,5 @@ def require_weights(config: TrainConfig, *, decoder_phase: bool) -> None:
     from mimflow_train.frozen.weights import find_weights
     from mimflow_train.teachers import needed_files
 
-    for file in needed_files(config, decoder_phase=decoder_phase):
+    for file in needed_files(config, joint_phase=joint_phase, decoder_phase=decoder_phase):
         find_weights(file)

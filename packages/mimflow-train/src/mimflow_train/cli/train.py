@@ -166,7 +166,9 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
 
     from mimflow_train.cli.preflight import require_weights
 
-    require_weights(config, decoder_phase=plan.until > config.steps)
+    require_weights(
+        config, joint_phase=options.phase != "decoder", decoder_phase=plan.until > config.steps
+    )
     if launch.engine == "ray":
         from mimflow_train.launch_ray import run_ray
 
