@@ -68,8 +68,10 @@ def trained(
     until = config.all_steps if decoder_phase else config.steps
     with locked_in_turn(run_dir):
         newest = latest_checkpoint(run_dir, say)
-        if newest is None or read_manifest(newest)["step"] < until:
-            require_weights(config, decoder_phase=decoder_phase)
+        done = 0 if newest is None else read_manifest(newest)["step"]
+        if done < until:
+            is_joint = done < config.steps
+            require_weights(config, joint_phase=is_joint, decoder_phase=decoder_phase)
             write_config(config, run_dir)
             say(f"Training to step {until} of {config.global_batch} images in {run_dir}")
             _train(session, config, run_dir, until)
