@@ -151,6 +151,21 @@ def test_a_step_that_fails_for_no_known_reason_is_noted(train, breaks, tmp_path)
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step_00000002"]
 
 
+def test_a_step_that_fails_for_good_leaves_the_last_save_finished(
+    train, breaks, monkeypatch, capsys
+):
+    def wrong(state, _):
+        if state.step == 3:
+            raise RuntimeError("a kernel has fallen over")
+
+    breaks(wrong)
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    for error in (StepError, StepError, RetriesError):
+        with pytest.raises(error):
+            train()
+        assert capsys.readouterr().err.count("Warning: Expected to write a checkpoint to") == 1
+
+
 def test_a_step_that_failed_three_times_is_not_tried_a_fourth(tmp_path):
     def fail(text):
         try:

@@ -191,10 +191,12 @@ def _leaving_a_trace(
     if context.rank == 0:
         reports.begin(state.step)
     try:
-        yield
-    except Exception as error:
-        if isinstance(error, StepError):
-            note_failure(saver.run_dir, context.rank, error)
+        try:
+            yield
+        except StepError as error:
+            note_failure(saver.run_dir, context.rank, error)  # which may raise another in its place
+            raise
+    except Exception:
         with _warning():  # in place of the error that ended it, one worker alone would meet this
             saver.wait()
         raise
