@@ -194,6 +194,22 @@ def test_checkpoints_are_further_apart_at_larger_scales(
     assert [plan.checkpoint_every for plan in plans] == [steps]
 
 
+@pytest.mark.parametrize(("done", "joint"), [(0, True), (6, False)])
+def test_teachers_are_asked_for_while_any_of_the_joint_phase_is_left(
+    done, joint, folder, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        "mimflow_train.cli.preflight.require_weights", lambda _, **given: asked.append(given)
+    )
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGINT)
+    out = tmp_path / "run"
+    (out / "checkpoints" / f"step_{done:08d}").mkdir(parents=True)
+    arguments = ["--data", folder, "--out", out, *QUICK, "--set", "decoder_phase.steps=4"]
+    assert run(train_command, *arguments) == 130
+    assert asked == [{"joint_phase": joint, "decoder_phase": True}]
+
+
 def test_run_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(train_command, "--out", tmp_path / "file") == 6

@@ -109,8 +109,8 @@ def test_a_fixed_sd_vae_needs_its_file():
     base = paper("L", IMAGENET_CLASSES, "imagenet")
     model = base.model.with_convolutions(ConvolutionalConfig(fixed=True))
     config = dataclasses.replace(base, model=model, mask=MaskRatio(low=0.0, high=0.0))
-    assert SD_VAE_FILE in needed_files(config, decoder_phase=False)
-    assert SD_VAE_FILE not in needed_files(base, decoder_phase=False)
+    assert SD_VAE_FILE in needed_files(config, joint_phase=True, decoder_phase=False)
+    assert SD_VAE_FILE not in needed_files(base, joint_phase=True, decoder_phase=False)
 
 
 def test_the_adversarys_weight_is_taken_at_a_weight_of_the_decoder(halves):

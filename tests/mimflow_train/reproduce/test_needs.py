@@ -47,22 +47,38 @@ def test_the_sum_of_one_is_that_one(session, quick):
     assert one[15:51] == together[15:51]
 
 
-def test_networks_of_every_row_are_looked_for(session, monkeypatch):
-    base = paper("L", IMAGENET_CLASSES, "imagenet")
-    looked_for = []
-    monkeypatch.setattr(needs, "find_weights", lambda file: looked_for.append(file.network))
-    large = dataclasses.replace(session, base=base)
+@pytest.fixture
+def large(session):
+    """The same at the paper's scale, its scores by the small session's feature network."""
+    large = dataclasses.replace(session, base=paper("L", IMAGENET_CLASSES, "imagenet"))
     vars(large)["extractor"] = session.extractor
+    return large
+
+
+@pytest.fixture
+def looked_for(monkeypatch):
+    """Names of the networks whose weights are asked for."""
+    names = []
+    monkeypatch.setattr(needs, "find_weights", lambda file: names.append(file.network))
+    return names
+
+
+def test_networks_of_every_row_are_looked_for(large, looked_for):
     needs.require_networks(large, [EXPERIMENTS["table2"], EXPERIMENTS["table5-target"]])
     assert looked_for == ["VGG16", "ConvNeXt-S", "DINOv2 ViT-B/14", "CLIP ViT-B/16"]
 
 
-def test_rows_of_sd_vae_need_its_package_and_its_weights(session, monkeypatch):
-    base = paper("L", IMAGENET_CLASSES, "imagenet")
-    looked_for = []
-    monkeypatch.setattr(needs, "find_weights", lambda file: looked_for.append(file.network))
-    large = dataclasses.replace(session, base=base)
-    vars(large)["extractor"] = session.extractor
+def test_a_run_that_lacks_its_decoder_phase_alone_needs_no_teacher(large, looked_for):
+    one = dataclasses.replace(large, seeds=(0,))
+    rows = (Variant(label="a", decoder_phase=True),)
+    experiment = dataclasses.replace(EXPERIMENT, variants=rows)
+    end = f"checkpoints/step_{one.base.steps:08d}"
+    (one.run_dir(one.base) / end).mkdir(parents=True)
+    needs.require_networks(one, [experiment])
+    assert looked_for == ["VGG16", "ConvNeXt-S"]
+
+
+def test_rows_of_sd_vae_need_its_package_and_its_weights(session, large, looked_for, monkeypatch):
     needs.require_networks(large, [EXPERIMENTS["table1"]])
     assert "SD-VAE" in looked_for
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

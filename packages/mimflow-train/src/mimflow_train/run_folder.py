@@ -7,7 +7,7 @@ from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config_file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
 
-__all__ = ["last_step", "prepare_run", "require_begun"]
+__all__ = ["last_step", "prepare_run", "require_begun", "steps_done"]
 
 _FILES_OF_A_RUN = (
     "ATTRIBUTION.txt",
@@ -78,13 +78,19 @@ def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
             "Expected decoder_phase.steps above 0 for --phase decoder; got 0. "
             "Set it with --set decoder_phase.steps=N."
         )
-    done = [int(path.name[5:]) for path in (run_dir / "checkpoints").glob("step_*")]
-    if phase == "decoder" and max(done, default=0) < config.steps:
+    done = steps_done(run_dir)
+    if phase == "decoder" and done < config.steps:
         raise ConfigError(
             f"Expected a joint phase of {config.steps} steps in {run_dir} for --phase decoder; "
-            f"got {max(done, default=0)} steps. Train it first with --phase joint."
+            f"got {done} steps. Train it first with --phase joint."
         )
     return config.all_steps
+
+
+def steps_done(run_dir: Path) -> int:
+    """Return the step of a run's newest checkpoint, whose files are not looked at; 0 without."""
+    names = [path.name for path in (run_dir / "checkpoints").glob("step_*")]
+    return max((int(name.removeprefix("step_")) for name in names), default=0)
 
 
 def _differences(old: object, new: object, name: str = "") -> list[str]:

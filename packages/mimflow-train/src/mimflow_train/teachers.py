@@ -108,7 +108,7 @@ class Targets:
 
 
 def needed_files(
-    config: TrainConfig, *, joint_phase: bool = True, decoder_phase: bool
+    config: TrainConfig, *, joint_phase: bool, decoder_phase: bool
 ) -> list[PretrainedFile]:
     """Return the weight files that a run needs besides those that packages ship.
 

@@ -23,7 +23,7 @@ from mimflow_train.machine import choose_device, require_gpu, torchrun_place
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
-from mimflow_train.run_folder import last_step, prepare_run, require_begun
+from mimflow_train.run_folder import last_step, prepare_run, require_begun, steps_done
 from mimflow_train.sinks import require_wandb
 from mimflow_train.workers import Workers
 
@@ -166,9 +166,8 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
 
     from mimflow_train.cli.preflight import require_weights
 
-    require_weights(
-        config, joint_phase=options.phase != "decoder", decoder_phase=plan.until > config.steps
-    )
+    is_joint = steps_done(run_dir) < config.steps
+    require_weights(config, joint_phase=is_joint, decoder_phase=plan.until > config.steps)
     if launch.engine == "ray":
         from mimflow_train.launch_ray import run_ray
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genmetrics import WeightsUnavailable, efflite0, inception, open_clip_networks, timm_networks
-from mimflow_train.checkpoint import checkpoints
 from mimflow_train.convolutional import require_diffusers
 from mimflow_train.frozen.weights import PretrainedFile, find_weights, weights_status
 from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.variants import PlannedRun, planned_runs
+from mimflow_train.run_folder import steps_done
 from mimflow_train.teachers import needed_files
 
 __all__ = ["Left", "missing_networks", "require_networks", "unfinished"]
@@ -40,8 +40,7 @@ def unfinished(session: Session, experiment: Experiment) -> list[Left]:
     for seed in session.seeds:
         base = replace(session.base, seed=seed)
         for run in planned_runs(base, experiment, session.settings):
-            folders = checkpoints(session.run_dir(run.config, run.kind))
-            done = max((int(each.name[5:]) for each in folders), default=0)
+            done = steps_done(session.run_dir(run.config, run.kind))
             if done < run.until:
                 left.append(Left(run, run.until - done))
     return left
@@ -64,8 +63,7 @@ def require_networks(session: Session, experiments: Iterable[Experiment]) -> Non
         require_diffusers()
     if any(each.measure == "scores" for each in chosen):
         assert session.extractor.weights_sha256  # it is loaded here, and kept
-    runs = [left.run for each in chosen for left in unfinished(session, each)]
-    for file in _files(runs):
+    for file in _files(left for each in chosen for left in unfinished(session, each)):
         find_weights(file)
 
 
@@ -79,16 +77,18 @@ def missing_networks(
         experiment: What is to be shown.
         runs: What is trained for it.
     """
-    names = [file.network for file in _files(runs) if not weights_status(file).startswith("in ")]
+    files = _files(Left(run, run.until) for run in runs)
+    names = [file.network for file in files if not weights_status(file).startswith("in ")]
     if experiment.measure == "scores" and _lacks(session.extractor_name):
         names.append(f"{session.extractor_name} (scores)")
     return names
 
 
-def _files(runs: Iterable[PlannedRun]) -> Iterator[PretrainedFile]:
+def _files(runs: Iterable[Left]) -> Iterator[PretrainedFile]:
     seen = set()
-    for run in runs:
-        for file in needed_files(run.config, decoder_phase=run.until > run.config.steps):
+    for run, steps in runs:
+        second = run.until - run.config.steps
+        for file in needed_files(run.config, joint_phase=steps > second, decoder_phase=second > 0):
             if file.name not in seen:
                 seen.add(file.name)
                 yield file
