@@ -37,18 +37,29 @@ def saver(config, data, tmp_path):
     return Saver(config, data, tmp_path, Plan(until=6, checkpoint_every=2, milestone_every=4))
 
 
+@pytest.fixture
+def hold(monkeypatch):
+    """Return a function that makes another one wait for the event that comes back."""
+
+    def function(module, name):
+        release, work = threading.Event(), getattr(module, name)
+
+        def held(*arguments):
+            assert release.wait(60)
+            work(*arguments)
+
+        monkeypatch.setattr(module, name, held)
+        return release
+
+    return function
+
+
 def full_disk(*_):
     raise OSError("No space left on device")
 
 
-def test_training_goes_on_while_the_files_are_written(state, saver, tmp_path, monkeypatch):
-    release, write = threading.Event(), checkpoint.save_file
-
-    def slow(*arguments):
-        assert release.wait(60)
-        write(*arguments)
-
-    monkeypatch.setattr(checkpoint, "save_file", slow)
+def test_training_goes_on_while_the_files_are_written(state, saver, tmp_path, hold):
+    release = hold(checkpoint, "save_file")
     weight = next(state.model.parameters())
     before = weight.detach().clone()
     state.step = 2
@@ -113,14 +124,8 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_the_run(
     assert len(checkpoints(tmp_path)) == 1
 
 
-def test_training_goes_on_while_a_picture_is_encoded(state, saver, tmp_path, monkeypatch):
-    release, encode = threading.Event(), saver_module.save_grid
-
-    def slow(*arguments):
-        assert release.wait(60)
-        encode(*arguments)
-
-    monkeypatch.setattr(saver_module, "save_grid", slow)
+def test_training_goes_on_while_a_picture_is_encoded(state, saver, tmp_path, hold):
+    release = hold(saver_module, "save_grid")
     saver(state)
     path = tmp_path / "samples" / "step_00000000.png"
     assert not path.exists()
