@@ -1,6 +1,7 @@
 """Runs are trained once, shared between equal configurations, and scored once."""
 
 import dataclasses
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_the_flow_sees_latents_of_deviation_one(fixed, data):
 def test_a_flow_in_two_pieces_is_one(fixed, tmp_path):
     session, config = fixed
     whole = train_two_stages(session, config, decoder_phase=False)
-    folder = session.run_dir(config, "flow")
+    folder = session.run_dir(config)
     beginning = folder / "checkpoints/step_00000000"
     assert [each.name for each in checkpoints(folder)] == ["step_00000000", "step_00000003"]
     (tmp_path / "again").mkdir()
@@ -160,6 +161,15 @@ def test_a_flow_in_two_pieces_is_one(fixed, tmp_path):
             whole.checkpoint,
         )
         shutil.rmtree(end)
+
+
+def test_scores_name_the_run_that_they_are_of(fixed):
+    session, config = fixed
+    run = train_two_stages(session, config, decoder_phase=False)
+    score(session, run, None)
+    (found,) = (session.out / "scores").glob("*/scores.json")
+    named = session.out / "runs" / json.loads(found.read_text())["of"]["run"]
+    assert fingerprint(joint_checkpoint(config, named)) == run.checkpoint
 
 
 def test_the_same_weights_are_scored_once(session, monkeypatch):

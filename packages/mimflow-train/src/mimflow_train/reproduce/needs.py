@@ -40,7 +40,7 @@ def unfinished(session: Session, experiment: Experiment) -> list[Left]:
     for seed in session.seeds:
         base = replace(session.base, seed=seed)
         for run in planned_runs(base, experiment, session.settings):
-            done = steps_done(session.run_dir(run.config, run.kind))
+            done = steps_done(session.run_dir(run.config))
             if done < run.until:
                 left.append(Left(run, run.until - done))
     return left

@@ -61,7 +61,7 @@ def _origins(
     """Yield what a row's networks came from, as their checkpoints say."""
     alone = replace(experiment, variants=(variant,), claims=())
     for run in planned_runs(replace(session.base, seed=seed), alone, session.settings):
-        run_dir = session.run_dir(run.config, run.kind)
+        run_dir = session.run_dir(run.config)
         manifest = read_manifest(run_dir / "checkpoints" / f"step_{run.until:08d}")
         yield Origin(
             run=run_dir.name,

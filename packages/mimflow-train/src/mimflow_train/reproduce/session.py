@@ -75,12 +75,11 @@ class Session:
         """Samples of each row."""
         return self.num or len(self.data.held_out.labels)
 
-    def run_dir(self, config: TrainConfig, kind: str = "joint") -> Path:
+    def run_dir(self, config: TrainConfig) -> Path:
         """Return the folder of a run, the same for equal configurations.
 
         Args:
             config: The run.
-            kind: What is trained: ``joint``, or ``flow`` on a fixed autoencoder.
         """
         recipe = RECIPES[config.scale](config.data.class_names, config.data.source)
         # What samples are drawn with afterwards makes no other run of it.
@@ -90,6 +89,7 @@ class Session:
         for path in OPERATIONAL:
             *parents, name = path.split(".")
             reduce(operator.getitem, parents, plain).pop(name)
+        kind = "flow" if config.model.is_autoencoder_fixed else "joint"
         name = f"{config.scale}-{kind}-{digest(plain)}-seed{config.seed}"
         return self.out.resolve() / "runs" / name
 

@@ -47,16 +47,13 @@ class Trained(NamedTuple):
     checkpoint: str
 
 
-def trained(
-    session: Session, config: TrainConfig, *, decoder_phase: bool = False, kind: str = "joint"
-) -> Trained:
+def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = False) -> Trained:
     """Return a run's networks; train or continue it first if it is not done.
 
     Args:
         session: Where runs are kept, and the device.
-        config: The run.
+        config: The run; a fixed autoencoder is in its first checkpoint, which is there already.
         decoder_phase: Whether the decoder's own phase follows the joint one.
-        kind: ``joint``, or ``flow`` on a fixed autoencoder, which its first checkpoint holds.
 
     Raises:
         InterruptedRunError: If a signal ended the training.
@@ -64,7 +61,7 @@ def trained(
         DivergedError: If the run does not stay finite.
         StorageError: If the checkpoint that is to be judged is gone or damaged.
     """
-    run_dir = session.run_dir(config, kind)
+    run_dir = session.run_dir(config)
     until = config.all_steps if decoder_phase else config.steps
     with locked_in_turn(run_dir):
         newest = latest_checkpoint(run_dir, say)

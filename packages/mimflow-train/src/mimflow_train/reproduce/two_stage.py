@@ -36,14 +36,14 @@ def train_two_stages(session: Session, config: TrainConfig, *, decoder_phase: bo
     Raises:
         WeightsError: If SD-VAE's weights cannot be had.
     """
-    run_dir = session.run_dir(config, "flow")
+    run_dir = session.run_dir(config)
     if not checkpoints(run_dir):
         state = _beginning(session, config)
         with locked_in_turn(run_dir):
             if not checkpoints(run_dir):
                 write_config(config, run_dir)
                 write_checkpoint(snapshot(state), config, run_dir)
-    return trained(session, config, decoder_phase=decoder_phase, kind="flow")
+    return trained(session, config, decoder_phase=decoder_phase)
 
 
 def _beginning(session: Session, config: TrainConfig) -> TrainState:

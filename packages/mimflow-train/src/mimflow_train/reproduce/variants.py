@@ -21,12 +21,10 @@ class PlannedRun(NamedTuple):
     Attributes:
         config: What is trained.
         until: Its last step.
-        kind: ``joint``, or ``flow`` on a fixed autoencoder, which is SD-VAE off tiny.
     """
 
     config: TrainConfig
     until: int
-    kind: str = "joint"
 
 
 def planned_runs(
@@ -50,7 +48,7 @@ def planned_runs(
         if variant.two_stage and base.scale == "tiny":
             first = autoencoder_config(base, config)
             planned.append(PlannedRun(first, first.steps))
-        planned.append(PlannedRun(config, until, "flow" if variant.two_stage else "joint"))
+        planned.append(PlannedRun(config, until))
     return longest(planned)
 
 
@@ -62,7 +60,7 @@ def longest(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     """
     kept: list[PlannedRun] = []
     for run in runs:
-        same = [each for each in kept if (each.config, each.kind) == (run.config, run.kind)]
+        same = [each for each in kept if each.config == run.config]
         if same:
             kept[kept.index(same[0])] = max(same[0], run, key=lambda each: each.until)
         else:
