@@ -67,7 +67,7 @@ def test_a_report_names_the_samples_of_each_row(session, monkeypatch):
     monkeypatch.setattr(scoring, "_reconstructions", lambda *_: {})
     monkeypatch.setattr(scoring, "_encodes_whole", lambda _: False)
     monkeypatch.setattr(tables, "draw_rows", lambda *_: None)
-    variants = (Variant(label="a"), Variant(label="b", missing="no code"))
+    variants = (Variant(label="a"), Variant(label="b", scales="paper"))
     experiment = Experiment(title="", measure="scores", variants=variants)
     outcome = score_rows(session, "x", experiment)
     first, second = outcome.rows[0].samples

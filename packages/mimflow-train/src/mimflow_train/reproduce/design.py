@@ -55,7 +55,6 @@ class Variant:
         two_stage: Whether that is fixed when the flow is trained: published, or trained before.
         guidance: What samples are drawn with; ``recipe`` is the recipe's.
         scales: Where it can be run; ``paper`` is every scale but tiny.
-        missing: Why it cannot be run at all; empty if it can.
         paper: The paper's numbers by metric, words where it gives no number.
     """
 
@@ -68,7 +67,6 @@ class Variant:
     two_stage: bool = False
     guidance: Guidance | Literal["recipe"] | None = None
     scales: Scales = "all"
-    missing: str = ""
     paper: Mapping[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,8 +79,6 @@ class Variant:
 
     def why_not(self, scale: str) -> str:
         """Return why the row is not run at a scale; empty if it is."""
-        if self.missing:
-            return self.missing
         if self.scales != "all" and (self.scales == "tiny") != (scale == "tiny"):
             return "for --scale tiny only" if self.scales == "tiny" else "needs --scale S to XXL"
         return ""
