@@ -8,11 +8,13 @@ import pytest
 from genmetrics import WeightsUnavailable
 from mimflow_train.errors import ConfigError
 from mimflow_train.overrides import override
-from mimflow_train.recipes import IMAGENET_CLASSES, paper
+from mimflow_train.recipes import IMAGENET_CLASSES, paper, tiny
 from mimflow_train.reproduce import needs, trained
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.estimate import left_text, to_text
 from mimflow_train.reproduce.experiments import EXPERIMENTS
+from mimflow_train.reproduce.quick import QUICK_SETTINGS
+from tarflow_prior import Guidance
 
 ROWS = (Variant(label="a"), Variant(label="b", settings=("mask.low=0.3",)))
 EXPERIMENT = Experiment(title="Table 0", measure="scores", variants=ROWS)
@@ -45,6 +47,21 @@ def test_the_sum_of_one_is_that_one(session, quick):
     lines = to_text(dataclasses.replace(session, quick=quick), {"x": EXPERIMENT}).splitlines()
     one, together = (next(each for each in lines if each.startswith(n)) for n in ("x", "together"))
     assert one[15:51] == together[15:51]
+
+
+def test_rows_that_are_scored_alike_are_judged_once(session):
+    base = override(session.base, ["guidance=3.0"])
+    session = dataclasses.replace(session, base=base, seeds=(0,))
+    rows = [Variant(label=str(each), guidance=each) for each in ("recipe", Guidance(3.0))]
+    twice = dataclasses.replace(EXPERIMENT, variants=tuple(rows))
+    assert "with 1 row(s) to judge" in left_text(session, twice)
+
+
+def test_the_smoke_test_is_said_to_take_what_it_took(session):
+    base = override(tiny(), QUICK_SETTINGS)
+    quick = dataclasses.replace(session, base=base, seeds=(0,), quick=True)
+    (together,) = (each for each in to_text(quick, EXPERIMENTS).splitlines() if "together" in each)
+    assert "1 min 45 s" in together
 
 
 @pytest.fixture

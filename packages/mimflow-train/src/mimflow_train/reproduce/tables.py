@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from mimflow_train.class_probe import enough_to_probe, probed_images
-from mimflow_train.config import TrainConfig
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
 from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
 from mimflow_train.reproduce.design import Experiment, Variant
@@ -13,7 +12,7 @@ from mimflow_train.reproduce.rows import measure_row
 from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score, score_folder
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained
-from tarflow_prior import Guidance
+from mimflow_train.reproduce.variants import row_guidance
 
 __all__ = ["count_parameters", "score_rows"]
 
@@ -92,18 +91,12 @@ def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Ro
     folders: list[str] = []
 
     def measure_run(run: Trained) -> dict[str, float]:
-        guidance = _guidance(variant, run.config)
+        guidance = row_guidance(variant, run.config)
         folders.append(score_folder(session, run, guidance).name)
         return score(session, run, guidance)
 
     row = measure_row(session, experiment, variant, measure_run)
     return replace(row, samples=tuple(f"scores/{name}/samples.npz" for name in folders))
-
-
-def _guidance(variant: Variant, config: TrainConfig) -> Guidance | None:
-    if variant.guidance == "recipe":
-        return Guidance(config.guidance) if config.guidance else None
-    return variant.guidance
 
 
 def count_parameters(experiment: Experiment) -> Outcome:

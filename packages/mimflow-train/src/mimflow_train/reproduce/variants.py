@@ -9,8 +9,16 @@ from mim_encoder import MaskRatio
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.overrides import override
 from mimflow_train.reproduce.design import Experiment, Variant
+from tarflow_prior import Guidance
 
-__all__ = ["PlannedRun", "autoencoder_config", "longest", "planned_runs", "variant_config"]
+__all__ = [
+    "PlannedRun",
+    "autoencoder_config",
+    "longest",
+    "planned_runs",
+    "row_guidance",
+    "variant_config",
+]
 
 _SMALL = ConvolutionalConfig(widths=(32, 64, 128), num_blocks=1, num_groups=8)  # for 32 px
 
@@ -115,6 +123,18 @@ def variant_config(
         config = replace(config, model=model, mask=MaskRatio(low=0.0, high=0.0))
     tokens = [] if variant.tokens is None else _token_settings(config, variant.tokens)
     return override(config, [*tokens, *variant.settings, f"seed={seed}"])
+
+
+def row_guidance(variant: Variant, config: TrainConfig) -> Guidance | None:
+    """Return what a row's samples are drawn with; None for no guidance.
+
+    Args:
+        variant: The row.
+        config: Its configuration.
+    """
+    if variant.guidance == "recipe":
+        return Guidance(config.guidance) if config.guidance else None
+    return variant.guidance
 
 
 def _token_settings(config: TrainConfig, share: Fraction) -> list[str]:
