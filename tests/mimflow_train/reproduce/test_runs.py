@@ -184,12 +184,21 @@ def test_the_same_weights_are_scored_once(session, monkeypatch):
         score(session, run, Guidance(2.0))
 
 
-@pytest.mark.parametrize("change", ["weights", "mask", "extractor", "version"])
+@pytest.mark.parametrize(
+    "change", ["checkpoint", "weights", "mask", "images", "num", "extractor", "version"]
+)
 def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypatch):
     run = trained.trained(session, session.base)
     score(session, run, None)
     monkeypatch.setattr(scoring, "evaluate", None)
-    if change == "weights":
+    if change == "checkpoint":
+        run = run._replace(checkpoint="0" * 16)
+    elif change == "images":
+        base = override(session.base, ["data.fingerprint=other"])
+        session = dataclasses.replace(session, base=base)
+    elif change == "num":
+        session = dataclasses.replace(session, num=5)
+    elif change == "weights":
         run = run._replace(config=override(run.config, ["weights=raw"]))
     elif change == "mask":
         run = run._replace(config=override(run.config, ["mask.low=0.3"]))
