@@ -43,12 +43,15 @@ SD_VAE_FILE = PretrainedFile(
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Squares of SD-VAE's latent image as tokens, divided by their deviation.
+    """Squares of SD-VAE's latent image as tokens, divided by ``scale``.
 
     Args:
         config: Its shape.
         sigma: Standard deviation of the latent noise (Eq. 1), which takes the place of the
             deviation that SD-VAE's own encoder gives.
+
+    Attributes:
+        scale: 1, unless the network is fixed: then the deviation that its latents have without.
     """
 
     def __init__(self, config: ConvolutionalConfig, sigma: float) -> None:
@@ -75,10 +78,13 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """SD-VAE's decoder on the tokens of :class:`ConvolutionalEncoder`.
+    """SD-VAE's decoder on the tokens of :class:`ConvolutionalEncoder`, multiplied by its ``scale``.
 
     Args:
         config: Its shape.
+
+    Attributes:
+        scale: The encoder's.
     """
 
     def __init__(self, config: ConvolutionalConfig) -> None:
