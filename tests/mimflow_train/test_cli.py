@@ -210,6 +210,14 @@ def test_teachers_are_asked_for_while_any_of_the_joint_phase_is_left(
     assert asked == [{"joint_phase": joint, "decoder_phase": True}]
 
 
+def test_a_cuda_graph_without_a_gpu_is_refused_before_anything_is_begun(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    graph = ["--set", "cuda_graph=true", "--device", "cpu"]
+    assert run(train_command, "--data", folder, "--out", out, *graph) == 2
+    assert "Expected one worker on a GPU with cuda_graph; got 1 on cpu." in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_run_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(train_command, "--out", tmp_path / "file") == 6

@@ -9,8 +9,11 @@ from mimflow_train.checkpoint import load_state, snapshot, write_checkpoint
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.data.images import MemoryImages, Split
 from mimflow_train.errors import ConfigError, DivergedError
+from mimflow_train.joint_phase import JointPhase
 from mimflow_train.loop import train
+from mimflow_train.overrides import override
 from mimflow_train.state import TrainState
+from mimflow_train.teachers import Targets
 
 CPU = torch.device("cpu")
 
@@ -76,9 +79,21 @@ def test_micro_batch_must_divide_the_batch(config, data):
         run(dataclasses.replace(config, micro_batch=3), data)
 
 
-def test_a_cuda_graph_wants_one_gpu(config, data):
-    with pytest.raises(ConfigError, match=r"one GPU .*got 1 of cpu\. Leave cuda_graph out"):
+def test_a_cuda_graph_wants_a_gpu(config, data):
+    with pytest.raises(ConfigError, match=r"one worker on a GPU .*got 1 on cpu\. Leave cuda_graph"):
         run(dataclasses.replace(config, cuda_graph=True), data)
+
+
+def test_a_cuda_graph_wants_a_pass_that_stays_on_the_gpu(config, monkeypatch):
+    monkeypatch.setattr("mimflow_train.joint_phase.require_one_gpu", lambda *_: None)
+    config = dataclasses.replace(config, cuda_graph=True)
+    counts = override(config, ["model.encoder.hidden_patches=dropped"])
+    nothing = Targets(None, {}, {})
+    on_host = Targets(None, {}, {"hog": torch.zeros(16, 16, 108)})
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    for each, targets, found in ((counts, nothing, "dropped"), (config, on_host, "memory")):
+        with pytest.raises(ConfigError, match=f"stays on the GPU .*{found}.*Leave cuda_graph out"):
+            JointPhase(TrainState(each, CPU), context, each, targets)
 
 
 def test_saves_at_intervals_and_at_the_end(config, data):

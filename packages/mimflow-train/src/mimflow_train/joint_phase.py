@@ -12,6 +12,7 @@ from mimflow_train.context import Context
 from mimflow_train.draws import Draws
 from mimflow_train.errors import ConfigError
 from mimflow_train.health import latent_statistics
+from mimflow_train.machine import require_one_gpu
 from mimflow_train.memory import blank_batch, fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, joint_objective
@@ -40,7 +41,8 @@ class JointPhase:
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
         if config.cuda_graph:
-            _require_capturable(config, context, targets)
+            require_one_gpu(context.device.type, context.world_size)
+            _require_no_wait(config, targets)
         self.module = self.learner
         self.captured: CapturedPass | None = None
         self.is_captured = False  # not while passes are tried out
@@ -148,17 +150,14 @@ class JointPhase:
         return latent_statistics(self.mean, self.config.model.encoder.sigma)
 
 
-def _require_capturable(config: TrainConfig, context: Context, targets: Targets) -> None:
-    """Raise if a pass cannot be a CUDA graph: another device, or something that waits for one."""
-    if context.device.type != "cuda" or context.world_size > 1:
-        found = f"{context.world_size} of {context.device.type}"
-    elif config.model.encoder.hidden_patches == "dropped":
-        found = "an encoder that counts the visible patches"
+def _require_no_wait(config: TrainConfig, targets: Targets) -> None:
+    """Raise if host and GPU wait for each other in a pass, which no CUDA graph can hold."""
+    if config.model.encoder.hidden_patches == "dropped":
+        found = "hidden_patches 'dropped', whose visible patches are counted"
     elif any(bank.device.type == "cpu" for bank in targets.banks.values()):
-        found = "features of the images that are kept on the host"
+        found = "features of the images that take too much memory to be kept there"
     else:
         return
     raise ConfigError(
-        f"Expected one GPU that never waits for the host with cuda_graph; got {found}. "
-        "Leave cuda_graph out."
+        f"Expected a pass that stays on the GPU with cuda_graph; got {found}. Leave cuda_graph out."
     )

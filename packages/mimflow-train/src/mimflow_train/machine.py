@@ -6,7 +6,14 @@ from pathlib import Path
 
 from mimflow_train.errors import ConfigError
 
-__all__ = ["choose_device", "count_cores", "count_devices", "require_gpu", "torchrun_place"]
+__all__ = [
+    "choose_device",
+    "count_cores",
+    "count_devices",
+    "require_gpu",
+    "require_one_gpu",
+    "torchrun_place",
+]
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
 
@@ -51,6 +58,23 @@ def require_gpu(scale: str, wanted: str) -> None:
         raise ConfigError(
             f"Expected a GPU for --scale {scale}; this machine has none. Use --scale tiny, or "
             "--device cpu to train on the CPU all the same; --dry-run says how long that takes."
+        )
+
+
+def require_one_gpu(device: str, workers: int) -> None:
+    """Raise if a pass could not be a CUDA graph, whatever it computes.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        workers: How many share the batch.
+
+    Raises:
+        ConfigError: If it is not one worker on a GPU.
+    """
+    if device != "cuda" or workers > 1:
+        raise ConfigError(
+            f"Expected one worker on a GPU with cuda_graph; got {workers} on {device}. "
+            "Leave cuda_graph out."
         )
 
 

@@ -19,7 +19,7 @@ from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
 from mimflow_train.lock import locked
-from mimflow_train.machine import choose_device, require_gpu, torchrun_place
+from mimflow_train.machine import choose_device, require_gpu, require_one_gpu, torchrun_place
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
@@ -115,6 +115,8 @@ def _main(options: TrainOptions) -> int:
     launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
     if launch.device == "cpu":
         require_gpu(options.scale, options.device)
+    if config.cuda_graph:
+        require_one_gpu(launch.device, count)
     if options.log == "wandb":
         require_wandb()
     name = Path(config.data.source).name
