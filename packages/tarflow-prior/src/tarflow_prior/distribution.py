@@ -24,7 +24,7 @@ class TarFlowDistribution(Distribution):
     Args:
         flow: The flow; its weights are read at every call.
         label: Classes of any shape, or None for the null class.
-        validate_args: As for every distribution.
+        validate_args: As for every distribution, whose default ``torch.compile`` switches off.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's own protocol
