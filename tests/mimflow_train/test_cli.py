@@ -210,6 +210,12 @@ def test_teachers_are_asked_for_while_any_of_the_joint_phase_is_left(
     assert asked == [{"joint_phase": joint, "decoder_phase": True}]
 
 
+def test_a_cuda_graph_of_two_workers_is_refused_by_a_dry_run(folder, capsys):
+    graph = ["--set", "cuda_graph=true", "--dry-run", "--workers", "2", "--hardware", "H100"]
+    assert run(train_command, "--data", folder, *graph) == 2
+    assert "Expected one worker on a GPU with cuda_graph; got 2 on cuda." in capsys.readouterr().err
+
+
 def test_a_cuda_graph_without_a_gpu_is_refused_before_anything_is_begun(folder, tmp_path, capsys):
     out = tmp_path / "run"
     graph = ["--set", "cuda_graph=true", "--device", "cpu"]

@@ -56,12 +56,22 @@ def test_target_is_told_beside_the_assumption(paper_s):
             {"compile": True},
             "at 15% of 989 TFLOP/s (measured for L on one H100)  0.56 steps/s, 143",
         ),
+        (
+            {"compile": True, "cuda_graph": True},
+            "at 21.2% of 989 TFLOP/s (measured for L on one H100)  0.79 steps/s, 202",
+        ),
         ({"compile": True, "recompute": True}, "at 8.7% of 989 TFLOP/s (measured"),
     ],
 )
 def test_what_was_measured_is_told_first(paper_s, settings, said):
     text = cost_table(dataclasses.replace(paper_s, **settings), 1, "joint", hardware="H100")
     assert said in line(text, "1 x H100 at")
+
+
+def test_what_was_not_measured_is_not_told_so(paper_s):
+    config = dataclasses.replace(paper_s, compile=True, recompute=True, cuda_graph=True)
+    text = cost_table(config, 1, "joint", hardware="H100")
+    assert "at 33% of 989" in line(text, "1 x H100 at")
 
 
 def test_what_is_computed_again_takes_time(paper_s, monkeypatch):

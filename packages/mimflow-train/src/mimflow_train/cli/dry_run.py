@@ -18,12 +18,13 @@ __all__ = ["cost_table"]
 
 _GIB = 2**30
 _CARDS = (24, 40, 80, 141)  # GiB
-# Share of an H100's peak by (compile, recompute), in benchmarks/gpu_step.md; what is computed again
-# does not count.
+# Share of an H100's peak by (compile, cuda_graph, recompute), in benchmarks/gpu_step.md; what is
+# computed again does not count.
 _MEASURED = {
-    (False, False): 0.125,
-    (True, False): 0.15,
-    (True, True): 0.087,
+    (False, False, False): 0.125,
+    (True, False, False): 0.15,
+    (True, True, False): 0.212,
+    (True, False, True): 0.087,
 }
 _ASSUMED = ((0.33, "what the paper's run comes to, assumed"), (0.45, "our target"))
 _BYTES_PER_PIXEL = 1.5  # of a PNG of photographs: benchmarks/checkpoint_stall.md
@@ -145,8 +146,8 @@ def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | Non
         again = sum(each.gmac for each in cost.trained) if config.recompute else 0.0
         done = work + 2e9 * again * config.global_batch
         rows = [(share, done, why) for share, why in _ASSUMED]
-        if (config.compile, config.recompute) in _MEASURED:
-            share = _MEASURED[config.compile, config.recompute]
+        share = _MEASURED.get((config.compile, config.cuda_graph, config.recompute))
+        if share is not None:
             rows = [(share, work, "measured for L on one H100"), *rows]
         for share, flops, why in rows:
             speed = share * 1e12 * card.tflops * workers / flops

@@ -94,6 +94,8 @@ def _main(options: TrainOptions) -> int:
     rank, count = torchrun_place() or (0, workers.most)
     require_divisor(config.global_batch, Workers(min(workers.least, count), count))
     if options.dry_run:
+        if config.cuda_graph:
+            require_one_gpu("cuda", count)  # the one that --hardware names, or another
         from mimflow_train.cli.dry_run import cost_table
 
         table = cost_table(
