@@ -210,17 +210,19 @@ def test_teachers_are_asked_for_while_any_of_the_joint_phase_is_left(
     assert asked == [{"joint_phase": joint, "decoder_phase": True}]
 
 
-def test_a_cuda_graph_of_two_workers_is_refused_by_a_dry_run(folder, capsys):
+def test_a_cuda_graph_of_weights_that_are_shared_out_is_refused_by_a_dry_run(folder, capsys):
     graph = ["--set", "cuda_graph=true", "--dry-run", "--workers", "2", "--hardware", "H100"]
-    assert run(train_command, "--data", folder, *graph) == 2
-    assert "Expected one worker on a GPU with cuda_graph; got 2 on cuda." in capsys.readouterr().err
+    assert run(train_command, "--data", folder, *graph, "--set", "shard=true") == 2
+    said = "Expected a GPU that has all weights with cuda_graph; got workers that share the weights"
+    assert said in capsys.readouterr().err
 
 
 def test_a_cuda_graph_without_a_gpu_is_refused_before_anything_is_begun(folder, tmp_path, capsys):
     out = tmp_path / "run"
     graph = ["--set", "cuda_graph=true", "--device", "cpu"]
     assert run(train_command, "--data", folder, "--out", out, *graph) == 2
-    assert "Expected one worker on a GPU with cuda_graph; got 1 on cpu." in capsys.readouterr().err
+    said = "Expected a GPU that has all weights with cuda_graph; got a cpu. Leave cuda_graph out."
+    assert said in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -80,12 +80,12 @@ def test_micro_batch_must_divide_the_batch(config, data):
 
 
 def test_a_cuda_graph_wants_a_gpu(config, data):
-    with pytest.raises(ConfigError, match=r"one worker on a GPU .*got 1 on cpu\. Leave cuda_graph"):
+    with pytest.raises(ConfigError, match=r"a GPU that has all .*got a cpu\. Leave cuda_graph out"):
         run(dataclasses.replace(config, cuda_graph=True), data)
 
 
 def test_a_cuda_graph_wants_a_pass_that_stays_on_the_gpu(config, monkeypatch):
-    monkeypatch.setattr("mimflow_train.joint_phase.require_one_gpu", lambda *_: None)
+    monkeypatch.setattr("mimflow_train.joint_phase.require_gpu_for_graph", lambda *_, **__: None)
     config = dataclasses.replace(config, cuda_graph=True)
     counts = override(config, ["model.encoder.hidden_patches=dropped"])
     nothing = Targets(None, {}, {})

@@ -32,6 +32,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from mimflow_train import averaging, joint_phase
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
@@ -64,7 +65,14 @@ def share(module):
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel()
                 for p in module.parameters())
     return local / sum(p.numel() for p in module.parameters())
-for name in ("plain", "all", "shared", "fixed"):
+class Launched:
+    '''A captured pass without a graph, which no CPU has.'''
+    def __init__(self, work, weights, part): self.work = work
+    def __call__(self, part): return self.work(part)
+
+averaging._BUCKET = 1000  # several messages
+joint_phase.CapturedPass, joint_phase.require_gpu_for_graph = Launched, lambda *_, **__: None
+for name in ("plain", "all", "captured", "shared", "fixed"):
     config = from_dict(TrainConfig, json.loads((folder / f"{name}.json").read_text()))
     context, kept = Rank(rank, world_size, reported={}), {}
     def keep(state):
@@ -95,7 +103,7 @@ for name in ("plain", "all", "shared", "fixed"):
 
 @pytest.fixture
 def folder(config, tmp_path):
-    """Four configurations and the program of a worker."""
+    """Five configurations and the program of a worker."""
     decoder = dataclasses.replace(config.model.decoder, depth=2, drop_path=0.5)
     model = dataclasses.replace(config.model, decoder=decoder)
     config = dataclasses.replace(config, global_batch=12, model=model)
@@ -107,7 +115,13 @@ def folder(config, tmp_path):
     )
     options = {"adaptive": True, "augment": True, "fresh_fakes": True, "lecam_weight": 0.1}
     shared = {"shard": True, "recompute": True, "micro_batch": 2}
-    for name, changes, how in (("plain", {}, {}), ("all", options, {}), ("shared", {}, shared)):
+    captured = {"cuda_graph": True, "micro_batch": 2}
+    for name, changes, how in (
+        ("plain", {}, {}),
+        ("all", options, {}),
+        ("captured", {}, captured),
+        ("shared", {}, shared),
+    ):
         each = dataclasses.replace(
             config, steps=3, decoder_phase=dataclasses.replace(phase, **changes), **how
         )
@@ -129,7 +143,7 @@ def test_ranks_learn_what_one_learns_and_resume_bit_for_bit(folder):
     """Each worker also stops and goes on in both phases, and compares itself with its own run."""
     commands = [(0, 1), (0, 2), (1, 2)]
     launch(folder, commands)
-    for name in ("plain", "all", "shared", "fixed"):
+    for name in ("plain", "all", "captured", "shared", "fixed"):
         one, first, second = (
             load_file(folder / f"{name}-{rank}-{world_size}.safetensors")
             for rank, world_size in commands

@@ -239,8 +239,9 @@ class TrainConfig:
             a CPU its whole share. Changes the rounding of sums only.
         compile: Compile the transformer layers (``torch.compile``): a wait at the start, fewer
             passes over memory later. Changes rounding only.
-        cuda_graph: Replay the joint phase's pass as one CUDA graph on a single GPU, which saves the
-            launches of its kernels; its memory is then not free for anything else.
+        cuda_graph: Replay the joint phase's pass as one CUDA graph, which saves the launches of its
+            kernels; its memory is then not free for anything else, and several GPUs average their
+            gradients after the pass instead of amid it.
         recompute: Keep only the input of each transformer layer and compute it again for the
             backward pass: a third more work, several times as many images in memory.
         shard: Share weights, gradients, moments and average out over the workers in the joint phase

@@ -2,17 +2,18 @@
 
 Latents are those of masked images, as before; encoder and flow stay as they are. Decoder and
 discriminator have an optimiser each. All that is learned comes from sums over the global batch, so
-neither workers nor micro-batches change it.
+neither workers nor micro-batches change it. Two networks in turns are more than DDP's wrapper
+follows, so gradients are averaged here.
 """
 
 import copy
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mimflow_train.augment import augmented
+from mimflow_train.averaging import average_gradients, mean_over_workers
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.data.images import to_unit
@@ -68,7 +69,7 @@ class DecoderPhase:
         terms, verdict = self._passes(batch, draws)
         if verdict:
             self._add_verdict(verdict, terms)
-        self._average(self.decoder)
+        average_gradients(self.decoder, self.context.world_size)
         return terms
 
     def _passes(self, batch: Batch, draws: Draws) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -105,7 +106,7 @@ class DecoderPhase:
         take_step(discriminator, self.phase.optim, step, self.phase.steps)
         if self.phase.lecam_weight:
             means = [self.logits["real"], self.logits["fake"]]
-            self.state.lecam.update(*_mean_over_workers(means, self.context.world_size))
+            self.state.lecam.update(*mean_over_workers(means, self.context.world_size))
         return values
 
     def skip(self) -> None:
@@ -184,7 +185,7 @@ class DecoderPhase:
         last_layer = self.state.model.decoder.last_layer
         number = next(i for i, each in enumerate(self.decoder) if each is last_layer)
         both = [_gradient(last_layer), verdict[number]]
-        rest, own = _mean_over_workers(both, self.context.world_size)
+        rest, own = mean_over_workers(both, self.context.world_size)
         weight = self.phase.gan_weight * adaptive_weight(rest, own)
         for parameter, gradient in zip(self.decoder, verdict, strict=True):
             _gradient(parameter).add_(weight * gradient)
@@ -192,19 +193,12 @@ class DecoderPhase:
         terms["gan_weight"] = weight
 
     def _clip_discriminator(self) -> dict[str, Tensor]:
-        self._average(self.discriminator)
+        average_gradients(self.discriminator, self.context.world_size)
         return {"discriminator_norm": self._clip(self.discriminator)}
 
     def _clip(self, parameters: list[nn.Parameter]) -> Tensor:
         norm: Tensor = nn.utils.clip_grad_norm_(parameters, self.phase.optim.clip_norm)
         return norm
-
-    def _average(self, parameters: list[nn.Parameter]) -> None:
-        """Average over workers. Two networks in turns are more than DDP's wrapper follows."""
-        if self.context.world_size > 1:
-            for parameter in parameters:
-                dist.all_reduce(_gradient(parameter))
-                _gradient(parameter).div_(self.context.world_size)
 
 
 def adaptive_weight(rest: Tensor, adversarial: Tensor) -> Tensor:
@@ -225,11 +219,3 @@ def adaptive_weight(rest: Tensor, adversarial: Tensor) -> Tensor:
 def _gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
-
-
-def _mean_over_workers(values: Sequence[Tensor], world_size: int) -> list[Tensor]:
-    means = [value.clone() for value in values]
-    for mean in means if world_size > 1 else ():
-        dist.all_reduce(mean)
-        mean /= world_size
-    return means

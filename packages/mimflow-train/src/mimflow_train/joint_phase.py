@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mimflow_train.averaging import average_gradients
 from mimflow_train.captured_pass import CapturedPass
 from mimflow_train.config import TrainConfig
 from mimflow_train.context import Context
 from mimflow_train.draws import Draws
 from mimflow_train.errors import ConfigError
 from mimflow_train.health import latent_statistics
-from mimflow_train.machine import require_one_gpu
+from mimflow_train.machine import require_gpu_for_graph
 from mimflow_train.memory import blank_batch, fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, joint_objective
@@ -40,19 +41,19 @@ class JointPhase:
         self, state: TrainState, context: Context, config: TrainConfig, targets: Targets
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
+        shares = shares_out(config, context.world_size)
         if config.cuda_graph:
-            require_one_gpu(context.device.type, context.world_size)
+            require_gpu_for_graph(context.device.type, shared_out=shares)
             _require_no_wait(config, targets)
         self.module = self.learner
         self.captured: CapturedPass | None = None
         self.is_captured = False  # not while passes are tried out
-        shares = shares_out(config, context.world_size)
         if not shares:  # a worker short of memory amid a pass would leave the others waiting
             self.config = fit_micro_batch(config, context, self.try_out, state.model)
         set_computation(state.model, config, context.device)
         if shares:
             state.share_out(context.device)
-        elif context.world_size > 1:
+        elif context.world_size > 1 and not config.cuda_graph:
             self.module = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
             self._settle_buckets()
         self.is_captured = config.cuda_graph
@@ -64,7 +65,8 @@ class JointPhase:
 
     def try_out(self, batch: Batch, draws: Draws) -> None:
         """Run a forward and a backward pass as a step would, of which nothing stays."""
-        moments = [torch.empty_like(p) for p in self.state.model.parameters() for _ in range(2)]
+        learning = [each for each in self.state.model.parameters() if each.requires_grad]
+        moments = [torch.empty_like(each) for each in learning for _ in range(2)]
         if self.state.optimizer.state:
             moments.clear()  # AdamW has them already
         try:
@@ -94,6 +96,8 @@ class JointPhase:
             with quiet:
                 objective = self._pass(part)
             add_terms(sums, objective, part.num_parts)
+        if self.is_captured:  # DDP would average amid the backward pass
+            average_gradients(self.state.model.parameters(), self.context.world_size)
         return sums
 
     def _pass(self, part: Part) -> Objective:

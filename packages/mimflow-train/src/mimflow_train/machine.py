@@ -11,7 +11,7 @@ __all__ = [
     "count_cores",
     "count_devices",
     "require_gpu",
-    "require_one_gpu",
+    "require_gpu_for_graph",
     "torchrun_place",
 ]
 
@@ -61,19 +61,20 @@ def require_gpu(scale: str, wanted: str) -> None:
         )
 
 
-def require_one_gpu(device: str, workers: int) -> None:
+def require_gpu_for_graph(device: str, *, shared_out: bool) -> None:
     """Raise if a pass could not be a CUDA graph, whatever it computes.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        workers: How many share the batch.
+        shared_out: Whether workers have parts of the weights, which they send during a pass.
 
     Raises:
-        ConfigError: If it is not one worker on a GPU.
+        ConfigError: If it is no pass of a GPU that has all weights.
     """
-    if device != "cuda" or workers > 1:
+    if device != "cuda" or shared_out:
+        found = "workers that share the weights out (shard)" if shared_out else f"a {device}"
         raise ConfigError(
-            f"Expected one worker on a GPU with cuda_graph; got {workers} on {device}. "
+            f"Expected a GPU that has all weights with cuda_graph; got {found}. "
             "Leave cuda_graph out."
         )
 

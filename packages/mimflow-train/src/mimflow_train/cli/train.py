@@ -19,7 +19,7 @@ from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
 from mimflow_train.lock import locked
-from mimflow_train.machine import choose_device, require_gpu, require_one_gpu, torchrun_place
+from mimflow_train.machine import choose_device, require_gpu, require_gpu_for_graph, torchrun_place
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
@@ -94,8 +94,8 @@ def _main(options: TrainOptions) -> int:
     rank, count = torchrun_place() or (0, workers.most)
     require_divisor(config.global_batch, Workers(min(workers.least, count), count))
     if options.dry_run:
-        if config.cuda_graph:
-            require_one_gpu("cuda", count)  # the one that --hardware names, or another
+        if config.cuda_graph:  # on what --hardware names, or on another GPU
+            require_gpu_for_graph("cuda", shared_out=config.shard and count > 1)
         from mimflow_train.cli.dry_run import cost_table
 
         table = cost_table(
@@ -118,7 +118,7 @@ def _main(options: TrainOptions) -> int:
     if launch.device == "cpu":
         require_gpu(options.scale, options.device)
     if config.cuda_graph:
-        require_one_gpu(launch.device, count)
+        require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
     if options.log == "wandb":
         require_wandb()
     name = Path(config.data.source).name
