@@ -64,6 +64,27 @@ def test_units_of_the_features_do_not_matter():
     np.testing.assert_allclose(a.weight, b.weight, atol=1e-6)
 
 
+def test_whitened_features_may_be_mapped_by_any_invertible_map():
+    features, labels = blobs((40, 60, 50), 1.5)
+    held_out, truth = blobs((200, 300, 250), 1.5, seed=1)
+    draw = torch.Generator().manual_seed(2)
+    mix = torch.linalg.qr(torch.randn(5, 5, generator=draw)).Q * torch.logspace(-3, 0, 5)
+    mix = mix @ torch.randn(5, 5, generator=draw)
+    mixed, held_out_mixed = (rows.double() @ mix.double() + 3 for rows in (features, held_out))
+    a, b = (logistic_probe(rows, labels, whiten=True) for rows in (features, mixed))
+    assert torch.equal(a.predict(held_out), b.predict(held_out_mixed))
+    assert 0.6 < a.accuracy(held_out, truth) < 0.95
+    plain = logistic_probe(mixed, labels)
+    assert a.accuracy(held_out, truth) > plain.accuracy(held_out_mixed, truth) + 0.05
+
+
+def test_whitening_leaves_out_what_has_no_variance():
+    features, labels = blobs((40, 60, 50), 1.5)
+    more = torch.cat([features, features[:, :1] + features[:, 1:2], torch.ones(150, 1)], dim=1)
+    a, b = (logistic_probe(rows.double(), labels, whiten=True) for rows in (features, more))
+    assert torch.equal(a.predict(features), b.predict(more))
+
+
 def test_balanced_finds_rare_classes_that_plain_fitting_misses():
     features, labels = blobs((300, 10), 1.0)
     held_out, truth = blobs((500, 500), 1.0, seed=1)

@@ -112,10 +112,21 @@ def test_both_objectives_weigh_hidden_pixels(config, output_and_image):
 def test_feature_loss_looks_at_hidden_patches_only():
     torch.manual_seed(0)
     features, target = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
-    masked = torch.tensor([[True, False, False, True, False], [False] * 5])
+    masked = torch.tensor([[True, False, False, True, False], [False, True, False, False, False]])
     before = feature_loss(features, target, masked)
-    features[~masked] = torch.randn(8, 3)
+    features[~masked] = torch.randn(7, 3)
     assert torch.equal(before, feature_loss(features, target, masked))
+
+
+def test_feature_loss_of_a_batch_is_the_mean_of_its_parts_however_much_of_each_image_is_hidden():
+    draw = torch.Generator().manual_seed(0)
+    features, target = torch.randn(2, 4, 9, 6, generator=draw)
+    masked = torch.arange(9) < torch.tensor([[0], [1], [5], [8]])
+    parts = [
+        feature_loss(features[rows], target[rows], masked[rows])
+        for rows in (slice(0, 1), slice(1, 2), slice(2, 4), slice(2, 4))
+    ]
+    torch.testing.assert_close(feature_loss(features, target, masked), sum(parts) / 4)
 
 
 def test_feature_loss_of_nothing_hidden_is_over_all_patches():

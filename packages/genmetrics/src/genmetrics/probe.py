@@ -67,17 +67,24 @@ def logistic_probe(
     *,
     l2: float = 1e-2,
     balanced: bool = False,
+    whiten: bool = False,
 ) -> LogisticProbe:
     """Fit a multinomial logistic regression by L-BFGS, in float64 and without randomness.
 
     Minimises the mean cross-entropy plus ``l2 / 2`` times the sum of the squared weights, on
     features standardised with the training mean and deviation. The minimum is unique.
 
+    The penalty depends on the basis of the features, and hides what varies little in it. To compare
+    representations, whiten them: an invertible linear map of the features then changes no
+    prediction. It takes many more rows than features, since it makes noise as large as the rest.
+
     Args:
         features: Training features.
         labels: Any integers, at least two different ones.
         l2: Strength of the penalty, above 0.
         balanced: Whether each class counts the same, however many rows it has.
+        whiten: Whether the penalty is on weights of features that are whitened with the training
+            covariance; directions without variance are left out.
 
     Raises:
         BadInput: If there are fewer than two classes or ``l2`` is not above 0.
@@ -105,8 +112,18 @@ def logistic_probe(
     row_weight = torch.ones(len(rows), dtype=torch.float64)
     if balanced:
         row_weight = targets.bincount().double().reciprocal()[targets]
-    weight, bias = _fit((rows - shift) / scale, targets, row_weight / row_weight.sum(), l2)
-    return LogisticProbe(classes, shift, scale, weight, bias)
+    rows = (rows - shift) / scale
+    basis = _whitening(rows) if whiten else torch.eye(rows.shape[1], dtype=torch.float64)
+    weight, bias = _fit(rows @ basis, targets, row_weight / row_weight.sum(), l2)
+    return LogisticProbe(classes, shift, scale, weight @ basis.T, bias)
+
+
+def _whitening(rows: Tensor) -> Tensor:
+    """Return a map of centred rows to uncorrelated ones of variance 1, as ``(d, rank)``."""
+    variances, directions = torch.linalg.eigh(rows.T @ rows / (len(rows) - 1))
+    kept = variances > 1e-10 * variances[-1]
+    basis: Tensor = directions[:, kept] * variances[kept].rsqrt()
+    return basis
 
 
 class TunedProbe(NamedTuple):

@@ -14,6 +14,7 @@ from genmetrics.lars import LARS
 
 PresetName = Literal["repa", "mae", "mimflow-tools"]
 
+_IMAGENET = 1_281_167  # training images, for which all recipes are meant
 _LR_BATCH = 256  # the batch that a learning rate "per 256 images" is meant for
 
 
@@ -26,15 +27,17 @@ class ProbePreset:
         optimizer_id: The optimiser and its constants, in words.
         optimizer: Builds the optimiser from tensors and a learning rate.
         lr: Learning rate at its peak.
-        lr_scales: Whether ``lr`` is meant for 256 images and grows with the batch.
-        warmup_epochs: Epochs of linear growth from 0, before the half cosine to 0.
+        lr_scales: Whether ``lr`` is meant for 256 images of ImageNet and grows with the batch, up
+            to the preset's; of a smaller set a batch counts as the same share of ImageNet.
+        warmup_epochs: Epochs of linear growth from 0, before the half cosine to 0; of more epochs
+            than the preset's it is the same share.
         lr_moves: Whether the learning rate changes at each ``step`` or each ``epoch``.
         standardize: Whether features are first standardised with the training mean and deviation.
         norm_affine: Whether the batch norm in front of the head has a scale and shift to learn.
         norm_eps: What it adds to variances.
         head_std: Deviation of the head's first weights, with a bias of 0; None is PyTorch's
             uniform draw for linear layers, in +-1/sqrt(d) for both.
-        epochs: Passes over the training rows.
+        epochs: Passes over ImageNet; see :meth:`epochs_for`.
         batch_size: Rows per step, at most; see :meth:`batch_size_for`.
     """
 
@@ -64,9 +67,34 @@ class ProbePreset:
         """
         return min(self.batch_size, max(2, round(n / 8)))
 
-    def peak_lr(self, batch_size: int) -> float:
-        """Return the highest learning rate for a batch."""
-        return self.lr * batch_size / _LR_BATCH if self.lr_scales else self.lr
+    def epochs_for(self, n: int) -> int:
+        """Return the passes over ``n`` training rows that make as many steps as on ImageNet.
+
+        After fewer a head is far from trained, and depths come in another order.
+
+        Example:
+            >>> [probe_preset("repa").epochs_for(n) for n in (1000, 1_281_167)]
+            [878, 90]
+        """
+        return max(self.epochs, math.ceil(self.usual_steps / (n // self.batch_size_for(n))))
+
+    @property
+    def usual_steps(self) -> int:
+        """Steps of the recipe on ImageNet."""
+        return self.epochs * (_IMAGENET // self.batch_size)
+
+    def peak_lr(self, batch_size: int, n: int) -> float:
+        """Return the highest learning rate for a batch of ``n`` training rows.
+
+        Example:
+            >>> mae = probe_preset("mae")
+            >>> [round(mae.peak_lr(b, n), 1) for b, n in ((256, 1_281_167), (125, 1000))]
+            [0.1, 6.4]
+        """
+        if not self.lr_scales:
+            return self.lr
+        share = batch_size * max(1.0, _IMAGENET / n)
+        return self.lr * min(share, max(batch_size, self.batch_size)) / _LR_BATCH
 
     def lr_factor(self, epoch: int, share: float, epochs: int) -> float:
         """Return the learning rate over its peak.
@@ -81,9 +109,10 @@ class ProbePreset:
             [0.05, 0.95, 0.5098, 0.0001]
         """
         now = epoch + share if self.lr_moves == "step" else epoch
-        if now < self.warmup_epochs:
-            return now / self.warmup_epochs
-        done = (now - self.warmup_epochs) / (epochs - self.warmup_epochs)
+        warmup = self.warmup_epochs * max(1.0, epochs / self.epochs)
+        if now < warmup:
+            return now / warmup
+        done = (now - warmup) / (epochs - warmup)
         return 0.5 * (1 + math.cos(math.pi * done))
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +121,7 @@ class ProbePreset:
             "name": self.name,
             "optimizer": self.optimizer_id,
             "lr": self.lr,
-            "lr_per": f"{_LR_BATCH} rows of the batch" if self.lr_scales else "step",
+            "lr_per": f"{_LR_BATCH} rows of ImageNet in the batch" if self.lr_scales else "step",
             "schedule": f"cosine to 0, per {self.lr_moves}",
             "warmup_epochs": self.warmup_epochs,
             "standardize": self.standardize,

@@ -54,7 +54,8 @@ def linear_probe(  # noqa: PLR0913  # the protocol's choices
         val: Features to test on.
         preset: Whose recipe, see :func:`genmetrics.probe_presets.probe_preset`.
         seeds: One training for each; of the first weights and the order of the rows.
-        epochs: Passes over the training rows; None is the preset's 90.
+        epochs: Passes over the training rows; None is the preset's 90, and of a set smaller than
+            ImageNet as many as take the same steps.
         batch_size: Rows per step; None is the preset's.
         device: Where to train.
         progress: Called after each epoch with 1.
@@ -115,7 +116,7 @@ def probe_depths(  # noqa: PLR0913  # those of linear_probe
     recipe = probe_preset(preset)
     tasks = _tasks(train, val)
     n = len(next(iter(tasks.values())).train)
-    epochs = recipe.epochs if epochs is None else epochs
+    epochs = recipe.epochs_for(n) if epochs is None else epochs
     batch_size = recipe.batch_size_for(n) if batch_size is None else batch_size
     _check_choices(recipe, seeds, epochs, (batch_size, n))
     runs: dict[str, list[ProbeRun]] = {name: [] for name in tasks}
@@ -197,11 +198,10 @@ def _train(
         for name, task in tasks.items()
     }
     parameters = [p for head in heads.values() for p in head.parameters()]
-    peak = recipe.peak_lr(batch_size)
+    n = len(next(iter(tasks.values())).train)
+    steps, peak = n // batch_size, recipe.peak_lr(batch_size, n)
     optimizer = recipe.optimizer(parameters, peak)
     order_generator = torch.Generator().manual_seed(seed)
-    n = len(next(iter(tasks.values())).train)
-    steps = n // batch_size
     for epoch in range(epochs):
         order = torch.randperm(n, generator=order_generator)[: steps * batch_size]
         for step, rows in enumerate(order.split(batch_size)):

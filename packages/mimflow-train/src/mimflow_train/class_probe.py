@@ -35,8 +35,9 @@ _OF_EACH_CLASS = 50
 class ClassProbe:
     """Accuracy of linear probes on held-out images, mean over classes.
 
-    Tokens are pooled to their mean. Images are whole, latents without noise, and the flow is not
-    told the class.
+    Features are whitened, so that no stage gains or loses by the scales of its directions. Tokens
+    are pooled to their mean. Images are whole, latents without noise, and the flow is not told the
+    class.
 
     Attributes:
         n_train: Training images that the probes learn from, spread over all classes.
@@ -146,7 +147,7 @@ _Labelled = tuple[Float[Tensor, "_ f"], Int64[Tensor, " _"]]
 
 
 def _accuracy(train: _Labelled, test: _Labelled) -> float:
-    return logistic_probe(*train, balanced=True).balanced_accuracy(*test)
+    return logistic_probe(*train, balanced=True, whiten=True).balanced_accuracy(*test)
 
 
 def _pooled_latents(

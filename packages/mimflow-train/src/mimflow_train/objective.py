@@ -122,7 +122,9 @@ def feature_loss(
     masked: Bool[Tensor, "b n"],
     distance: Callable[[Tensor, Tensor], Tensor] = cosine_distance,
 ) -> Float[Tensor, ""]:
-    """Mean distance over the hidden patches of the batch (Eq. 7); over all if none is hidden.
+    """Mean distance over the hidden patches of each image (Eq. 7), and over the images.
+
+    An image of which nothing is hidden counts with all its patches.
 
     Args:
         features: What a feature decoder predicts.
@@ -131,8 +133,8 @@ def feature_loss(
         distance: How far the two are apart in each patch, ``(b, n)``.
     """
     distances = distance(features, target)
-    counted = masked | ~masked.any()
-    return (distances * counted).sum() / reduce(counted.float(), "b n ->", "sum")
+    counted = masked | ~masked.any(dim=1, keepdim=True)
+    return ((distances * counted).sum(dim=1) / counted.sum(dim=1)).mean()
 
 
 def nll_floor(sigma: float) -> float:

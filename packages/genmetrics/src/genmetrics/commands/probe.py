@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HELP = "linear probes of saved features"
 
 _PRESETS = ("repa", "mae", "mimflow-tools")
-_SMALL_BATCH = 4096
+_FEW_STEPS = 0.25  # of the recipe's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what becomes of tokens (default: mean)",
     )
     add("--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="one training for each")
-    add("--epochs", type=count, metavar="N", help="passes over the rows (default: the preset's)")
+    add(
+        "--epochs",
+        type=count,
+        metavar="N",
+        help="passes over the rows (default: steps as on ImageNet)",
+    )
     add("--batch-size", type=count, metavar="N", help="rows per step (default: the preset's)")
     add("--knn", action="store_true", help="add the 20 nearest neighbours as a cross-check")
     add("--logistic", action="store_true", help="add a logistic regression as a cross-check")
@@ -70,7 +75,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     train = load_probe_file(options.train, options.keys, options.pool)
     val = load_probe_file(options.val, options.keys, options.pool)
     recipe = probe_preset(options.preset)
-    epochs = options.epochs or recipe.epochs
+    epochs = options.epochs or recipe.epochs_for(len(next(iter(train.values()))))
     with progress_bar(epochs * len(options.seeds), unit="epoch") as bar:
         results = probe_depths(
             train,
@@ -85,13 +90,14 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     checks = {key: _cross_checks(options, train[key], val[key], chosen) for key in results}
     first = next(iter(results.values()))
     warnings = []
-    if recipe.lr_scales and first.batch_size < _SMALL_BATCH:
+    steps = epochs * (first.n_train // first.batch_size)
+    if steps < _FEW_STEPS * recipe.usual_steps:
         message = (
-            f"The preset {recipe.name} scales its learning rate by the batch, made for 16384 rows: "
-            f"with {first.batch_size} the weights hardly move, and accuracies are too low. "
-            "Choose --preset repa or more rows."
+            f"Expected some {recipe.usual_steps} steps, as the preset {recipe.name} takes on "
+            f"ImageNet; got {steps}, so accuracies may be too low and in another order. "
+            "Raise --epochs or lower --batch-size."
         )
-        warnings.append({"code": "SMALL_BATCH", "message": message})
+        warnings.append({"code": "FEW_STEPS", "message": message})
     report = {
         "schema": SCHEMA,
         "genmetrics_version": version("genmetrics"),
@@ -106,7 +112,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
         | {
             "epochs": epochs,
             "batch_size": first.batch_size,
-            "peak_lr": recipe.peak_lr(first.batch_size),
+            "peak_lr": recipe.peak_lr(first.batch_size, first.n_train),
         },
         "seeds": list(options.seeds),
         "probes": {key: results[key].to_dict() | checks[key] for key in results},

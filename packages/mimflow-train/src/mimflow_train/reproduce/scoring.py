@@ -38,7 +38,7 @@ from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "draw_samples", "score", "score_folder"]
 
-SCORING_VERSION = 2  # to be raised with every change here that changes a number
+SCORING_VERSION = 3  # to be raised with every change here that changes a number
 
 _METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
 CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
