@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -92,6 +95,35 @@ def test_a_folder_that_is_not_shared_is_an_outcome(launch_ray, options):
     assert outcome["status"] == "failed"
     assert outcome["code"] == "6"
     assert "on storage that all nodes share" in outcome["message"]
+
+
+@pytest.fixture
+def sleeper():
+    """Return a function that starts a process of a minute."""
+    started = []
+
+    def start():
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        started.append(subprocess.Popen(command))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_what_outlives_rays_end_is_killed_and_nothing_else(
+    launch_ray, config, tmp_path, monkeypatch, sleeper
+):
+    users, rays = sleeper(), []
+    monkeypatch.setattr(launch_ray, "_start_cluster", lambda _: rays.append(sleeper()))
+    monkeypatch.setattr(launch_ray, "_fit", lambda *_: {"status": "done"})
+    monkeypatch.setattr(launch_ray.ray, "shutdown", lambda: None)
+    plan = Plan(until=7, checkpoint_every=100)
+    assert launch_ray.run_ray(config, tmp_path, "cpu", workers=2, plan=plan) is None
+    assert rays[0].wait(10) == -signal.SIGKILL
+    assert users.poll() is None
 
 
 def test_an_api_that_is_gone_is_no_notice(launch_ray, monkeypatch):

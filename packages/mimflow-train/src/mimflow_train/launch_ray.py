@@ -5,10 +5,9 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from typing import Any
 # and fails outside the workspace root; the workers share this interpreter instead.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
+import psutil  # type: ignore[import-untyped]
 import ray
 import ray.train
 import torch
@@ -111,6 +111,7 @@ def run_ray(
         MimflowError: If a worker ended with one, or workers kept dying.
     """
     workers = workers if isinstance(workers, Workers) else Workers(workers, workers)
+    others = _descendants()
     # Ray would take its own record of an earlier launch for the state of this one.
     shutil.rmtree(run_dir / _RAY_FOLDER, ignore_errors=True)
     (run_dir / _RAY_FOLDER).mkdir()
@@ -119,40 +120,33 @@ def run_ray(
     elif not ray.is_initialized():
         join_cluster(address)
     trainer = _trainer(config, run_dir, device, workers=workers, plan=plan)
-    stop = StopRequest(before_exit=_kill_descendants)
+    stop = StopRequest(before_exit=lambda: _kill(_descendants()))
     try:
         with stop.listening():
             outcome = _fit(trainer.fit, run_dir, stop, plan.until)
     finally:
+        rays = _descendants() - others
         ray.shutdown()
+        _kill(rays)
     if outcome["status"] == "failed":
         raise errors.WorkerError(outcome["message"], int(outcome["code"]))
     return stop.received if outcome["status"] == "stopped" else None
 
 
-def _kill_descendants() -> None:
+def _descendants() -> set[psutil.Process]:
+    """Return the processes that this one has started, and those that these have."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
     """Kill Ray's processes, of which some outlive their driver by half a minute.
 
-    ``ray.shutdown`` is no way to do it: the thread that waits for the job would then end this
+    After ``ray.shutdown``, or in its place: the thread that waits for the job would end this
     process in Ray's way.
     """
-    found: list[int] = []
-    parents = [os.getpid()]
-    while parents:
-        new = _children(parents.pop())
-        found, parents = found + new, parents + new
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _children(pid: int) -> list[int]:
-    """Return the processes that a process started, where there is a /proc that says so."""
-    children = []
-    for path in Path("/proc").glob(f"{pid}/task/*/children"):
-        with contextlib.suppress(OSError):  # the thread has ended
-            children += [int(child) for child in path.read_text().split()]
-    return children
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _start_cluster(workers: Workers) -> None:
