@@ -414,7 +414,7 @@ def test_forward_runs_on_the_meta_device(config):
 
 WRONG = """
 import torch
-from tarflow_prior import TarFlow, TarFlowConfig
+from tarflow_prior import Guidance, TarFlow, TarFlowConfig
 config = TarFlowConfig(num_tokens=5, token_dim=3, width=16, head_dim=8, depths=(1,), num_classes=4)
 flow, z = TarFlow(config), torch.zeros(2, 5, 3)
 for call in (
@@ -424,6 +424,8 @@ for call in (
     lambda: flow(z.long()),
     lambda: flow(z[0]),
     lambda: flow(torch.zeros(2, 6, 3)),
+    lambda: flow.sample(torch.tensor(2)),
+    lambda: Guidance(2.0, interval=(0.0, 0.5, 1.0)),
 ):
     try:
         call()
@@ -432,9 +434,13 @@ for call in (
 """
 
 
-def test_wrong_types_are_named_without_a_type_checker():
-    # In a process of its own: the type checker of this run speaks before the flow does.
-    run = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True)
+def sentences(script):
+    """Run a script in a process of its own: the type checker of this run would speak first."""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
+    run = sentences(WRONG)
     assert run.stdout.splitlines() == [
         "Expected integer labels; got torch.float32",
         "Expected integer labels; got torch.float32",
@@ -442,4 +448,70 @@ def test_wrong_types_are_named_without_a_type_checker():
         "Expected tokens of a floating dtype; got torch.int64",
         "Expected tokens of shape (b, 5, 3); got (5, 3)",
         "Expected tokens of shape (b, 5, 3); got (2, 6, 3)",
+        "Expected one label for each of 1 samples; got shape ()",
+        "Expected guidance interval (low, high); got (0.0, 0.5, 1.0)",
+    ], run.stderr
+
+
+WRONG_KIND = """
+import torch
+from tarflow_prior import Guidance, Jacobi, TarFlow, TarFlowConfig
+shape = dict(num_tokens=5, token_dim=3, width=16, head_dim=8, depths=(1,), num_classes=4)
+flow, z, label = TarFlow(TarFlowConfig(**shape)), torch.zeros(2, 5, 3), torch.tensor([1, 2])
+for call in (
+    lambda: flow(z.numpy()),
+    lambda: flow(z, [1, 2]),
+    lambda: flow.inverse(z, label.numpy()),
+    lambda: flow.conditional(3),
+    lambda: flow.score(z, [1, 2]),
+    lambda: flow.classify(z, log_prior=[0.0] * 4),
+    lambda: flow.sample([1, 2]),
+    lambda: flow.sample(2.0),
+    lambda: flow.sample(2, tile=2.0),
+    lambda: flow.sample(label, guidance=2.0),
+    lambda: flow.sample(label, solver=Jacobi),
+    lambda: flow.decode(z, solver="jacobi"),
+    lambda: flow.decoder(2.0),
+    lambda: flow.decoder(2, guidance=2.0),
+    lambda: Guidance("2"),
+    lambda: Guidance(2.0, interval=0.5),
+    lambda: Guidance(2.0, interval=("0", "1")),
+    lambda: TarFlowConfig(**shape | {"num_tokens": 5.0}),
+    lambda: TarFlowConfig(**shape | {"depths": 1}),
+    lambda: TarFlowConfig(**shape | {"depths": (1.0,)}),
+    lambda: TarFlowConfig(**shape | {"max_positions": "9"}),
+    lambda: TarFlowConfig(**shape | {"log_scale_bound": "4"}),
+):
+    try:
+        call()
+    except TypeError as error:
+        print(error)
+"""
+
+
+def test_arguments_of_the_wrong_kind_are_named_without_a_type_checker():
+    run = sentences(WRONG_KIND)
+    assert [line.removeprefix("Expected ").split(". ")[0] for line in run.stdout.splitlines()] == [
+        "tokens to be a torch.Tensor; got ndarray",
+        "label to be a torch.Tensor; got list",
+        "label to be a torch.Tensor; got ndarray",
+        "label to be a torch.Tensor; got int 3",
+        "label to be a torch.Tensor; got list",
+        "log_prior to be a torch.Tensor; got list",
+        "label_or_count to be a tensor of labels or a number of samples; got list",
+        "label_or_count to be a tensor of labels or a number of samples; got float 2.0",
+        "tile to be a whole number or None; got float 2.0",
+        "guidance to be a Guidance or None; got float 2.0",
+        "solver to be a solver or None; got type",
+        "solver to be a solver or None; got str 'jacobi'",
+        "num_samples to be a whole number; got float 2.0",
+        "guidance to be a Guidance or None; got float 2.0",
+        "scale to be a number; got str '2'",
+        "interval to be a pair of numbers; got float 0.5",
+        "interval to be two numbers; got str '0'",
+        "num_tokens to be a whole number; got float 5.0",
+        "depths to be a tuple; got int 1",
+        "depths to be whole numbers; got float 1.0",
+        "max_positions to be a whole number or None; got str '9'",
+        "log_scale_bound to be a number or None; got str '4'",
     ], run.stderr

@@ -69,6 +69,14 @@ def test_weights_of_mixed_precision_are_refused(folder):
         TarFlow.from_pretrained(folder)
 
 
+def test_a_file_in_the_folders_place_is_kept(config, random_flow, tmp_path):
+    path = tmp_path / "notes"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"Expected a folder; got the file .*notes"):
+        random_flow(config).save_pretrained(path)
+    assert path.read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()

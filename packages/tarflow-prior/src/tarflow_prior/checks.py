@@ -1,18 +1,24 @@
 """What a flow accepts: tokens, labels and weights, each refused in one sentence."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
 from tarflow_prior.block import NULL_CLASS
-from tarflow_prior.config import TarFlowConfig
+from tarflow_prior.config import TarFlowConfig, check_type
+from tarflow_prior.guidance import Guidance
+from tarflow_prior.solvers import Solver
 
 
 def accepted_tokens(tokens: Tensor, config: TarFlowConfig, dtype: torch.dtype) -> Tensor:
     """Check the tokens against the config and cast them to the dtype of the weights.
 
     Raises:
+        TypeError: If they are no tensor.
         ValueError: If they have another shape, or the weights are neither float32 nor float64.
     """
+    check_tensor(tokens=tokens)
     shape = (config.num_tokens, config.token_dim)
     if tokens.ndim != 3 or tokens.shape[1:] != shape:
         raise ValueError(
@@ -25,6 +31,15 @@ def accepted_tokens(tokens: Tensor, config: TarFlowConfig, dtype: torch.dtype) -
         )
     check_precision(dtype)
     return tokens.to(dtype)
+
+
+def check_tensor(**values: object) -> None:
+    """Check that a value is a tensor, naming it.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    check_type(Tensor, "a torch.Tensor", "Convert with torch.as_tensor.", **values)
 
 
 def check_precision(dtype: torch.dtype) -> None:
@@ -44,8 +59,10 @@ def accepted_labels(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:
     """Check all of labels but their range, which would have to be read, and cast them to int64.
 
     Raises:
+        TypeError: If they are no tensor.
         ValueError: If they are not integers, not one for each sample, or the flow has no classes.
     """
+    check_tensor(label=label)
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(
             f"Expected integer labels; got {label.dtype}. Convert them with label.long()."
@@ -77,6 +94,32 @@ def check_range(label: Tensor, config: TarFlowConfig) -> None:
         )
 
 
+def check_count(count: int) -> None:
+    """Check how many samples were asked for.
+
+    Raises:
+        TypeError: If it is neither a number nor a tensor of labels.
+        ValueError: If it is negative.
+    """
+    kinds = "a tensor of labels or a number of samples"
+    advice = "Write torch.tensor([3, 7]) for classes, or 8 for eight samples."
+    check_type(Integral, kinds, advice, label_or_count=count)
+    if count < 0:
+        raise ValueError(f"Expected a count of at least 0; got {count}. Ask for 1 or more.")
+
+
+def check_options(guidance: Guidance | None, solver: Solver | None) -> None:
+    """Check the options of decoding, which check their own fields.
+
+    Raises:
+        TypeError: If one is of another type.
+    """
+    if guidance is not None:
+        check_type(Guidance, "a Guidance or None", "Write Guidance(2.0).", guidance=guidance)
+    if solver is not None:
+        check_type(Solver, "a solver or None", "Write Jacobi() or another.", solver=solver)
+
+
 def check_tile(tile: int | None) -> None:
     """Check the number of samples that are decoded together.
 
@@ -84,6 +127,8 @@ def check_tile(tile: int | None) -> None:
         ValueError: If it is not a power of two: threads that share other numbers of rows were
             seen to round a row by its place.
     """
+    if tile is not None:
+        check_type(Integral, "a whole number or None", "Write 16.", tile=tile)
     if tile is not None and (tile < 1 or tile & (tile - 1)):
         raise ValueError(
             f"Expected tile to be a power of two; got {tile}. Use 16, or None for no tiles."

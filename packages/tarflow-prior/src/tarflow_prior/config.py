@@ -1,9 +1,10 @@
 """What a flow is: plain data, checked on creation, free of torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {  # of the fields that are no
     "max_positions": (int, NoneType),
     "log_scale_bound": (int, float, NoneType),
 }
+_SHORT = (bool, int, float, str, bytes)  # types whose values an error shows
 _SHAPES = {  # name: (width, layers of each block, in data-to-noise order)
     "tiny": (192, (1, 1, 1, 3)),
     "S": (384, (2,) * 3 + (8,)),
@@ -56,6 +58,7 @@ class TarFlowConfig:
         mlp_ratio: Hidden width of the MLPs, in units of ``width``.
 
     Raises:
+        TypeError: If a field is of another type.
         ValueError: If a field is out of range.
 
     Example:
@@ -90,6 +93,9 @@ class TarFlowConfig:
         one_of(get_args(Conditioning), conditioning=self.conditioning)
         one_of(get_args(Gate), gate=self.gate)
         one_of(get_args(Scale), scale=self.scale)
+        check_type(Sequence, "a tuple", "Write (2, 2, 8), say.", depths=self.depths)
+        for depth in self.depths:
+            check_type(Integral, "whole numbers", "Write (2, 2, 8), say.", depths=depth)
         if not self.depths or min(self.depths) < 1:
             raise ValueError(
                 f"Expected depths of one or more blocks, 1 or more layers each; got {self.depths}. "
@@ -100,11 +106,16 @@ class TarFlowConfig:
                 f"Expected width divisible by head_dim={self.head_dim}; got {self.width}. "
                 "Change one of the two."
             )
+        if self.max_positions is not None:
+            kind = "a whole number or None"
+            check_type(Integral, kind, "Write 1024.", max_positions=self.max_positions)
         if self.max_positions is not None and self.max_positions < self.num_tokens:
             raise ValueError(
                 f"Expected max_positions of at least num_tokens={self.num_tokens}; "
                 f"got {self.max_positions}. Raise it, or leave it None."
             )
+        if self.log_scale_bound is not None:
+            check_type(Real, "a number or None", "Write 4.0.", log_scale_bound=self.log_scale_bound)
         if self.log_scale_bound is not None and not 0 < self.log_scale_bound < math.inf:
             raise ValueError(
                 f"Expected log_scale_bound above 0 and finite; got {self.log_scale_bound}. "
@@ -233,9 +244,30 @@ class TarFlowConfig:
 
 def _at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
+        check_type(Integral, "a whole number", f"Write {minimum} or more.", **{name: value})
         if value < minimum:
             raise ValueError(
                 f"Expected {name} of at least {minimum}; got {value}. Use a larger {name}."
+            )
+
+
+def check_type(kind: Any, expected: str, advice: str, **values: object) -> None:
+    """Refuse a value of another type, naming it.
+
+    Args:
+        kind: A type, or a union of types.
+        expected: The kind in words.
+        advice: What to do.
+        values: The name of the value, and the value.
+
+    Raises:
+        TypeError: If the value is not of this kind.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            got = f"{type(value).__name__} {value!r}" if isinstance(value, _SHORT) else ""
+            raise TypeError(
+                f"Expected {name} to be {expected}; got {got or type(value).__name__}. {advice}"
             )
 
 

@@ -1,6 +1,7 @@
 """From noise to data: a flow made ready to be inverted, for a fixed number of samples."""
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import NamedTuple, cast
 
 import torch
@@ -9,7 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tarflow_prior.block import Block, without_autocast
-from tarflow_prior.checks import accepted_labels, accepted_tokens, check_precision
+from tarflow_prior.checks import (
+    accepted_labels,
+    accepted_tokens,
+    check_options,
+    check_precision,
+)
+from tarflow_prior.config import check_type
 from tarflow_prior.errors import NonFiniteError
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.inversion import BlockDecoder, Desk
@@ -65,9 +72,11 @@ class Decoder:
         solver: Solver | None = None,
     ) -> None:
         blocks = cast(list[Block], list(blocks))
+        check_options(guidance, solver)
         solver = solver or Sequential()
         config, weights = blocks[0].config, blocks[0].head.weight
         check_precision(weights.dtype)
+        check_type(Integral, "a whole number", "Write 16.", num_samples=num_samples)
         if num_samples < 1:
             raise ValueError(
                 f"Expected num_samples of at least 1; got {num_samples}. "

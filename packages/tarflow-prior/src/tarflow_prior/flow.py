@@ -20,7 +20,10 @@ from tarflow_prior.block import Block, FlowOutput, nll_per_dim
 from tarflow_prior.checks import (
     accepted_labels,
     accepted_tokens,
+    check_count,
+    check_options,
     check_range,
+    check_tensor,
     check_tile,
 )
 from tarflow_prior.config import TarFlowConfig
@@ -129,6 +132,7 @@ class TarFlow(nn.Module):
             NonFiniteError: If a sample overflowed. The error holds those decoded with it.
         """
         u, label, guidance = self._decodable(u, label, guidance)
+        check_options(guidance, solver)
         check_tile(tile)
         if not len(u):
             return u
@@ -207,8 +211,8 @@ class TarFlow(nn.Module):
             torch.Size([5, 2])
         """
         if label is not None:
-            rows = accepted_labels(label.flatten(), self.config, label.numel())
-            check_range(rows, self.config)
+            check_tensor(label=label)
+            check_range(accepted_labels(label.flatten(), self.config, label.numel()), self.config)
             label = label.long()
         return TarFlowDistribution(self, label)
 
@@ -269,10 +273,12 @@ class TarFlow(nn.Module):
                 f"Expected temperature of at least 0 and finite; got {temperature}. "
                 "Use 1 for the model's own."
             )
-        label = label_or_count if isinstance(label_or_count, Tensor) else None
-        count = len(label_or_count) if isinstance(label_or_count, Tensor) else label_or_count
-        if count < 0:
-            raise ValueError(f"Expected a count of at least 0; got {count}. Ask for 1 or more.")
+        if isinstance(label_or_count, Tensor):
+            count = label_or_count.numel()
+            label = accepted_labels(label_or_count, self.config, count)
+        else:
+            check_count(label_or_count)
+            count, label = label_or_count, None
         shape = (self.config.num_tokens, self.config.token_dim)
         device = generator.device if generator else self.device
         rows = [

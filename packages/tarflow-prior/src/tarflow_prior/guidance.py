@@ -1,10 +1,12 @@
 """How sampling is guided: plain data, checked on creation, free of torch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Literal, get_args
 
-from tarflow_prior.config import one_of
+from tarflow_prior.config import check_type, one_of
 
 Rule = Literal["tarflow", "starflow"]
 Ramp = Literal["linear", "constant"]
@@ -26,6 +28,7 @@ class Guidance:
             ``all`` guides every block.
 
     Raises:
+        TypeError: If a field is of another type.
         ValueError: If a field is out of range.
 
     Example:
@@ -42,6 +45,7 @@ class Guidance:
     blocks: GuidedBlocks = "last"
 
     def __post_init__(self) -> None:
+        check_type(Real, "a number", "Write Guidance(2.0).", scale=self.scale)
         if not 0 <= self.scale < math.inf:
             raise ValueError(
                 f"Expected guidance scale of at least 0 and finite; got {self.scale}. "
@@ -50,7 +54,14 @@ class Guidance:
         one_of(get_args(Rule), rule=self.rule)
         one_of(get_args(Ramp), ramp=self.ramp)
         one_of(get_args(GuidedBlocks), blocks=self.blocks)
+        check_type(Sequence, "a pair of numbers", "Write (0.25, 1.0).", interval=self.interval)
+        if len(self.interval) != 2:
+            raise ValueError(
+                f"Expected guidance interval (low, high); got {self.interval}. Give two numbers."
+            )
         low, high = self.interval
+        for bound in (low, high):
+            check_type(Real, "two numbers", "Write (0.25, 1.0).", interval=bound)
         if not 0 <= low <= high <= 1:
             raise ValueError(
                 f"Expected guidance interval (low, high) with 0 <= low <= high <= 1; "

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import tarflow_prior
-from tarflow_prior.checks import accepted_tokens
+from tarflow_prior.checks import accepted_tokens, check_tensor
 from tarflow_prior.config import one_of
 
 Denoising = Literal["tweedie", "contrast"]
@@ -46,6 +46,7 @@ def classify(
         return z.new_zeros(0, num_classes)
     if log_prior is None:
         log_prior = z.new_zeros(num_classes)
+    check_tensor(log_prior=log_prior)
     if log_prior.shape != (num_classes,):
         raise ValueError(
             f"Expected one log_prior for each of {num_classes} classes; "
@@ -67,7 +68,7 @@ def score(
     # Sampling code often runs under inference_mode, whose tensors cannot be differentiated.
     with torch.inference_mode(mode=False), torch.enable_grad():
         point = accepted_tokens(z, flow.config, flow.dtype).detach().clone().requires_grad_()
-        label = None if label is None else label.clone()
+        label = label.clone() if isinstance(label, Tensor) else label
         return torch.autograd.grad(flow.log_prob(point, label).sum(), point)[0]
 
 

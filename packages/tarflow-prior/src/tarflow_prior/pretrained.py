@@ -23,9 +23,12 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
         folder: Where to.
 
     Raises:
+        FileExistsError: If a file is in the folder's place.
         ValueError: If a weight is not finite.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"Expected a folder; got the file {folder}. Give another name.")
     weights = {name: weight.detach().contiguous() for name, weight in flow.state_dict().items()}
     _check_finite(weights, "save")
     folder.mkdir(parents=True, exist_ok=True)
