@@ -19,6 +19,13 @@ def run(*arguments):
     ("arguments", "words"),
     [
         (["tabel5-mask"], "Did you mean table5-mask"),
+        (["table5"], "table5-mask or table5-target or table5-tokens or table5-sigma?"),
+        (["table99x"], "Did you mean table9?"),
+        (["all", "--row", "1"], "Expected --row with one name; got all"),
+        (["fig6", "--row", "latents"], "Expected fig6 as a whole"),
+        (["table9", "--row", "7"], "Expected --row as one of: 1; 5; 10; got '7'"),
+        (["table5-target", "--row", "DINO + CLIP"], "Expected --row as one of: EfficientNet"),
+        (["table5-tokens", "--row", "1/2 of patches"], "Did you mean '1/2 of the patches'?"),
         (["table1", "--seeds", "0,0"], "Expected --seeds as different numbers"),
         (["table1", "--seeds", "a"], "Give 0,1,2"),
         (["table1", "--seeds", "0,00"], "Expected --seeds as different numbers"),
@@ -112,6 +119,16 @@ def numbers(folder):
     report = json.loads((folder / "report.json").read_text())
     assert report.pop("made")["quick"] is True
     return report
+
+
+def test_one_row_alone_trains_one_run_and_names_the_rows_left_out(images, tmp_path, capsys):
+    arguments = ["table9", "--quick", "--data", images, "--device", "cpu", "--out", tmp_path]
+    assert run(*arguments, "--row", "5") == 0
+    out, err = capsys.readouterr()
+    assert "1 run(s) left to train" in err
+    assert "Not run: 1: left out by --row; 10: left out by --row." in out
+    assert out.count("**not run**") == 4
+    assert len(list((tmp_path / "quick" / "runs").iterdir())) == 1
 
 
 def test_the_same_command_gives_the_same_numbers(images, tmp_path, capsys):

@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mimflow_train.reproduce.session import Session
 
 PROGRAM = "mimflow-reproduce"
+_SEE_LIST = "`mimflow-reproduce list` shows them."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class ReproduceOptions:
     """Devices to train on; more than one run under Ray Train."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Kind of device; auto takes CUDA where there is one."""
+    row: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
+    """Only this row of the table, by its label; repeatable. The report says which are left out."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
     """Change one value of the recipe of all rows, such as steps=1100; repeatable."""
 
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: ReproduceOptions, command: str) -> int:
-    names = _chosen(options.name)
+    chosen = _chosen(options)
     seeds = _seeds(options.seeds)
     _check_numbers(options)
     extractor = options.extractor or ("efflite0" if options.scale == "tiny" else "inception")
@@ -87,7 +90,7 @@ def _main(options: ReproduceOptions, command: str) -> int:
     out = options.out / "quick" if options.quick else options.out
     base = _recipe(options, out)
     if options.name != "list":
-        _check_machine(options, base, [EXPERIMENTS[name] for name in names])
+        _check_machine(options, base, list(chosen.values()))
 
     import torch  # after everything that a user can get wrong without it
 
@@ -107,25 +110,49 @@ def _main(options: ReproduceOptions, command: str) -> int:
     if options.name == "list":
         from mimflow_train.reproduce.estimate import to_text
 
-        sys.stdout.write(to_text(session, EXPERIMENTS))
+        sys.stdout.write(to_text(session, chosen))
         return 0
 
     from mimflow_train.reproduce.needs import require_networks
 
-    require_networks(session, [EXPERIMENTS[name] for name in names])
-    for name in names:
-        sys.stdout.write(_reproduce(session, name, command) + "\n")
+    require_networks(session, list(chosen.values()))
+    for name, experiment in chosen.items():
+        sys.stdout.write(_reproduce(session, name, experiment, command) + "\n")
     return 0
 
 
-def _chosen(name: str) -> list[str]:
+def _chosen(options: ReproduceOptions) -> Mapping[str, Experiment]:
+    """Return the experiments that are asked for, by name."""
+    name = options.name
     if name in ("all", "list"):
-        return list(EXPERIMENTS)
+        if options.row:
+            raise ConfigError(f"Expected --row with one name; got {name}. Name the table.")
+        return EXPERIMENTS
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-        advice = f"Did you mean {close[0]}?" if close else "`mimflow-reproduce list` shows them."
+        begun = [each for each in EXPERIMENTS if each.startswith(name)]
+        close = begun or difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        advice = f"Did you mean {' or '.join(close)}?" if close else _SEE_LIST
         raise ConfigError(f"Expected list, all or the name of an experiment; got {name}. {advice}")
-    return [name]
+    if options.row:
+        return {name: _rows_alone(options)}
+    return {name: EXPERIMENTS[name]}
+
+
+def _rows_alone(options: ReproduceOptions) -> Experiment:
+    """Return the experiment of one name with the rows that are asked for."""
+    experiment = EXPERIMENTS[options.name]
+    if not experiment.has_single_rows:
+        raise ConfigError(
+            f"Expected {options.name} as a whole, whose rows are made together; got --row. Drop it."
+        )
+    labels = [each.label for each in experiment.variants if not each.why_not(options.scale)]
+    for row in options.row:
+        if row not in labels:
+            close = difflib.get_close_matches(row, labels, n=1)
+            advice = f"Did you mean '{close[0]}'?" if close else "Copy one from here."
+            rows = "; ".join(labels)
+            raise ConfigError(f"Expected --row as one of: {rows}; got '{row}'. {advice}")
+    return experiment.only(options.row)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -176,7 +203,7 @@ def _recipe(options: ReproduceOptions, out: Path) -> TrainConfig:
 def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str, str]:
     """Return the class names, the source and the fingerprint of the images."""
     source = options.data or ("emoji" if options.scale == "tiny" else None)
-    trains = any(EXPERIMENTS[name].trains for name in _chosen(options.name))
+    trains = any(each.trains for each in _chosen(options).values())
     if options.data is None and (options.name == "list" or not trains):
         if options.scale == "tiny":
             return CLASS_NAMES, "emoji", ""
@@ -194,14 +221,14 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
     return layout.class_names, str(root.resolve()), layout.fingerprint
 
 
-def _reproduce(session: "Session", name: str, command: str) -> str:
+def _reproduce(session: "Session", name: str, experiment: Experiment, command: str) -> str:
     """Measure one experiment and write its report; return the Markdown."""
     from mimflow_train.console import say
     from mimflow_train.reproduce.estimate import left_text
     from mimflow_train.reproduce.measure import measure
     from mimflow_train.reproduce.report import write_report
 
-    experiment, scale = EXPERIMENTS[name], session.base.scale
+    scale = session.base.scale
     folder = name if scale == "tiny" else f"{name}-{scale}"
     say(f"{name}: {experiment.title}. {left_text(session, experiment)}")
     began = time.monotonic()

@@ -1,7 +1,7 @@
 """What an experiment is: its runs, what is measured of them, and what the paper says of both."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -55,6 +55,7 @@ class Variant:
         two_stage: Whether that is fixed when the flow is trained: published, or trained before.
         guidance: What samples are drawn with; ``recipe`` is the recipe's.
         scales: Where it can be run; ``paper`` is every scale but tiny.
+        left_out: Whether the user wants other rows alone.
         paper: The paper's numbers by metric, words where it gives no number.
     """
 
@@ -67,6 +68,7 @@ class Variant:
     two_stage: bool = False
     guidance: Guidance | Literal["recipe"] | None = None
     scales: Scales = "all"
+    left_out: bool = False
     paper: Mapping[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Variant:
         """Return why the row is not run at a scale; empty if it is."""
         if self.scales != "all" and (self.scales == "tiny") != (scale == "tiny"):
             return "for --scale tiny only" if self.scales == "tiny" else "needs --scale S to XXL"
-        return ""
+        return "left out by --row" if self.left_out else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +136,20 @@ class Experiment:
     def trains(self) -> bool:
         """Whether anything is trained for it, which takes images."""
         return self.measure not in ("parameters", "step", "tokens")
+
+    @property
+    def has_single_rows(self) -> bool:
+        """Whether one row can be had without the others."""
+        return self.measure not in ("parameters", "depths")
+
+    def only(self, labels: Sequence[str]) -> "Experiment":
+        """Return the experiment with all other rows left out.
+
+        Args:
+            labels: Of the rows that are wanted.
+        """
+        variants = (replace(each, left_out=each.label not in labels) for each in self.variants)
+        return replace(self, variants=tuple(variants))
 
     @property
     def is_convolutional(self) -> bool:
