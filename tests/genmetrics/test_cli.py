@@ -157,7 +157,12 @@ def test_recursive_reads_deeper_folders(folders, emoji, write_images, capsys):
         (["fid", "a", "b", "--limit", "-3"], "--limit"),
         (["fid", "a", "b", "--seed", "x"], "from 0 to 2^63; got 'x'"),
         (["fid", "a", "b", "--device", "tpu"], "got 'tpu'"),
-        (["fid", "a", "b", "--dev", "cpu"], "unrecognized"),
+        (
+            ["fid", "a", "b", "--dev", "cpu"],
+            "unrecognized arguments: --dev cpu. Did you mean --device?",
+        ),
+        (["fid", "a", "b", "--xyz"], "unrecognized arguments: --xyz.\n"),
+        (["eval", "a", "--ref", "b", "--metric", "kid"], "Did you mean --metrics?"),
         (["fid", "a", "b", "--json", "no/such/folder/x.json"], "existing folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

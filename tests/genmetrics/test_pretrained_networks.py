@@ -120,6 +120,11 @@ def test_the_hubs_file_is_used_and_offline_only_its_cache(random_timm, monkeypat
     assert asked == [(repository, "model.safetensors", offline) for offline in (True, False)]
 
 
+def test_a_name_that_is_near_no_model_is_told_where_they_are_listed():
+    with pytest.raises(UsageError, match=r"got timm:zzz\. timm\.list_models\(\) lists them"):
+        get_extractor("timm:zzz")
+
+
 @pytest.mark.parametrize(
     "name", ["timm:test_vit", "dinov2", "clip", "open_clip:ViT-B-32/laion2b_s34b_b79k"]
 )

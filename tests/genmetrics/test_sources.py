@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from genmetrics import BadInput, UsageError, open_images
+from genmetrics.reference import open_reference
 from genmetrics.sources import ImageSource, read_ahead
 
 
@@ -179,10 +180,20 @@ def test_folder_without_files(tmp_path):
         open_images(tmp_path, recursive=True)
 
 
-def test_file_of_another_kind_is_refused(tmp_path):
-    save(tmp_path / "1.png")
-    with pytest.raises(BadInput, match="Pass its folder"):
-        open_images(tmp_path / "1.png")
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("1.png", "Pass its folder"),
+        ("x.npy", r"np\.savez\('x\.npz', np\.load\('x\.npy'\)\)"),
+        ("a.tar", "Unpack it"),
+        ("a.tar.gz", "Unpack it"),
+        ("report.json", "Pass the images"),
+    ],
+)
+def test_file_of_another_kind_is_refused_with_what_to_do_with_it(tmp_path, name, advice):
+    (tmp_path / name).touch()
+    with pytest.raises(BadInput, match=advice):
+        open_images(tmp_path / name)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
@@ -268,17 +279,28 @@ def test_strict_size_reads_headers_only(tmp_path, zipped):
     [
         ({"images": pixels()}, "key arr_0 .* got images"),
         ({"arr_0": pixels().astype(np.float32)}, "dtype uint8 .* got float32"),
-        ({"arr_0": pixels()[0]}, r"got uint8 \(4, 5, 3\)"),
+        ({"arr_0": pixels()[0]}, r"got uint8 \(4, 5, 3\).*images\[None\]"),
+        ({"arr_0": pixels()[..., 0]}, r"gray .*np\.stack\(\[images\] \* 3, axis=-1\)"),
+        ({"arr_0": pixels()[..., :1]}, r"gray .*repeat\(3, axis=3\)"),
+        ({"arr_0": pixels()[..., :1].transpose(0, 3, 1, 2)}, r"gray .*repeat\(3, axis=1\)"),
+        ({"arr_0": np.zeros((2, 5, 5, 4), np.uint8)}, r"fourth channel: images\[\.\.\., :3\]"),
         ({"arr_0": pixels().transpose(0, 2, 3, 1)}, r"got uint8 \(3, 5, 3, 4\)"),
         ({"arr_0": pixels()[:0]}, "length 0"),
         ({"arr_0": np.array([{}, {}], dtype=object)}, "allow_pickle=False"),
     ],
-    ids=["no key", "float", "one image", "channels between", "none", "objects"],
+    ids=["key", "float", "one", "gray", "last", "first", "alpha", "between", "none", "objects"],
 )
 def test_unsuitable_npz_is_refused(tmp_path, content, message):
     np.savez(tmp_path / "x.npz", **content)
     with pytest.raises(BadInput, match=message):
         open_images(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("open_set", [open_images, open_reference])
+def test_a_file_that_is_no_archive_is_not_taken_for_a_pickle(tmp_path, open_set):
+    (tmp_path / "x.npz").write_text("no archive")
+    with pytest.raises(BadInput, match=r"got no zip archive\. Save it again"):
+        open_set(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize("keep", [0, 100, 1000], ids=["empty", "head", "most"])

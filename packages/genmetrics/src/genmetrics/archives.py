@@ -162,10 +162,7 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
     except BadInput:
         raise
     except _TORN as error:
-        raise BadInput(
-            f"Expected an .npz file of arrays in {path}; got {str(error).partition('.')[0]}. "
-            "Save it again with np.savez."
-        ) from error
+        raise torn_archive(path, error) from error
     images = _channels_last(images)
     _require_images(path, images, float_range)
     labels, notes = None, []
@@ -189,6 +186,19 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
     return ImageArray(path, pixels, range(len(images)), digest=digest, labels=labels, notes=notes)
 
 
+def torn_archive(path: Path, error: Exception) -> BadInput:
+    """Return the error for an ``.npz`` that cannot be read.
+
+    Args:
+        path: The file.
+        error: What numpy said of it, which takes whatever is no archive for a pickle.
+    """
+    found = str(error).partition(".")[0] if zipfile.is_zipfile(path) else "no zip archive"
+    return BadInput(
+        f"Expected an .npz file of arrays in {path}; got {found}. Save it again with np.savez."
+    )
+
+
 def _listing(archive: zipfile.ZipFile) -> str:
     """Return name, dtype and shape of every array, from the headers alone."""
     found = []
@@ -205,13 +215,26 @@ def _channels_last(images: np.ndarray) -> np.ndarray:
     return images
 
 
+def _three_channels(shape: tuple[int, ...]) -> str:
+    """Say how an array of another shape becomes one of three channels, the last axis."""
+    if len(shape) == 3 and shape[2] == 3:
+        return "Give one image an axis of its number: images[None]."
+    if len(shape) == 3:
+        return "Give gray images three equal channels: np.stack([images] * 3, axis=-1)."
+    if len(shape) == 4 and shape[3] == 1:
+        return "Give gray images three equal channels: images.repeat(3, axis=3)."
+    if len(shape) == 4 and shape[1] == 1:
+        return "Give gray images three equal channels: images.repeat(3, axis=1)."
+    if len(shape) == 4 and shape[3] == 4:
+        return "Leave out the fourth channel: images[..., :3]."
+    return "Save channels last: images.transpose(0, 2, 3, 1) of (n, 3, h, w)."
+
+
 def _require_images(path: Path, images: np.ndarray, float_range: FloatRange | None) -> None:
     wanted = f"Expected arr_0 of dtype uint8 and shape (n, h, w, 3) in {path}; got"
     found = f"{images.dtype} {images.shape}"
     if images.ndim != 4 or images.shape[3] != 3:
-        raise BadInput(
-            f"{wanted} {found}. Save channels last: images.transpose(0, 2, 3, 1) of (n, 3, h, w)."
-        )
+        raise BadInput(f"{wanted} {found}. {_three_channels(images.shape)}")
     if images.dtype.kind == "f" and float_range is None:
         raise BadInput(
             f"{wanted} {found}. Say which values are black and white: --float-range 0,1 or "

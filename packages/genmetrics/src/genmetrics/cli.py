@@ -4,12 +4,14 @@ Imports torch only once the arguments are known to be good and the images to be 
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from genmetrics.commands.output import logs_on_stderr
 from genmetrics.errors import GenmetricsError
+from genmetrics.extractor_names import did_you_mean
 
 # Modules of genmetrics.commands.
 COMMANDS = (
@@ -50,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None takes the process's own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(_with_values_joined(words))
+    options, unknown = _parser().parse_known_args(_with_values_joined(words))
+    if unknown:
+        options.parser.error(_unrecognized(unknown, options.parser))
     try:
         with logs_on_stderr():
             options.run(options, ["genmetrics", *words])
@@ -62,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     exit_code: int = options.exit_code
     return exit_code
+
+
+def _unrecognized(words: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Name what is no argument of a command, and the option that is nearest to the first."""
+    names = re.findall(r"--[a-z-]+", parser.format_usage())
+    return f"unrecognized arguments: {' '.join(words)}.{did_you_mean(words[0], names)}"
 
 
 def _with_values_joined(words: Sequence[str]) -> list[str]:
@@ -86,5 +96,5 @@ def _parser() -> argparse.ArgumentParser:
         module = import_module(f"genmetrics.commands.{name}")
         command = commands.add_parser(name, help=module.HELP, allow_abbrev=False)
         module.add_arguments(command)
-        command.set_defaults(run=module.run, exit_code=0)
+        command.set_defaults(run=module.run, exit_code=0, parser=command)
     return parser

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from genmetrics.archives import STATISTICS_NOT_USED, open_image_array
-from genmetrics.errors import BadInput
+from genmetrics.archives import STATISTICS_NOT_USED, open_image_array, torn_archive
 from genmetrics.report import ImageSet
 from genmetrics.sources import ImageSource, open_images
 from genmetrics.stats import GaussianStats
@@ -90,7 +89,4 @@ def _keys(path: Path) -> set[str]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return set(archive.files)
     except Exception as error:  # a torn archive raises anything
-        raise BadInput(
-            f"Expected an .npz file of arrays in {path}; got {str(error).partition('.')[0]}. "
-            "Save it again with np.savez."
-        ) from error
+        raise torn_archive(path, error) from error

@@ -29,6 +29,7 @@ __all__ = [
 
 OnBadImage = Literal["error", "skip"]
 _READERS = 4
+_PACKED = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 @runtime_checkable
@@ -130,7 +131,7 @@ def open_images(
     else:
         raise BadInput(
             f"Expected a folder of images, a .zip or an .npz file; got the file {path}. "
-            "Pass its folder."
+            f"{_advice(path)}"
         )
     source.allow_16bit = allow_16bit
     if on_bad_image == "skip":
@@ -138,6 +139,18 @@ def open_images(
     if strict_size:
         _require_one_size(source)
     return source
+
+
+def _advice(file: Path) -> str:
+    """Say what to do with a file that is no set of images."""
+    suffix = file.suffix.lower()
+    if suffix in EXTENSIONS:
+        return "Pass its folder."
+    if suffix == ".npy":
+        return f"Save its array as an .npz: np.savez('{file.stem}.npz', np.load('{file.name}'))."
+    if suffix in _PACKED:
+        return "Unpack it and pass the folder."
+    return "Pass the images."
 
 
 def read_ahead(source: ImageSource) -> Iterator[UInt8[np.ndarray, "h w 3"]]:

@@ -133,9 +133,8 @@ def _configuration(timm: ModuleType, name: str) -> Any:
     except RuntimeError as error:  # a tag that the model does not have
         raise UsageError(f"Expected a model of timm; got timm:{name}: {error}") from error
     if configuration is None:
-        raise UsageError(
-            f"Expected a model of timm; got timm:{name}.{did_you_mean(name, timm.list_models())}"
-        )
+        advice = did_you_mean(name, timm.list_models()) or " timm.list_models() lists them."
+        raise UsageError(f"Expected a model of timm; got timm:{name}.{advice}")
     return configuration
 
 
