@@ -140,6 +140,28 @@ def test_one_tar_is_the_folder_that_it_unpacks_to(photos, tmp_path, around):
     assert_same(read_layout(pack(photos, tmp_path / "all.tar", around)), read_layout(photos))
 
 
+def test_every_class_of_two_or_more_has_an_image_to_train_on_and_one_to_judge(tmp_path):
+    for count in range(1, 31):
+        for number in range(count):
+            file = tmp_path / f"class_{count:02}" / f"{number}.png"
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+    layout = read_layout(tmp_path)
+    train, held_out = (np.bincount(each.labels) for each in (layout.train, layout.held_out))
+    assert (train + held_out).tolist() == list(range(1, 31))
+    assert (train >= 1).all()
+    assert (held_out[1:] >= 1).all()
+    assert 0.1 < held_out[9:].sum() / (train + held_out)[9:].sum() < 0.2
+
+
+def test_a_folder_is_described_with_the_classes_that_nothing_judges(photos):
+    text = "23 images to train on and 5 held out, in 3 classes"
+    assert read_layout(photos).described == (f"{text}; 1 of them without a held-out image (n2).")
+    (photos / "val" / "n2").mkdir()
+    (photos / "val" / "n3" / "v_01.JPEG").rename(photos / "val" / "n2" / "v_01.JPEG")
+    assert read_layout(photos).described == f"{text}."
+
+
 def test_class_tar_may_hold_its_folder(photos, tmp_path):
     (tmp_path / "tars").mkdir()
     for each in (photos / "train").iterdir():

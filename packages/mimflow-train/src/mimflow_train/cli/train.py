@@ -230,6 +230,7 @@ def _images(options: TrainOptions) -> tuple[tuple[str, ...], str, str]:
     if source is not None:
         root = Path(source).resolve()
         layout = read_layout(root, say)
+        say(layout.described)
         return layout.class_names, str(root), layout.fingerprint
     if options.dry_run:
         return IMAGENET_CLASSES, "imagenet", ""

@@ -11,6 +11,7 @@ from jaxtyping import Int64, Shaped
 __all__ = ["PLAIN", "FolderLayout", "Found", "ImageFiles"]
 
 PLAIN = -1  # a file of its own, not a member of a tar
+_MOST_NAMED = 3  # classes in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,23 @@ class FolderLayout:
     train: ImageFiles
     held_out: ImageFiles
     remark: str = ""
+
+    @property
+    def described(self) -> str:
+        """How many images there are, and which classes have none to judge by; a sentence."""
+        counts = np.bincount(self.held_out.labels, minlength=len(self.class_names))
+        absent = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
+        text = (
+            f"{len(self.train):,} images to train on and {len(self.held_out):,} held out, in "
+            f"{len(self.class_names):,} classes"
+        )
+        if absent:
+            more = ", ..." if len(absent) > _MOST_NAMED else ""
+            text += (
+                f"; {len(absent):,} of them without a held-out image "
+                f"({', '.join(absent[:_MOST_NAMED])}{more})"
+            )
+        return f"{text}."
 
     @property
     def fingerprint(self) -> str:

@@ -91,18 +91,24 @@ def _numbered(files: dict[str, list[Found]], classes: tuple[str, ...]) -> list[t
 def _hold_out(
     items: list[tuple[Found, int]], prefix: str
 ) -> tuple[list[tuple[Found, int]], list[tuple[Found, int]]]:
-    """Hold out one file in eight by its name, but the first of each class, so none is empty."""
+    """Hold out one file in eight by its name, and of each class at least one but not the first."""
     train: list[tuple[Found, int]] = []
     held_out: list[tuple[Found, int]] = []
-    seen = -1
-    for each, label in items:
-        name = each.name.removeprefix(prefix)
-        chosen = hashlib.blake2b(name.encode(errors="surrogateescape")).digest()[0]
-        (held_out if label == seen and chosen % _HELD_OUT_SHARE == 0 else train).append(
-            (each, label)
-        )
-        seen = label
+    for _, group in groupby(items, lambda item: item[1]):
+        first, *others = group
+        drawn = [_drawn(each.name.removeprefix(prefix)) for each, _ in others]
+        chosen = {i for i, number in enumerate(drawn) if number % _HELD_OUT_SHARE == 0}
+        if others and not chosen:
+            chosen = {drawn.index(min(drawn))}
+        train.append(first)
+        for i, item in enumerate(others):
+            (held_out if i in chosen else train).append(item)
     return train, held_out
+
+
+def _drawn(name: str) -> int:
+    """Return a number from 0 to 255 that a name draws."""
+    return hashlib.blake2b(name.encode(errors="surrogateescape")).digest()[0]
 
 
 def _no_images(folder: Path) -> DataError:
