@@ -7,9 +7,11 @@ from PIL import Image
 from mim_encoder import MaskRatio
 from mimflow_train import evaluate as module
 from mimflow_train import reconstruction
+from mimflow_train.data.images import LabelledImages, MemoryImages, Split
 from mimflow_train.evaluate import evaluate, generate
 from mimflow_train.pictures import save_grid, to_bytes
 from mimflow_train.reconstruction import Reconstruction, decode, encode, evaluate_reconstruction
+from mimflow_train.run_pictures import reconstruction_grid
 from mimflow_train.state import TrainState
 from tarflow_prior import Guidance
 
@@ -148,6 +150,20 @@ def test_grid_places_images_row_by_row(tmp_path):
         assert grid.size == (96 + 2 * 10, 2 * 10)
         assert grid.getpixel((96 + 10, 1)) == (255, 0, 0)
         assert grid.getpixel((96 + 10, 11)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize(("there", "shape"), [(5, (5, 3)), (16, (12, 6)), (40, (12, 6))])
+def test_each_held_out_image_is_drawn_once(config, model, tmp_path, there, shape):
+    pixels = torch.arange(there).reshape(-1, 1, 1, 1).expand(-1, 3, 16, 16).to(torch.uint8) * 5
+    held_out = Split(MemoryImages(pixels), torch.arange(there) % 3)
+    data = LabelledImages(held_out, held_out, ("a", "b", "c"))
+    reconstruction_grid(model, config, data, tmp_path / "grid.png")
+    columns, rows = shape
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (96 + columns * 34, rows * 34)
+        places = [(96 + 34 * (i % 12), 102 * (i // 12)) for i in range(min(there, 24))]
+        shades = [grid.getpixel(place)[0] for place in places]
+    assert len(set(shades)) == min(there, 24)
 
 
 @pytest.mark.parametrize(("side", "shown"), [(127, 254), (128, 128)])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mimflow_train import report_curves
 from mimflow_train.cli import report as command
 from mimflow_train.config_file import write_config
 from mimflow_train.diagnostics import diagnose, write_diagnostics
@@ -143,6 +144,16 @@ def test_run_that_has_just_begun_says_what_is_missing(folder, capsys):
     # scores, two pictures, curves, health, latents, flow, spectrum, genmetrics, grids
     assert page.count("not there yet") == 10
     assert Page(page).open == []
+
+
+def test_steps_are_whole_on_the_axes_of_a_short_run(monkeypatch):
+    drawings = []
+    monkeypatch.setattr(report_curves, "as_png", lambda figure: drawings.append(figure) or b"")
+    report_curves.panels(
+        {"run": [{"step": step, "nll": 1.0} for step in (10, 11, 12)]}, {"nll": ""}
+    )
+    ticks = drawings[0].axes[0].get_xticks()
+    assert [tick for tick in ticks if 10 <= tick <= 12] == [10, 11, 12]
 
 
 def test_large_pictures_are_made_smaller(folder, capsys):

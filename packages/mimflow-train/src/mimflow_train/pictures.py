@@ -53,7 +53,7 @@ def channels_last(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
     return array
 
 
-def save_grid(rows: Sequence[UInt8[Tensor, "b 3 h w"]], names: Sequence[str], path: Path) -> None:
+def save_grid(rows: Sequence[UInt8[Tensor, "_ 3 h w"]], names: Sequence[str], path: Path) -> None:
     """Write one PNG with a named row of images for each batch, small images twice as large.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.report_page import figure, missing
@@ -116,6 +117,7 @@ def panels(
             points = [(each["step"], each[name]) for each in reports if name in each]
             marker = "." if len(points) < 3 else ""
             axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, label=run)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_title(title, fontsize=10)
         quiet(axes)
         if joint_steps:

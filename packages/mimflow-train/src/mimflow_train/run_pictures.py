@@ -63,7 +63,7 @@ def sample_rows(
 def reconstruction_grid(
     model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path
 ) -> None:
-    """Write held-out images: original, what the encoder saw, what the decoder made of it.
+    """Write up to 24 held-out images: original, what the encoder saw, what the decoder made of it.
 
     Args:
         model: Encodes and decodes.
@@ -71,12 +71,11 @@ def reconstruction_grid(
         data: Images; only the held-out ones are looked at.
         path: A .png file.
     """
-    chosen = torch.linspace(0, len(data.held_out.labels) - 1, 2 * _COLUMNS).long().tolist()
+    chosen = spread(len(data.held_out.labels), 2 * _COLUMNS).tolist()
     pixels = data.held_out.stack(chosen)
     encoding = encode(model, config, pixels, "reconstruction grid")
     decoded = decode(model, encoding.z)
     seen = mask_image(to_unit(pixels), encoding.masked, config.model.encoder.patch_size)
-    rows = []
-    for part in (slice(None, _COLUMNS), slice(_COLUMNS, None)):
-        rows += [pixels[part], to_bytes(seen)[part], decoded[part]]
-    save_grid(rows, ["image", "masked", "decoded"] * 2, path)
+    parts = (each.split(_COLUMNS) for each in (pixels, to_bytes(seen), decoded))
+    rows = [row for three in zip(*parts, strict=True) for row in three]
+    save_grid(rows, ["image", "masked", "decoded"] * (len(rows) // 3), path)
