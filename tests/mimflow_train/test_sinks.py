@@ -10,7 +10,7 @@ from mimflow_train.sinks import WandbSink, require_wandb
 class Run:
     """What ``wandb.init`` returns, as far as it is used."""
 
-    offline, url = False, "https://wandb.example/run"
+    offline, url, dir = False, "https://wandb.example/run", "run/wandb/offline-run-1/files"
 
     def __init__(self, options):
         self.options, self.logged, self.finished, self.broken = options, [], False, False
@@ -56,6 +56,13 @@ def test_address_is_said(runs, tmp_path):
     messages = []
     WandbSink(tmp_path, {}, messages.append)
     assert messages == ["W&B: https://wandb.example/run"]
+
+
+def test_what_is_written_offline_can_be_sent_later(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "offline", True)
+    messages = []
+    WandbSink(tmp_path, {}, messages.append)
+    assert messages == ["W&B is offline; send it with wandb sync run/wandb/offline-run-1"]
 
 
 def test_failure_while_a_run_goes_on_is_told_once_and_ends_nothing(runs, tmp_path):

@@ -36,7 +36,7 @@ class WandbSink:
     Args:
         run_dir: The run.
         config: The run's configuration, as plain values.
-        say: Receives the address, and a sentence the first time that something fails.
+        say: Receives the address, or how to send what is written offline, and a sentence the first time that something fails.
     """
 
     def __init__(
@@ -57,7 +57,9 @@ class WandbSink:
             resume="allow",
             settings=wandb.Settings(silent=True, console="off"),
         )
-        if not self._run.offline:
+        if self._run.offline:
+            self._say(f"W&B is offline; send it with wandb sync {Path(self._run.dir).parent}")
+        else:
             self._say(f"W&B: {self._run.url}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
