@@ -9,6 +9,7 @@ from mimflow_train.cli.dry_run import cost_table
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.costs import PartCost, RunCost
 from mimflow_train.errors import ConfigError
+from mimflow_train.recipes import tiny
 
 COST = RunCost(
     trained=[PartCost("flow", 7 * 2**26, 5.0)],
@@ -95,8 +96,26 @@ def test_machine_without_a_gpu_says_how_long_it_would_take(paper_s, monkeypatch)
     monkeypatch.setattr(dry_run, "detect", lambda: None)
     monkeypatch.setattr(dry_run, "choose_device", lambda _: "cpu")
     monkeypatch.setattr(dry_run, "matmul_rate", lambda: 0.886e12)
+    monkeypatch.setattr(dry_run, "count_cores", lambda: 2)
     said = line(cost_table(paper_s, 1, "joint"), "this machine's CPU")
-    assert "about 10.7 years of joint training: an estimate, 40% of the 0.89 TFLOP/s" in said
+    assert "about 17.9 years of joint training: an estimate, by the 0.89 TFLOP/s" in said
+    assert "and 0.28 for all else on 2 core(s)" in said
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(1.39e12, 0.52), (0.886e12, 0.40), (0.402e12, 0.70), (0.1e12, 1.3)]
+)
+def test_time_on_two_cores_is_near_what_was_measured(rate, seconds, monkeypatch):
+    monkeypatch.setattr(dry_run, "detect", lambda: None)
+    monkeypatch.setattr(dry_run, "choose_device", lambda _: "cpu")
+    monkeypatch.setattr(dry_run, "matmul_rate", lambda: rate)
+    monkeypatch.setattr(dry_run, "count_cores", lambda: 2)
+    monkeypatch.setattr(RunCost, "training_flops", 1.61e9)  # of an image, at scale tiny
+    config = dataclasses.replace(tiny(), steps=100)
+    said = line(cost_table(config, 1, "joint"), "this machine's CPU")
+    minutes, _, rest = said.partition("about ")[2].partition(" of joint")[0].partition(" min ")
+    estimate = int(minutes) * 60 + float(rest.split()[0]) if rest else float(minutes.split()[0])
+    assert estimate / (100 * seconds) == pytest.approx(1, abs=0.25)
 
 
 def test_gpu_that_is_not_in_the_table_is_not_guessed(config, monkeypatch):

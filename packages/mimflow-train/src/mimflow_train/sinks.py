@@ -36,7 +36,8 @@ class WandbSink:
     Args:
         run_dir: The run.
         config: The run's configuration, as plain values.
-        say: Receives the address, or how to send what is written offline, and a sentence the first time that something fails.
+        say: Receives the address, or how to send what is written offline, and a sentence the first
+            time that something fails.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from mimflow_train.console import duration
 from mimflow_train.costs import RunCost, run_cost
 from mimflow_train.frozen.weights import weights_status
 from mimflow_train.hardware import Hardware, detect, matmul_rate, named_hardware
-from mimflow_train.machine import choose_device
+from mimflow_train.machine import choose_device, count_cores
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.run_pictures import grid_pixels
 from mimflow_train.sharding import shares_out
@@ -28,7 +28,7 @@ _MEASURED = {
 }
 _ASSUMED = ((0.33, "what the paper's run comes to, assumed"), (0.45, "our target"))
 _BYTES_PER_PIXEL = 1.5  # of a PNG of photographs: benchmarks/checkpoint_stall.md
-_CPU_SHARE = 0.4  # of the rate of matrix products: benchmarks/cpu_training_step.md
+_CORE_RATE = 0.14e12  # if matrix products took no time, fitted to benchmarks/default_run.md
 
 
 def cost_table(
@@ -160,11 +160,12 @@ def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | Non
     elif choose_device("auto") == "cuda":
         yield "  time  nothing is known of this machine's GPU; name another with --hardware"
     else:
-        rate = matmul_rate()
-        seconds = config.steps * work / (_CPU_SHARE * rate)
+        rate, others = matmul_rate(), _CORE_RATE * count_cores()
+        seconds = config.steps * work * (1 / rate + 1 / others)
         yield (
-            f"  on this machine's CPU about {duration(seconds)} of joint training: an estimate, "
-            f"{_CPU_SHARE:.0%} of the {rate / 1e12:.2f} TFLOP/s of its matrix products just now; "
+            f"  on this machine's CPU about {duration(seconds)} of joint training: an estimate, by "
+            f"the {rate / 1e12:.2f} TFLOP/s of its matrix products just now and "
+            f"{others / 1e12:.2f} for all else on {count_cores()} core(s); "
             "--hardware A100, say, tells another's"
         )
 
