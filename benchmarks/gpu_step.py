@@ -36,7 +36,7 @@ from mimflow_train.frozen.perceptual import (
     lpips_network,
 )
 from mimflow_train.frozen.teacher import frozen
-from mimflow_train.loop import train
+from mimflow_train.loop import Calls, train
 from mimflow_train.micro_batches import precision
 from mimflow_train.recipes import RECIPES
 from mimflow_train.state import State, TrainState
@@ -113,7 +113,7 @@ def run(config: TrainConfig, device: torch.device, steps: int) -> Measured:
     context = LocalContext(device, lambda *_: None, StopRequest())
     state = TrainState(config, device)
     with patch.object(Targets, "load", return_value=targets):
-        train(context, config, data, state=state, save_every=1, save=after_step)
+        train(context, config, data, state=state, calls=Calls(1, after_step))
     seconds = [b - a for a, b in itertools.pairwise(ends)]
     memory, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     return Measured(seconds[WARM_UP:], sum(seconds[:WARM_UP]), memory, reserved)

@@ -18,7 +18,7 @@ from mimflow_train.config import LossConfig, TrainConfig
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split, to_unit
 from mimflow_train.draws import draw_step
-from mimflow_train.loop import train
+from mimflow_train.loop import Calls, train
 from mimflow_train.micro_batches import precision
 from mimflow_train.objective import joint_objective
 from mimflow_train.recipes import RECIPES
@@ -89,7 +89,7 @@ def interleaved(
         began = time.perf_counter()
 
     context = LocalContext(CPU, lambda *_: None, StopRequest())
-    train(context, config, data, state=TrainState(config, CPU), save_every=1, save=between)
+    train(context, config, data, state=TrainState(config, CPU), calls=Calls(1, between))
     return loop[WARM_UP:], alone[WARM_UP:]
 
 

@@ -58,6 +58,9 @@ def run(command, *arguments):
         (["--resume", "must"], 2, "Expected a run to resume"),
         (["--checkpoint-every", "0"], 2, "Expected --checkpoint-every >= 1; got 0"),
         (["--set", "global_batch=63", "--workers", "2"], 2, "divide the global batch of 63"),
+        (["--micro-batch", "48"], 2, "Expected --micro-batch to divide a worker's 64 images"),
+        (["--micro-batch", "48", "--dry-run"], 2, "got 48. Choose a divisor, or auto."),
+        (["--micro-batch", "64", "--workers", "2"], 2, "divide a worker's 32 images"),
     ],
 )
 def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys, monkeypatch):

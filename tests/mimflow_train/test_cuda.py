@@ -7,7 +7,7 @@ import torch
 
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.frozen.efflite0 import EffLite0Distance, EffLite0Teacher
-from mimflow_train.loop import train
+from mimflow_train.loop import Calls, train
 from mimflow_train.state import TrainState
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -19,7 +19,7 @@ def losses(config, data, device):
     seen = []
     context = LocalContext(device, lambda _, values: seen.append(values["loss"]), StopRequest())
     state = TrainState(config, device)
-    train(context, config, data, state=state, save_every=config.steps, save=lambda _: None)
+    train(context, config, data, state=state, calls=Calls(config.steps, lambda _: None))
     return seen
 
 

@@ -10,7 +10,7 @@ from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimC
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError
 from mimflow_train.finish import trained_model
-from mimflow_train.loop import train
+from mimflow_train.loop import Calls, train
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_phases
@@ -50,6 +50,16 @@ def run(config, data, state=None, *, until=6, save=lambda _: None):
         context, state, data, plan=Plan(until=until, checkpoint_every=1), save=stepped
     )
     return state, reports
+
+
+def test_a_run_that_is_in_its_decoder_phase_has_its_joint_phase_behind_it(config, data):
+    state, _ = run(config, data, until=5)
+    assert state.step == 5 or state.step == config.all_steps
+    state.step = 5
+    before = copies(state)
+    again, saved = run(config, data, state, until=config.steps)  # --phase joint
+    assert (again.step, saved) == (5, [])
+    assert same(copies(again), before)
 
 
 def copies(state):
@@ -167,7 +177,7 @@ def test_micro_batches_add_up_to_the_batch(config, data):
         context = LocalContext(CPU, lambda _, each: reports.append(each), StopRequest())
         parts = dataclasses.replace(config, micro_batch=micro_batch)
         state = DecoderState.after(joint, torch.device("cpu"))
-        train(context, parts, data, state=state, save_every=9, save=lambda _: None)
+        train(context, parts, data, state=state, calls=Calls(9, lambda _: None))
         return {name: value for name, value in reports[-1].items() if name not in HEALTH}
 
     whole, parts = values(0), values(2)
@@ -227,21 +237,15 @@ def test_adaptive_weight_compares_gradients_at_the_last_layer(config, data, monk
     reports = []
     context = LocalContext(CPU, lambda _, values: reports.append(values), StopRequest())
     state = DecoderState.after(joint, torch.device("cpu"))
-    train(context, config, data, state=state, save_every=9, save=lambda _: None)
+    train(context, config, data, state=state, calls=Calls(9, lambda _: None))
     weight = reports[-1]["gan_weight"]
     assert weight > 0
     assert reports[-1]["loss"] == pytest.approx(
         config.loss.pixel * reports[-1]["pixel"] + weight * reports[-1]["gan"], rel=1e-4
     )
     blind = dataclasses.replace(config, loss=dataclasses.replace(config.loss, pixel=0.0))
-    train(
-        context,
-        blind,
-        data,
-        state=DecoderState.after(joint, torch.device("cpu")),
-        save_every=9,
-        save=lambda _: None,
-    )
+    state = DecoderState.after(joint, torch.device("cpu"))
+    train(context, blind, data, state=state, calls=Calls(9, lambda _: None))
     assert reports[-1]["gan_weight"] == 0
 
 

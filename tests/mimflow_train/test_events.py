@@ -1,6 +1,30 @@
+import errno
 import json
+import struct
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
 
 from mimflow_train.events import Recorder, follow
+
+
+def events(path):
+    """Return what TensorBoard reads of an event file."""
+    content, found = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("Q", content[:8])
+        found.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return found
+
+
+def scalars(path):
+    return [
+        (event.step, value.tag, value.simple_value)
+        for event in events(path)
+        for value in event.summary.value
+    ]
 
 
 def test_record_is_one_line_of_json_for_each_report(tmp_path):
@@ -10,6 +34,36 @@ def test_record_is_one_line_of_json_for_each_report(tmp_path):
     recorder.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 2.5), (20, 1.5)]
+
+
+def test_tensorboard_is_told_each_report_at_once_and_what_is_outdated(tmp_path):
+    recorder = Recorder(tmp_path, 10)
+    recorder.write(20, {"loss": 2.5, "nll": 0.5})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    version, begun, *_ = events(path)
+    assert version.file_version == "brain.Event:2"
+    assert (begun.step, begun.session_log.status) == (11, begun.session_log.START)
+    assert scalars(path) == [(20, "loss", 2.5), (20, "nll", 0.5)]
+    recorder.close()
+
+
+def test_a_disk_that_was_full_costs_reports_and_no_more(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path, 0)
+    recorder.write(10, {"loss": 2.5})
+    with monkeypatch.context() as full:
+        full.setattr(RecordWriter, "flush", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            recorder.write(20, {"loss": 1.5})
+    for step in range(30, 330, 10):  # more than tensorboardX's own queue of 10 takes
+        recorder.write(step, {"loss": 0.5})
+    recorder.close()
+    first, second = sorted((tmp_path / "tensorboard").iterdir())
+    assert scalars(first)[0] == (10, "loss", 2.5)
+    assert [step for step, _, _ in scalars(second)] == [*range(30, 330, 10)]
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_what_comes_again_after_a_restart_is_dropped(tmp_path):

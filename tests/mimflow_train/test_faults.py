@@ -13,16 +13,18 @@ import torch
 
 from mimflow_train import checkpoint
 from mimflow_train import run as run_module
-from mimflow_train.checkpoint import checkpoints, load_state, snapshot, write_checkpoint
+from mimflow_train.checkpoint import load_state, snapshot, write_checkpoint
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
 from mimflow_train.failures import StepError, note_failure
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.lock import locked
+from mimflow_train.loop import Calls
 from mimflow_train.loop import train as train_loop
 from mimflow_train.plan import Plan
 from mimflow_train.reports import Reports
 from mimflow_train.run import train_run
+from mimflow_train.run_folder import checkpoints
 from mimflow_train.state import DecoderState, TrainState
 
 CPU = torch.device("cpu")
@@ -131,6 +133,41 @@ def test_one_bad_step_is_skipped_and_counted(train, breaks, tmp_path):
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["skipped_steps"] == 1
 
 
+def test_a_skipped_step_is_noted_with_its_terms_and_images(train, breaks, tmp_path, capsys):
+    breaks(lambda state, _: spoil(state) if state.step in (3, 6) else None)
+    train()
+    for step in (3, 6):
+        note = json.loads((tmp_path / "errors" / f"step_{step:08d}.rank_0.json").read_text())
+        assert note["step"] == step
+        assert note["terms"]["nll"] > -2
+        assert "nan" in note["terms"].values()
+        assert len(note["images"]) == 8
+        assert set(note["images"]) <= set(range(16))
+    said = capsys.readouterr().err
+    assert said.count("has no finite gradient") == 1
+    assert "step_00000003.rank_0.json" in said
+
+
+def test_a_skipped_step_that_cannot_be_noted_ends_no_run(train, breaks, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "note_skipped", full_disk)
+    breaks(lambda state, _: spoil(state) if state.step == 3 else None)
+    assert train().step == 9
+    assert "step 3 was skipped and cannot be noted (No space left" in capsys.readouterr().err
+
+
+def test_a_first_pass_that_does_not_fit_is_one_sentence(config, data, monkeypatch):
+    def large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("mimflow_train.loop.phase_of", large)
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    config = dataclasses.replace(config, micro_batch=8)
+    with pytest.raises(ConfigError, match="Expected a micro-batch of 8 to fit"):
+        train_loop(
+            context, config, data, state=TrainState(config, CPU), calls=Calls(9, lambda _: None)
+        )
+
+
 def test_the_decoder_phase_keeps_the_draws_of_a_run_that_was_rolled_back(config):
     state = TrainState(config, CPU)
     state.draw_stream = 1
@@ -196,7 +233,7 @@ def test_memory_that_does_not_suffice_is_one_sentence(config, data, breaks, micr
     config = dataclasses.replace(config, micro_batch=micro_batch)
     state, context = TrainState(config, CPU), LocalContext(CPU, lambda *_: None, StopRequest())
     with pytest.raises(ConfigError, match=advice):
-        train_loop(context, config, data, state=state, save_every=9, save=lambda _: None)
+        train_loop(context, config, data, state=state, calls=Calls(9, lambda _: None))
 
 
 def test_the_state_that_diverged_is_gone_before_another_is_made(

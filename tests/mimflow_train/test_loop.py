@@ -10,7 +10,7 @@ from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.data.images import MemoryImages, Split
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.joint_phase import JointPhase
-from mimflow_train.loop import train
+from mimflow_train.loop import Calls, train
 from mimflow_train.overrides import override
 from mimflow_train.state import TrainState
 from mimflow_train.teachers import Targets
@@ -28,7 +28,7 @@ def run(config, data, state=None, stop_at=None):
             return state.step == stop_at
 
     context = Context(CPU, lambda step, values: reports.append((step, values)), stop)
-    train(context, config, data, state=state, save_every=100, save=lambda _: None)
+    train(context, config, data, state=state, calls=Calls(100, lambda _: None))
     return state, reports
 
 
@@ -99,14 +99,8 @@ def test_a_cuda_graph_wants_a_pass_that_stays_on_the_gpu(config, monkeypatch):
 def test_saves_at_intervals_and_at_the_end(config, data):
     state, saved = TrainState(config, CPU), []
     context = LocalContext(CPU, lambda *_: None, StopRequest())
-    train(
-        context,
-        config,
-        data,
-        state=state,
-        save_every=4,
-        save=lambda state: saved.append(state.step),
-    )
+    calls = Calls(4, lambda state: saved.append(state.step))
+    train(context, config, data, state=state, calls=calls)
     assert saved == [4, 6]
 
 
@@ -137,7 +131,7 @@ def test_training_never_sees_held_out_images(config, data):
     assert same(first, second)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signal_asks_the_loop_to_stop_and_is_then_given_back(number):
     before, stop = signal.getsignal(number), StopRequest()
     with stop.listening():

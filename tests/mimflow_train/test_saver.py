@@ -1,7 +1,9 @@
 """Checkpoints are written beside training, hold one step, and a full disk is no disaster."""
 
+import shutil
 import threading
 import weakref
+from collections import namedtuple
 
 import pytest
 import torch
@@ -12,7 +14,6 @@ from safetensors.torch import load_file
 from mimflow_train import checkpoint
 from mimflow_train import saver as saver_module
 from mimflow_train.checkpoint import (
-    checkpoints,
     fingerprint,
     load_state,
     snapshot,
@@ -20,6 +21,7 @@ from mimflow_train.checkpoint import (
 )
 from mimflow_train.errors import StorageError
 from mimflow_train.plan import Plan
+from mimflow_train.run_folder import checkpoints
 from mimflow_train.saver import Saver
 from mimflow_train.state import TrainState
 from tarflow_prior import NonFiniteError
@@ -92,6 +94,37 @@ def test_third_failed_save_in_a_row_ends_the_run(state, saver, monkeypatch, caps
     assert capsys.readouterr().err.count("Training goes on; earlier") == 2
     with pytest.raises(StorageError, match="No space left"):
         saver(state)
+
+
+def test_a_checkpoint_that_does_not_fit_the_disk_is_not_begun(state, saver, monkeypatch, capsys):
+    usage = namedtuple("usage", "total used free")(10**9, 10**9 - 10, 10)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(checkpoint, "save_file", None)  # nothing is written
+    saver(state)
+    saver(state)
+    assert "and 0.00 GiB are free" in capsys.readouterr().err
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_ends_no_run(state, saver, tmp_path, monkeypatch):
+    remove = shutil.rmtree
+
+    def busy(path, *, ignore_errors=False):
+        if ".step_00000000" in str(path) and not ignore_errors:
+            raise OSError("Directory not empty")
+        if ".step_00000000" not in str(path):
+            remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    for step in (0, 1, 2, 3, 4):
+        state.step = step
+        saver(state)
+    saver.wait()
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", remove)
+    state.step = 5
+    saver(state)
+    saver.wait()
+    assert len([*(tmp_path / "checkpoints").iterdir()]) == 2
 
 
 def test_a_picture_that_cannot_be_written_is_no_failed_save(state, saver, monkeypatch, capsys):

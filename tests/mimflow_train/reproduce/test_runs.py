@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimflow_train.checkpoint import checkpoints, fingerprint, joint_checkpoint
+from mimflow_train.checkpoint import fingerprint, joint_checkpoint
 from mimflow_train.class_probe import encode_means
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.convolutional import ConvolutionalDecoder
@@ -30,6 +30,7 @@ from mimflow_train.reproduce.trained import InterruptedRunError
 from mimflow_train.reproduce.two_stage import train_two_stages
 from mimflow_train.reproduce.variants import autoencoder_config, variant_config
 from mimflow_train.run import run_local
+from mimflow_train.run_folder import checkpoints
 from mimflow_train.state import TrainState
 from mimflow_train.teachers import Targets
 from tarflow_prior import Guidance

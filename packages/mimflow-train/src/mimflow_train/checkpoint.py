@@ -1,5 +1,6 @@
 """Checkpoints: folders of safetensors with a manifest, written whole or not at all."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -19,12 +20,12 @@ from mimflow_train.config_file import to_dict
 from mimflow_train.errors import StorageError
 from mimflow_train.model import MIMFlow
 from mimflow_train.provenance import code_commit
+from mimflow_train.run_folder import checkpoints, read_manifest
 from mimflow_train.sharding import whole
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = [
     "Snapshot",
-    "checkpoints",
     "chosen_weights",
     "damage",
     "export_weights",
@@ -33,7 +34,6 @@ __all__ = [
     "latest_checkpoint",
     "load_model",
     "load_state",
-    "read_manifest",
     "snapshot",
     "write_checkpoint",
 ]
@@ -89,8 +89,9 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
     draft = folder.with_name(f".{folder.name}.draft")
     try:
         for left in folder.parent.glob(".step_*.draft"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)
         draft.mkdir(parents=True)
+        _require_space(draft, state)
         for name, tensors in state.tensors.items():
             save_file(tensors, draft / f"{name}.safetensors")
         (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state, config)))
@@ -107,8 +108,28 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
         ) from error
     for old in checkpoints(run_dir)[:-_KEEP]:
         if old != joint_checkpoint(config, run_dir):
-            shutil.rmtree(old)
+            _drop(old)
     return folder
+
+
+def _require_space(folder: Path, state: Snapshot) -> None:
+    """Raise before anything is written that the disk could not hold, and so leave no other short.
+
+    Raises:
+        OSError: If there is too little.
+    """
+    needed = sum(each.nbytes for part in state.tensors.values() for each in part.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        gib = 2**30
+        raise OSError(f"it takes {needed / gib:.2f} GiB and {free / gib:.2f} GiB are free")
+
+
+def _drop(folder: Path) -> None:
+    """Remove a checkpoint, under another name first; what cannot be removed yet is later."""
+    # A network drive keeps a file that another process reads.
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.draft")))
 
 
 def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
@@ -182,20 +203,6 @@ def load_model(folder: Path, config: TrainConfig, device: torch.device) -> MIMFl
 def chosen_weights(config: TrainConfig) -> str:
     """Return the name, ``ema`` or ``model``, of the weights that samples are made with."""
     return "ema" if config.weights == "ema" else "model"
-
-
-def checkpoints(run_dir: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step_*"))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself; empty if it says nothing that can be read."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return manifest
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,9 +1,12 @@
 """Steps that fail: where gradients stop to be finite, and errors that are no user's mistake."""
 
+import json
+import math
 import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from mimflow_train.errors import RetriesError
 from mimflow_train.sharding import part_of
 
-__all__ = ["StepError", "diagnosis", "is_lost_peer", "note_failure"]
+__all__ = ["Skipped", "StepError", "diagnosis", "is_lost_peer", "note_failure", "note_skipped"]
 
 _BLOCK = re.compile(r".*?\.\d+|[^.]+")  # a weight's name to its first number, or to the first dot
 _TRIES = 3
@@ -31,6 +34,20 @@ class StepError(Exception):
             "The same command tries it again."
         )
         self.step = step
+
+
+class Skipped(NamedTuple):
+    """A step that changed no weight, since its gradient was not finite.
+
+    Attributes:
+        step: Optimiser steps done before.
+        terms: What this worker found: the loss's terms and the gradients' norms.
+        images: Places of this worker's images in the training set.
+    """
+
+    step: int
+    terms: Mapping[str, float]
+    images: list[int]
 
 
 def is_lost_peer(error: Exception) -> bool:
@@ -65,6 +82,26 @@ def diagnosis(terms: Mapping[str, Tensor], model: nn.Module) -> str:
         f"non-finite terms: {named or 'none (only the gradient)'}; "
         f"in {len(wrong)} of {len(blocks)} blocks{last}"
     )
+
+
+def note_skipped(run_dir: Path, rank: int, skipped: Skipped) -> Path:
+    """Write what a step without a finite gradient was made of to ``errors/`` of the run.
+
+    Args:
+        run_dir: The run.
+        rank: The worker that tells it; each knows its own images.
+        skipped: The step. Terms that are not finite are words in the file.
+
+    Returns:
+        The file.
+    """
+    path = run_dir / "errors" / f"step_{skipped.step:08d}.rank_{rank}.json"
+    path.parent.mkdir(exist_ok=True)
+    terms = {
+        name: value if math.isfinite(value) else str(value) for name, value in skipped.terms.items()
+    }
+    path.write_text(json.dumps({**skipped._asdict(), "terms": terms}, indent=2) + "\n")
+    return path
 
 
 def note_failure(run_dir: Path, rank: int, error: StepError) -> None:

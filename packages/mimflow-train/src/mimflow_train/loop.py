@@ -17,7 +17,7 @@ from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import batches, image_order
 from mimflow_train.draws import Draws, draw_step, drop_labels, mirror
 from mimflow_train.errors import ConfigError, DivergedError, MimflowError, PeerError
-from mimflow_train.failures import StepError, diagnosis, is_lost_peer
+from mimflow_train.failures import Skipped, StepError, diagnosis, is_lost_peer
 from mimflow_train.health import Health
 from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
@@ -26,10 +26,24 @@ from mimflow_train.sharding import shares_out
 from mimflow_train.state import DecoderState, State
 from mimflow_train.teachers import Targets
 
-__all__ = ["train"]
+__all__ = ["Calls", "train"]
 
 _REPORT_EVERY = 10
 _STOP_AFTER_SKIPS = 3
+
+
+class Calls(NamedTuple):
+    """Whom the loop calls, on every rank.
+
+    Attributes:
+        save_every: Steps between calls of ``save``.
+        save: Receives the state, also at the end of a phase.
+        skipped: Receives each step whose gradient was not finite.
+    """
+
+    save_every: int
+    save: Callable[[State], object]
+    skipped: Callable[[Skipped], object] = lambda _: None
 
 
 def train(
@@ -38,8 +52,7 @@ def train(
     data: LabelledImages,
     *,
     state: State,
-    save_every: int,
-    save: Callable[[State], object],
+    calls: Calls,
 ) -> None:
     """Train to the end of the state's phase or until the context asks to stop, saving on the way.
 
@@ -49,8 +62,7 @@ def train(
         data: Images; only ``data.train`` is looked at.
         state: Where to start; changed in place. Its step is ``state.end`` afterwards unless the
             context asked to stop earlier.
-        save_every: Steps between calls of ``save``.
-        save: Called on every rank, also at the end, with the state.
+        calls: Who hears of saves and of skipped steps.
 
     Raises:
         DivergedError: After three steps in a row without a finite gradient.
@@ -64,9 +76,9 @@ def train(
         targets = Targets.without_teachers(config, context.device)
     else:
         targets = Targets.load(config, data, context.device)
-    phase = phase_of(state, context, config, targets)
     try:
-        _train(context, config, data, phase=phase, state=state, saving=Saving(save_every, save))
+        phase = phase_of(state, context, config, targets)
+        _train(context, config, data, phase=phase, state=state, calls=calls)
     except torch.OutOfMemoryError as error:
         searched = not config.micro_batch or shares_out(config, context.world_size)
         raise ConfigError(
@@ -85,13 +97,6 @@ def train(
         raise StepError(state.step) from error
 
 
-class Saving(NamedTuple):
-    """How often to save, and how."""
-
-    every: int
-    save: Callable[[State], object]
-
-
 def _train(
     context: Context,
     config: TrainConfig,
@@ -99,7 +104,7 @@ def _train(
     *,
     phase: Phase,
     state: State,
-    saving: Saving,
+    calls: Calls,
 ) -> None:
     skipped = 0
     health = Health(config, context.device, context.world_size)
@@ -112,6 +117,8 @@ def _train(
         else:
             skipped += 1
             phase.skip()
+            found = {name: float(value) for name, value in {**values, **norms}.items()}
+            calls.skipped(Skipped(state.step, found, batch.indices.tolist()))
             if skipped == _STOP_AFTER_SKIPS:
                 phase.gradients(batch, draws)  # anew, since clipping has spread what was not finite
                 raise DivergedError(
@@ -126,8 +133,8 @@ def _train(
             if context.rank == 0:
                 context.report(state.step, health.line(means) | phase.latents())
         stop = context.should_stop()
-        if stop or state.step % saving.every == 0 or state.step == state.end:
-            saving.save(state)
+        if stop or state.step % calls.save_every == 0 or state.step == state.end:
+            calls.save(state)
         if stop:
             break
 

@@ -47,7 +47,7 @@ class Reports:
             self._recorder.write(step, values)
         except OSError as error:
             if not self._told_full:
-                say(f"Warning: metrics.jsonl does not take the values of step {step} ({error}).")
+                say(f"Warning: the values of step {step} cannot be recorded ({error}).")
             self._told_full = True
         if self._progress is not None:
             self._progress.show(step, values)

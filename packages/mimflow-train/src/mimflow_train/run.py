@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mimflow_train.checkpoint import latest_checkpoint, load_state, read_manifest
+from mimflow_train.checkpoint import latest_checkpoint, load_state
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
 from mimflow_train.context import Context, LocalContext, StopRequest, TorchrunContext
@@ -18,10 +18,11 @@ from mimflow_train.data.folder import folder_images
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import DivergedError, StorageError
-from mimflow_train.failures import StepError, note_failure
-from mimflow_train.loop import train
+from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
+from mimflow_train.loop import Calls, train
 from mimflow_train.plan import Plan
 from mimflow_train.reports import Reports
+from mimflow_train.run_folder import read_manifest
 from mimflow_train.saver import Saver
 from mimflow_train.sharding import shares_out
 from mimflow_train.state import DecoderState, State, TrainState
@@ -110,7 +111,8 @@ def train_run(
 
     def go_on(state: State) -> State:
         with _leaving_a_trace(context, saver, reports, state):
-            return train_phases(context, state, data, plan=plan, save=_saving(context, saver))
+            save, skipped = _saving(context, saver), _noting(context, run_dir)
+            return train_phases(context, state, data, plan=plan, save=save, skipped=skipped)
 
     state = _restored(context, config, run_dir)
     try:
@@ -134,6 +136,7 @@ def train_phases(
     *,
     plan: Plan,
     save: Callable[[State], object],
+    skipped: Callable[[Skipped], object] = lambda _: None,
 ) -> State:
     """Train what is left of the joint phase, then of the decoder phase.
 
@@ -143,16 +146,19 @@ def train_phases(
         data: Images; only ``data.train`` is looked at.
         plan: How far to go.
         save: Called on every rank, also at the end of a phase, with the state.
+        skipped: Called on every rank with each step whose gradient was not finite.
 
     Returns:
         The state at ``plan.until``, or where the context asked to stop.
     """
-    config, every = state.config, plan.checkpoint_every
-    train(context, config, data, state=state, save_every=every, save=save)
+    config, calls = state.config, Calls(plan.checkpoint_every, save, skipped)
+    if state.step >= plan.until:
+        return state
+    train(context, config, data, state=state, calls=calls)
     if isinstance(state, TrainState) and config.steps == state.step < plan.until:
         joint, state = state, DecoderState.after(state, context.device)
         joint.release()
-        train(context, config, data, state=state, save_every=every, save=save)
+        train(context, config, data, state=state, calls=calls)
     return state
 
 
@@ -210,6 +216,27 @@ def _warning() -> Iterator[None]:
         yield
     except StorageError as error:
         say(f"Warning: {error}")
+
+
+def _noting(context: Context, run_dir: Path) -> Callable[[Skipped], None]:
+    """Return a function that writes down a skipped step, and says so the first time."""
+    said = context.rank != 0
+
+    def skipped(step: Skipped) -> None:
+        nonlocal said
+        try:
+            path = note_skipped(run_dir, context.rank, step)
+        except OSError as error:
+            say(f"Warning: step {step.step} was skipped and cannot be noted ({error}).")
+            return
+        if not said:
+            say(
+                f"Warning: step {step.step} has no finite gradient and changes nothing; its terms "
+                f"and images are in {path}, as those of later ones will be."
+            )
+        said = True
+
+    return skipped
 
 
 def _saving(context: Context, saver: Saver) -> Callable[[State], None]:

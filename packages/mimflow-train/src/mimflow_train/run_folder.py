@@ -1,13 +1,22 @@
 """A run folder: whether it may be gone on with, by which configuration, and how far it is."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config_file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
 
-__all__ = ["last_step", "prepare_run", "require_begun", "steps_done"]
+__all__ = [
+    "checkpoints",
+    "last_step",
+    "prepare_run",
+    "read_manifest",
+    "require_begun",
+    "steps_done",
+]
 
 _FILES_OF_A_RUN = (
     "ATTRIBUTION.txt",
@@ -30,6 +39,20 @@ _FILES_OF_A_RUN = (
 )
 
 
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, oldest first."""
+    return sorted((run_dir / "checkpoints").glob("step_*"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself; empty if it says nothing that can be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return manifest
+
+
 def require_begun(run_dir: Path, resume: str) -> None:
     """Raise if a run must be resumed that was never begun."""
     if resume == "must" and not _begun(run_dir):
@@ -37,7 +60,7 @@ def require_begun(run_dir: Path, resume: str) -> None:
 
 
 def _begun(run_dir: Path) -> bool:
-    return any((run_dir / "checkpoints").glob("*"))
+    return bool(checkpoints(run_dir))
 
 
 def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
@@ -46,23 +69,45 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
     Raises:
         ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
     """
-    earlier = read_config(run_dir) if (run_dir / "config.json").exists() else None
-    begun = earlier is not None and _begun(run_dir)
-    if resume == "never" and earlier is not None:
-        for each in _FILES_OF_A_RUN:
-            path = run_dir / each
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    elif begun:
-        changed = _differences(to_dict(earlier), to_dict(config))
+    if resume == "never":
+        _remove_run(run_dir)
+    elif _begun(run_dir):
+        recorded = _recorded(run_dir)
+        changed = _differences(recorded, to_dict(config)) if recorded else []
         if changed:
             raise ConfigError(
                 f"Expected the configuration that {run_dir} was started with; changed: "
-                f"{'; '.join(changed)}. Give another --out, or --resume never to start it anew."
+                f"{_in_short(changed)}. Give another --out, or --resume never to start it anew."
             )
     write_config(config, run_dir)
+
+
+def _remove_run(run_dir: Path) -> None:
+    """Remove a run's files, and nothing of a folder that is no run."""
+    if not (run_dir / "config.json").exists() and not _begun(run_dir):
+        return
+    for each in _FILES_OF_A_RUN:
+        path = run_dir / each
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _recorded(run_dir: Path) -> dict[str, Any]:
+    """Return the configuration of a run, by its checkpoints if need be; empty if none has it."""
+    if (run_dir / "config.json").exists():
+        return to_dict(read_config(run_dir))
+    manifests = (read_manifest(folder) for folder in reversed(checkpoints(run_dir)))
+    return next((manifest["config"] for manifest in manifests if "config" in manifest), {})
+
+
+def _in_short(changed: list[str]) -> str:
+    """Name the changes; of another scale, which changes most of a configuration, that alone."""
+    scale = [each for each in changed if each.startswith("scale was ")]
+    if scale:
+        return f"{scale[0]}, and with it {len(changed) - 1} other values"
+    return "; ".join(changed)
 
 
 def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:

@@ -54,7 +54,8 @@ def _main(options: InspectOptions) -> int:
     if options.run.suffix == ".safetensors":
         return _inspect_file(config, options)
 
-    from mimflow_train.checkpoint import checkpoints, damage, fingerprint, read_manifest
+    from mimflow_train.checkpoint import damage, fingerprint
+    from mimflow_train.run_folder import checkpoints, read_manifest
 
     rows: list[dict[str, Any]] = []
     for folder in checkpoints(options.run):

@@ -19,6 +19,7 @@ __all__ = [
     "require_answer",
     "require_divisor",
     "require_gpus_for_torchrun",
+    "require_micro_batch",
     "require_packages",
     "require_weights",
 ]
@@ -43,6 +44,20 @@ def require_divisor(global_batch: int, workers: Workers) -> None:
             f"Expected --workers to divide the global batch of {global_batch}; got {workers}. "
             f"Choose {'divisors for both ends' if workers.is_range else 'a divisor'}."
         )
+
+
+def require_micro_batch(config: TrainConfig, workers: Workers) -> None:
+    """Raise if the micro-batch that is set does not divide each worker's images.
+
+    Between the ends of a range the most workers whose share it divides train.
+    """
+    for number in workers:
+        share = config.global_batch // number
+        if config.micro_batch and share % config.micro_batch:
+            raise ConfigError(
+                f"Expected --micro-batch to divide a worker's {share} images; "
+                f"got {config.micro_batch}. Choose a divisor, or auto."
+            )
 
 
 def require_packages(source: str) -> None:

@@ -15,7 +15,12 @@ import tyro
 
 from genmetrics.extractor_names import check_extractor_name
 from mimflow_train.cli.command import parse, run
-from mimflow_train.cli.preflight import choose_engine, require_divisor, require_packages
+from mimflow_train.cli.preflight import (
+    choose_engine,
+    require_divisor,
+    require_micro_batch,
+    require_packages,
+)
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
@@ -181,7 +186,9 @@ def _check_machine(
     """Raise if this machine lacks what the experiments are computed with."""
     if any(each.trains for each in experiments):
         require_packages(base.data.source)
-        require_divisor(base.global_batch, Workers(options.workers, options.workers))
+        workers = Workers(options.workers, options.workers)
+        require_divisor(base.global_batch, workers)
+        require_micro_batch(base, workers)
     if any(each.measure != "parameters" for each in experiments):
         require_gpu(options.scale, options.device)
     choose_engine("auto", options.workers, options.device)

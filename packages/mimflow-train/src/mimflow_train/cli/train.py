@@ -12,7 +12,13 @@ from typing import Annotated, Literal
 import tyro
 
 from mimflow_train.cli.command import leave, parse, run
-from mimflow_train.cli.preflight import Launch, choose_launch, require_divisor, require_packages
+from mimflow_train.cli.preflight import (
+    Launch,
+    choose_launch,
+    require_divisor,
+    require_micro_batch,
+    require_packages,
+)
 from mimflow_train.config import TrainConfig
 from mimflow_train.console import say
 from mimflow_train.data.glyphs import CLASS_NAMES
@@ -92,7 +98,9 @@ def _main(options: TrainOptions) -> int:
     config = build_config(options)
     workers = Workers.parse(options.workers)
     rank, count = torchrun_place() or (0, workers.most)
-    require_divisor(config.global_batch, Workers(min(workers.least, count), count))
+    range_of_workers = Workers(min(workers.least, count), count)
+    require_divisor(config.global_batch, range_of_workers)
+    require_micro_batch(config, range_of_workers)
     if options.dry_run:
         if config.cuda_graph:  # on what --hardware names, or on another GPU
             require_gpu_for_graph("cuda", shared_out=config.shard and count > 1)

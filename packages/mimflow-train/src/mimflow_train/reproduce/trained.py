@@ -9,7 +9,6 @@ from mimflow_train.checkpoint import (
     joint_checkpoint,
     latest_checkpoint,
     load_model,
-    read_manifest,
 )
 from mimflow_train.cli.preflight import require_weights
 from mimflow_train.config import TrainConfig
@@ -21,6 +20,7 @@ from mimflow_train.model import MIMFlow
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.reproduce.session import Session
 from mimflow_train.run import run_local
+from mimflow_train.run_folder import read_manifest
 
 __all__ = ["InterruptedRunError", "Trained", "trained"]
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from mimflow_train.checkpoint import checkpoints, snapshot, write_checkpoint
+from mimflow_train.checkpoint import snapshot, write_checkpoint
 from mimflow_train.class_probe import encode_means
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.config_file import write_config
@@ -14,6 +14,7 @@ from mimflow_train.reconstruction import spread
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained, trained
 from mimflow_train.reproduce.variants import autoencoder_config
+from mimflow_train.run_folder import checkpoints
 from mimflow_train.state import TrainState
 
 __all__ = ["train_two_stages"]

@@ -1,0 +1,85 @@
+"""Whether a run folder may be gone on with, whatever is missing or damaged in it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mimflow_train.checkpoint import snapshot, write_checkpoint
+from mimflow_train.config_file import read_config, write_config
+from mimflow_train.errors import ConfigError
+from mimflow_train.recipes import paper, tiny
+from mimflow_train.run_folder import checkpoints, prepare_run, require_begun
+from mimflow_train.state import TrainState
+
+
+@pytest.fixture
+def begun(config, tmp_path):
+    """Return the folder of a run with a checkpoint of step 2."""
+    prepare_run(config, tmp_path, "auto")
+    state = TrainState(config, torch.device("cpu"))
+    state.step = 2
+    write_checkpoint(snapshot(state), config, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def other(config):
+    return dataclasses.replace(config, steps=30)
+
+
+def test_another_configuration_is_refused_by_what_differs(begun, other, config):
+    with pytest.raises(ConfigError, match="changed: steps was 6, now 30"):
+        prepare_run(other, begun, "auto")
+    prepare_run(config, begun, "auto")
+
+
+def test_another_scale_is_said_in_short(begun, config):
+    large = dataclasses.replace(paper("S", config.data.class_names, "emoji"), seed=config.seed)
+    with pytest.raises(ConfigError) as refusal:
+        prepare_run(large, begun, "auto")
+    assert "changed: scale was tiny, now S, and with it" in str(refusal.value)
+    assert len(str(refusal.value)) < 300
+
+
+def test_a_checkpoint_without_config_json_says_what_it_was_started_with(begun, other, config):
+    (begun / "config.json").unlink()
+    with pytest.raises(ConfigError, match="steps was 6, now 30"):
+        prepare_run(other, begun, "auto")
+    prepare_run(config, begun, "auto")
+    assert read_config(begun) == config
+
+
+@pytest.mark.parametrize("damage", ["none", "no config.json", "torn config.json"])
+def test_never_starts_anew_whatever_is_left(begun, other, damage):
+    if damage == "no config.json":
+        (begun / "config.json").unlink()
+    if damage == "torn config.json":
+        (begun / "config.json").write_text("{")
+    (begun / "mine.txt").touch()
+    prepare_run(other, begun, "never")
+    assert checkpoints(begun) == []
+    assert read_config(begun) == other
+    assert (begun / "mine.txt").exists()
+
+
+def test_never_removes_nothing_from_a_folder_that_is_no_run(config, tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "holiday.png").touch()
+    prepare_run(config, tmp_path, "never")
+    assert (tmp_path / "samples" / "holiday.png").exists()
+
+
+def test_a_checkpoint_that_was_never_finished_is_none(config, other, tmp_path):
+    write_config(config, tmp_path)
+    (tmp_path / "checkpoints" / ".step_00000002.draft").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="Expected a run to resume"):
+        require_begun(tmp_path, "must")
+    prepare_run(other, tmp_path, "auto")
+    assert read_config(tmp_path) == other
+
+
+def test_the_recipe_is_no_other_than_itself(tmp_path):
+    (tmp_path / "checkpoints" / "step_00000001").mkdir(parents=True)
+    write_config(tiny(), tmp_path)
+    prepare_run(tiny(), tmp_path, "auto")
