@@ -50,6 +50,8 @@ def run(command, *arguments):
         (["--data", "/nowhere"], 3, "there is no folder /nowhere"),
         (["--set", "optim.lrr=1"], 2, "there is no optim.lrr. Did you mean lr?"),
         (["--set", "optim.lr=-1"], 2, "Expected optim.lr > 0; got -1"),
+        (["--set", "optim.lr=1e999"], 2, "Expected optim.lr > 0; got inf"),
+        (["--set", "loss.nll=1e999"], 2, "Expected loss.nll >= 0 and finite; got inf"),
         (["--steps", "0"], 2, "Expected steps >= 1; got 0"),
         (["--workers", "999"], 2, "got 999"),
         (["--workers", "0"], 2, "Expected --workers >= 1; got 0"),
@@ -244,6 +246,7 @@ def test_run_sample_and_run_again(folder, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "Cannot decode" in captured.err
     assert "7.png" in (out / "bad_images.txt").read_text()
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["bad_images"] == 1
     for words in ("NLL per dimension", "floor", "dB PSNR", "gap closed by the flow", "chance 0.50"):
         assert words in captured.out
     scores = json.loads((out / "summary.json").read_text())
@@ -308,6 +311,17 @@ def check_samples(out, tmp_path, capsys):
     with np.load(npz) as arrays:
         assert np.array_equal(arrays["arr_0"], first)
     assert run(sample_command, out, "--num", 2, "--out", tmp_path / "pictures") == 0
+    capsys.readouterr()
+    assert run(sample_command, out, "--num", 1, "--out", tmp_path / "pictures") == 2
+    assert "Expected a new or empty folder as --out" in capsys.readouterr().err
+    for option, value, message in (
+        ("--temperature", -1, "Expected --temperature of at least 0; got -1"),
+        ("--temperature", "nan", "Expected --temperature of at least 0; got nan"),
+        ("--guidance", "nan", "Expected guidance >= 0; got nan"),
+        ("--device", "gpu", "gpu"),
+    ):
+        assert run(sample_command, out, f"{option}={value}") == 2
+        assert message in capsys.readouterr().err
     assert len(list((tmp_path / "pictures").glob("*/*.png"))) == 4
     assert run(sample_command, out, "--out", tmp_path / "x.jpg") == 2
     assert ".npz or a folder" in capsys.readouterr().err

@@ -1,8 +1,14 @@
+import dataclasses
 import random
 
 import pytest
+import torch
 
 from mimflow_train.collapse import CollapseWarning
+from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.data.images import LabelledImages, MemoryImages, Split
+from mimflow_train.loop import Calls, train
+from mimflow_train.state import TrainState
 
 
 def said(reports):
@@ -64,3 +70,26 @@ def test_decoder_phase_has_no_rate_to_judge():
     for step in range(10, 800, 10):
         watch.look(step, {"pixel": 0.05, "gan": 0.1})
     assert messages == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weight", "collapses"), [(1.0, True), (320.0, False)])
+def test_the_papers_weights_collapse_at_scale_tiny_and_the_recipes_do_not(
+    config, weight, collapses
+):
+    shades = torch.randint(0, 256, (16, 3, 1, 1), generator=torch.Generator().manual_seed(0))
+    images = MemoryImages(shades.expand(-1, -1, 16, 16).to(torch.uint8))
+    split = Split(images, torch.tensor([0] * 9 + [1] * 5 + [2] * 2))
+    config = dataclasses.replace(
+        config,
+        loss=dataclasses.replace(config.loss, pixel=weight, nll=1.0),
+        optim=dataclasses.replace(config.optim, lr=1e-3),
+        global_batch=256,
+        steps=400,
+    )
+    messages = []
+    watch, cpu = CollapseWarning(messages.append), torch.device("cpu")
+    context = LocalContext(cpu, watch.look, StopRequest())
+    data = LabelledImages(split, split, ("a", "b", "c"))
+    train(context, config, data, state=TrainState(config, cpu), calls=Calls(400, lambda _: None))
+    assert len(messages) == collapses

@@ -43,6 +43,17 @@ def test_line_tells_loss_rate_speed_wait_and_time_left(clock, capsys):
     )
 
 
+def test_line_tells_what_a_gpu_does_and_what_went_wrong_if_anything_did(clock, capsys):
+    progress = Progress(0, 20, clock=clock)
+    health = {"mfu": 0.2719, "cuda_memory_gib": 28.46, "skipped_steps": 0.0}
+    progress.show(20, {"loss": 1.0, **health})
+    progress.show(20, {"loss": 1.0, "skipped_steps": 2.0, "bad_images": 3.0})
+    assert capsys.readouterr().err == (
+        "step 20/20  loss 1  MFU 27.2%  GiB 28.5\n"
+        "step 20/20  loss 1  skipped steps 2  bad images 3\n"
+    )
+
+
 def test_time_left_is_known_without_a_reported_speed(clock, capsys):
     progress = Progress(100, 200, clock=clock)
     clock.now = 40.0

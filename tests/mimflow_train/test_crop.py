@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -8,6 +10,28 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mimflow_train.data.crop import crop_square
+
+READ = """
+import sys
+from mimflow_train.data.crop import load_rgb
+from genmetrics import open_images
+from pathlib import Path
+file = Path(sys.argv[1])
+print(load_rgb(file).size, open_images(file.parent).read(0).shape)
+"""
+
+
+def test_damaged_exif_data_is_passed_over_in_silence(tmp_path):
+    exif = (
+        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x02\x00\x12\x01\x03\x00"  # two entries, half of one
+    )
+    Image.new("RGB", (5, 4)).save(tmp_path / "1.jpg", exif=exif)
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"):
+        Image.open(tmp_path / "1.jpg").close()
+    # In a process of its own, since pytest has its own filters of warnings.
+    read = [sys.executable, "-W", "error::UserWarning", "-c", READ, tmp_path / "1.jpg"]
+    run = subprocess.run(read, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("(5, 4) (4, 5, 3)\n", "")
 
 
 def published_crop(image, size):

@@ -167,6 +167,18 @@ def test_a_ray_worker_killed_on_the_way_changes_no_bit_of_what_two_learn(tmp_pat
     assert processes(mark) == []
 
 
+def test_a_ray_driver_killed_alone_leaves_a_run_that_goes_on_at_once(tmp_path, start):
+    expected = finished(tmp_path, start, "local", 1, "whole")
+    process, mark = start("ray", 1, "ray")
+    while last_step(tmp_path / "ray") < 3:
+        assert process.poll() is None, (tmp_path / "ray.log").read_text()[-3000:]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert finished(tmp_path, start, "ray", 1, "ray") == expected
+    assert processes(mark) == []
+
+
 def test_four_workers_killed_and_continued_equal_four_under_ray(tmp_path, start):
     killed(tmp_path, start, "torchrun", 4, "torchrun", random.Random(4).randrange(6, JOINT))
     expected = finished(tmp_path, start, "torchrun", 4, "torchrun")

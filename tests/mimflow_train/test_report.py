@@ -146,6 +146,14 @@ def test_run_that_has_just_begun_says_what_is_missing(folder, capsys):
     assert Page(page).open == []
 
 
+def test_torn_files_cost_their_section_and_not_the_page(finished, capsys):
+    (finished / "diagnostics.json").write_text('{"nll": ')
+    for folder in (finished / "checkpoints").glob("step_*"):
+        (folder / "manifest.json").write_text("{")
+    text = written(finished, capsys)
+    assert "Configuration" in text
+
+
 def test_steps_are_whole_on_the_axes_of_a_short_run(monkeypatch):
     drawings = []
     monkeypatch.setattr(report_curves, "as_png", lambda figure: drawings.append(figure) or b"")

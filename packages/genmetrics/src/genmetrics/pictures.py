@@ -1,6 +1,7 @@
 """Picture files made 8-bit RGB, with a record of what that changed. Imports no torch."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
@@ -11,6 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from genmetrics.errors import BadInput
+
+# Of some of ImageNet's files, by each process that reads them; what it is about is not looked at.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")

@@ -1,6 +1,7 @@
 """The complete configuration of a run, as nested frozen dataclasses; imports no torch."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -182,8 +183,10 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name in ("nll", "pixel", "hidden_pixels", "perceptual", "feature"):
             value = getattr(self, name)
-            if value < 0:
-                raise ConfigError(f"Expected loss.{name} >= 0; got {value}. Use 0 to drop it.")
+            if not 0 <= value < math.inf:
+                raise ConfigError(
+                    f"Expected loss.{name} >= 0 and finite; got {value}. Use 0 to drop it."
+                )
         if self.perceptual_network not in ("efflite0", "lpips"):
             raise ConfigError(
                 "Expected loss.perceptual_network efflite0 or lpips; "
@@ -277,8 +280,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low in (("global_batch", 1), ("steps", 1), ("micro_batch", 0), ("guidance", 0)):
             value = getattr(self, name)
-            if value < low:
-                raise ConfigError(f"Expected {name} >= {low}; got {value}. Raise it.")
+            if not low <= value < math.inf:
+                raise ConfigError(
+                    f"Expected {name} >= {low}; got {value}. Give {low} or more, and finite."
+                )
         if not 0 <= self.label_drop_prob < 1:
             raise ConfigError(
                 f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "

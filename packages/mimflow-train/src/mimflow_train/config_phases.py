@@ -1,5 +1,6 @@
 """How either phase is optimised, and the second one's adversary; imports no torch."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -41,10 +42,10 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         wanted = {
-            "lr > 0": self.lr > 0,
+            "lr > 0": 0 < self.lr < math.inf,
             "betas two numbers in [0, 1)": len(self.betas) == 2
             and all(0 <= beta < 1 for beta in self.betas),
-            "weight_decay >= 0": self.weight_decay >= 0,
+            "weight_decay >= 0": 0 <= self.weight_decay < math.inf,
             "clip_norm > 0": self.clip_norm > 0,
             "warmup_steps >= 0": self.warmup_steps >= 0,
             "ema_decay in [0, 1)": 0 <= self.ema_decay < 1,

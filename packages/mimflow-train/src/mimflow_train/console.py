@@ -12,6 +12,7 @@ __all__ = ["Progress", "duration", "say"]
 
 _LINE_EVERY_SECONDS = 30.0
 _IN_LINE = ("loss", "rate", "gan", "discriminator")
+_IF_ANY = {"skipped_steps": "skipped steps", "bad_images": "bad images"}
 _IN_BAR = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
 
 
@@ -92,4 +93,11 @@ def _speed(values: Mapping[str, float]) -> dict[str, str]:
         shown["images/s"] = f"{values['images_per_second']:.3g}"
     if "data_wait" in values:
         shown["data wait"] = f"{values['data_wait']:.0%}"
+    if "mfu" in values:
+        shown["MFU"] = f"{values['mfu']:.1%}"
+    if "cuda_memory_gib" in values:
+        shown["GiB"] = f"{values['cuda_memory_gib']:.1f}"
+    shown |= {
+        words: f"{values[name]:.0f}" for name, words in _IF_ANY.items() if values.get(name, 0) > 0
+    }
     return shown

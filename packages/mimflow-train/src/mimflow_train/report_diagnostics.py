@@ -26,8 +26,11 @@ _REMEDY = "`mimflow-train` writes diagnostics.json when a run ends."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; empty if there is none."""
-    values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    """Return what a JSON file holds; empty if there is none, or a crash has torn it."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
     return values
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.report_page import escaped, missing, note, table
+from mimflow_train.run_folder import checkpoints, read_manifest
 
 __all__ = ["ABOUT", "configuration", "evaluation", "flat", "number", "scores"]
 
@@ -82,8 +83,8 @@ def evaluation(found: Mapping[str, Any]) -> str:
 
 def configuration(config: TrainConfig, run_dir: Path) -> str:
     """Show the resolved configuration, and what the newest checkpoint says it was made by."""
-    manifests = sorted((run_dir / "checkpoints").glob("step_*/manifest.json"))
-    manifest = json.loads(manifests[-1].read_text()) if manifests else {}
+    folders = checkpoints(run_dir)
+    manifest = read_manifest(folders[-1]) if folders else {}
     made_by = [*manifest.get("versions", {}).items()]
     if manifest.get("commit"):
         made_by.append(("commit", manifest["commit"]))

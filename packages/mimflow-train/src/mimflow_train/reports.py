@@ -43,6 +43,8 @@ class Reports:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record and show the values of a step; a full disk costs lines, not the run."""
         assert self._recorder is not None, "begin comes first"
+        bad = _count_lines(self._run_dir / "bad_images.txt")
+        values = {**values, "bad_images": float(bad)} if bad else values
         try:
             self._recorder.write(step, values)
         except OSError as error:
@@ -64,3 +66,7 @@ class Reports:
         for each in (self._progress, self._recorder):
             if each is not None:
                 each.close()
+
+
+def _count_lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.is_file() else 0

@@ -2,11 +2,12 @@
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -43,8 +44,8 @@ class SampleOptions:
     """Standard deviation of the base noise."""
     seed: int = 0
     """Seed of the base noise."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Kind of device; auto takes CUDA where there is one."""
     out: Path = Path("samples.png")
     """A grid (.png), an array (.npz, arr_0 uint8 NHWC and arr_1 labels), or a folder of PNGs."""
 
@@ -58,9 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(options: SampleOptions) -> int:
     if options.num < 1:
         raise ConfigError(f"Expected --num >= 1; got {options.num}.")
+    if not 0 <= options.temperature < math.inf:
+        raise ConfigError(
+            f"Expected --temperature of at least 0; got {options.temperature}. The model's is 1."
+        )
     if options.out.suffix not in ("", ".npz", ".png"):
         raise ConfigError(
             f"Expected --out as a .png, a .npz or a folder; got {options.out}. Rename it."
+        )
+    if options.out.suffix == "" and options.out.is_dir() and any(options.out.iterdir()):
+        raise ConfigError(
+            f"Expected a new or empty folder as --out; {options.out} has files, which would be "
+            "taken for samples of this run. Remove them, or name another."
         )
     config = read_config(options.run)
     if options.guidance is not None:

@@ -1,12 +1,16 @@
 """Pictures made square and opaque; imports no torch."""
 
 import struct
+import warnings
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 __all__ = ["UNDECODABLE", "crop_square", "load_rgb", "on_white", "reason"]
+
+# Of some of ImageNet's files, by each process that reads them; what it is about is not looked at.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
