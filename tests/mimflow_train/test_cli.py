@@ -51,7 +51,7 @@ def run(command, *arguments):
         (["--set", "optim.lrr=1"], 2, "there is no optim.lrr. Did you mean lr?"),
         (["--set", "optim.lr=-1"], 2, "Expected optim.lr > 0; got -1"),
         (["--set", "optim.lr=1e999"], 2, "Expected optim.lr > 0; got inf"),
-        (["--set", "loss.nll=1e999"], 2, "Expected loss.nll >= 0 and finite; got inf"),
+        (["--set", "loss.nll=1e999"], 2, "Expected loss.nll >= 0; got inf"),
         (["--steps", "0"], 2, "Expected steps >= 1; got 0"),
         (["--workers", "999"], 2, "got 999"),
         (["--workers", "0"], 2, "Expected --workers >= 1; got 0"),

@@ -63,9 +63,9 @@ def test_override_sets_nested_values_of_each_type():
     ("assignment", "message"),
     [
         ("optim.lrr=1", "no optim.lrr. Did you mean lr?"),
-        ("optim.lr=fast", "optim.lr of type float; got 'fast'"),
+        ("optim.lr=fast", "optim.lr as a number; got 'fast'"),
         ("optim.lr=-1", "optim.lr > 0; got -1"),
-        ("steps=1.5", "steps of type int"),
+        ("steps=1.5", "steps as a whole number"),
         ("model.flow=3", "model.flow has several"),
         ("model.features=dino", "teachers among efflite0, hog, dinov2, clip; got dino"),
         ("optim.lr.x=3", "no optim.lr.x"),
@@ -80,10 +80,10 @@ def test_override_sets_nested_values_of_each_type():
         ),
         ("model.flow.num_classes=5", "num_classes to equal the data's classes, 12; got 5"),
         ("model.features.efflite0.feature_dim=7", "the teacher's width, 112; got 7"),
-        ("optim.betas=(0.9,)", "optim.betas of type"),
+        ("optim.betas=(0.9,)", "optim.betas as a tuple such as (0.5, 0.5)"),
         ("optim.betas=(0.9,2.0)", "optim.betas two numbers"),
         ("optim.clip_norm=-1.0", "optim.clip_norm > 0; got -1"),
-        ("model.flow.depths=(1,'x')", "model.flow.depths of type"),
+        ("model.flow.depths=(1,'x')", "model.flow.depths as a tuple such as (2, 2)"),
     ],
 )
 def test_override_says_what_is_wrong(assignment, message):

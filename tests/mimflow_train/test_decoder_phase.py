@@ -9,10 +9,10 @@ from mimflow_train.checkpoint import joint_checkpoint, load_state, snapshot, wri
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError
-from mimflow_train.finish import trained_model
 from mimflow_train.loop import Calls, train
 from mimflow_train.overrides import override
 from mimflow_train.plan import Plan
+from mimflow_train.pretrained import trained_model
 from mimflow_train.run import train_phases
 from mimflow_train.run_folder import last_step
 from mimflow_train.state import DecoderState, TrainState

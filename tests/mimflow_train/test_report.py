@@ -177,6 +177,12 @@ def test_folder_without_a_run_is_one_sentence(tmp_path, capsys):
     assert "Expected a run folder" in run(capsys, tmp_path, code=2).err
 
 
+def test_a_file_of_weights_has_no_page(tmp_path, capsys):
+    (tmp_path / "w.safetensors").touch()
+    said = run(capsys, tmp_path / "w.safetensors", code=2).err
+    assert "Expected run folders, which have curves and pictures; got the file" in said
+
+
 def test_runs_side_by_side_show_what_differs(finished, config, tmp_path, capsys):
     other, out = tmp_path / "other", tmp_path / "both.html"
     write_config(override(config, ["data.source=<b>mine</b>", "seed=11"]), other)

@@ -70,6 +70,18 @@ def test_never_removes_nothing_from_a_folder_that_is_no_run(config, tmp_path):
     assert (tmp_path / "samples" / "holiday.png").exists()
 
 
+def test_a_run_is_not_begun_among_other_folders(config, tmp_path):
+    (tmp_path / "slurm-17.out").touch()
+    (tmp_path / "samples").mkdir()
+    prepare_run(config, tmp_path, "auto")
+    (tmp_path / "config.json").unlink()
+    for name in ("cat", "dog", "emu", "fox"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=r"holds cat, dog, emu, \.\.\.\. Name another"):
+        prepare_run(config, tmp_path, "auto")
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_a_checkpoint_that_was_never_finished_is_none(config, other, tmp_path):
     write_config(config, tmp_path)
     (tmp_path / "checkpoints" / ".step_00000002.draft").mkdir(parents=True)

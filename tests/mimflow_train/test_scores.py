@@ -11,8 +11,8 @@ from genmetrics import evaluate, get_extractor, open_images
 from mimflow_train.checkpoint import export_weights, snapshot, write_checkpoint
 from mimflow_train.cli import eval as command
 from mimflow_train.config_file import read_config, write_config
-from mimflow_train.finish import trained_model  # binds load_data before a test replaces it
 from mimflow_train.overrides import override
+from mimflow_train.pretrained import trained_model  # binds load_data before a test replaces it
 from mimflow_train.state import TrainState
 
 

@@ -184,9 +184,7 @@ class LossConfig:
         for name in ("nll", "pixel", "hidden_pixels", "perceptual", "feature"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise ConfigError(
-                    f"Expected loss.{name} >= 0 and finite; got {value}. Use 0 to drop it."
-                )
+                raise ConfigError(f"Expected loss.{name} >= 0; got {value}. Use 0 to drop it.")
         if self.perceptual_network not in ("efflite0", "lpips"):
             raise ConfigError(
                 "Expected loss.perceptual_network efflite0 or lpips; "

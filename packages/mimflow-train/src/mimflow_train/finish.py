@@ -5,22 +5,19 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from mimflow_train.checkpoint import joint_checkpoint, latest_checkpoint, load_model
 from mimflow_train.config import TrainConfig
-from mimflow_train.console import say
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.diagnostics import diagnose, write_diagnostics
-from mimflow_train.errors import StorageError
 from mimflow_train.evaluate import Evaluation, evaluate
-from mimflow_train.model import MIMFlow
+from mimflow_train.pretrained import trained_model
 from mimflow_train.reconstruction import Reconstruction, evaluate_reconstruction
 from mimflow_train.report import write_report
 from mimflow_train.run import load_data
 from mimflow_train.run_pictures import reconstruction_grid, sample_grid
 
-__all__ = ["finish", "trained_model"]
+__all__ = ["finish"]
 
 
 def finish(
@@ -56,22 +53,3 @@ def _before_decoder_phase(
     if newest is None or newest == folder or not folder.exists():
         return None
     return evaluate_reconstruction(load_model(folder, config, device), config, data)
-
-
-def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFlow:
-    """Return a run's model with the weights that ``config.weights`` names.
-
-    Args:
-        config: The run.
-        run: Its folder, or a file of its weights.
-        device: Where to put it.
-
-    Raises:
-        StorageError: If the run has no good checkpoint.
-    """
-    if run.suffix == ".safetensors":
-        return MIMFlow.frozen(config.trained_model, load_file(run), device)
-    folder = latest_checkpoint(run, say)
-    if folder is None:
-        raise StorageError(f"Expected a checkpoint in {run}; there is none. Train it first.")
-    return load_model(folder, config, device)

@@ -15,6 +15,14 @@ from mimflow_train.errors import ConfigError
 __all__ = ["override"]
 
 _TEACHERS_KEY = "model.features"
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    types.NoneType: "none",
+}
+_EXAMPLES = {int: "2", float: "0.5", str: "'a'"}
 
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
@@ -96,9 +104,21 @@ def _parse(text: str, hint: Any, key: str) -> Any:
     if hint is float and type(value) is int:
         value = float(value)
     if not _fits(value, hint):
-        name = getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
-        raise ConfigError(f"Expected {key} of type {name}; got {text!r}.")
+        raise ConfigError(f"Expected {key} as {_in_words(hint)}; got {text!r}.")
     return value
+
+
+def _in_words(hint: Any) -> str:
+    """Return what a field takes, as a user writes it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_in_words, arguments))
+    if origin is tuple:
+        kinds = arguments[:1] * 2 if arguments[-1] is ... else arguments
+        return f"a tuple such as ({', '.join(_EXAMPLES.get(kind, '...') for kind in kinds)})"
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -79,7 +79,20 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
                 f"Expected the configuration that {run_dir} was started with; changed: "
                 f"{_in_short(changed)}. Give another --out, or --resume never to start it anew."
             )
+    elif not (run_dir / "config.json").exists():
+        _require_nothing_else(run_dir)
     write_config(config, run_dir)
+
+
+def _require_nothing_else(run_dir: Path) -> None:
+    """Raise if a folder for a new run is one of something else, such as images."""
+    folders = (each.name for each in sorted(run_dir.glob("*")) if each.is_dir())
+    others = [name for name in folders if name not in _FILES_OF_A_RUN]
+    if others:
+        raise ConfigError(
+            f"Expected a new folder or one of a run as --out; {run_dir} holds "
+            f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}. Name another."
+        )
 
 
 def _remove_run(run_dir: Path) -> None:

@@ -72,6 +72,8 @@ def _main(options: EvalOptions) -> int:
     for name, least in (("num", 0), ("spectra", 0), ("probe", 0), ("inversion", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
+    if options.num == 1:
+        raise ConfigError("Expected --num of 2 or more, since one image has no spread; got 1.")
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
     if options.data is not None:
@@ -84,7 +86,7 @@ def _main(options: EvalOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from genmetrics import get_extractor
-    from mimflow_train.finish import trained_model
+    from mimflow_train.pretrained import trained_model
     from mimflow_train.run import load_data
     from mimflow_train.scores import Judging, score_run
 

@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(options: ReportOptions) -> int:
     if not options.runs:
         raise ConfigError("Expected at least one run folder; got none. Name one.")
+    for each in options.runs:
+        if each.is_file():
+            raise ConfigError(
+                f"Expected run folders, which have curves and pictures; got the file {each}. "
+                "Name the folder of its run."
+            )
     if len(options.runs) == 1 and options.out is not None:
         raise ConfigError(
             f"Expected several runs with --out; got {options.runs[0]} alone, whose page is its "

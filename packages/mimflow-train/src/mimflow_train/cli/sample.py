@@ -82,7 +82,7 @@ def _main(options: SampleOptions) -> int:
 
     from mimflow_train.draws import generator
     from mimflow_train.evaluate import generate
-    from mimflow_train.finish import trained_model
+    from mimflow_train.pretrained import trained_model
 
     model = trained_model(config, options.run, torch.device(device))
     wanted = torch.tensor(labels).repeat_interleave(options.num)

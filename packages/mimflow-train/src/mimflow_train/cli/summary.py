@@ -21,7 +21,6 @@ def summary(
 ) -> str:
     """Return the table that ends a run."""
     n = scores.num_images
-    share = f"{scores.gap_closed:.2f}"
     rows = [
         (
             "NLL per dimension",
@@ -44,7 +43,7 @@ def summary(
         ("  decoded whole images", f"{scores.fd_whole:8.1f}   with no patch hidden"),
         ("  decoded flow", f"{scores.fd_flow:8.1f}   the samples"),
         ("  decoded Gaussian", f"{scores.fd_gaussian:8.1f}   no prior"),
-        ("gap closed by the flow", f"{share:>8}   (Gaussian - flow) / (Gaussian - posterior)"),
+        ("gap closed by the flow", _gap(scores)),
         (
             "class seen in samples",
             f"{scores.class_accuracy:8.3f}   chance {scores.class_chance:.3f}, decoded posterior "
@@ -61,3 +60,12 @@ def summary(
     minutes = f"{config.scale} on {config.data.source}: finished in {seconds / 60:.1f} min"
     lines = [minutes, *(f"  {name:<24} {text}" for name, text in [*rows, *files])]
     return "\n".join(lines) + "\n"
+
+
+def _gap(scores: "Evaluation") -> str:
+    """Return the share of what a prior can do that the flow does, or why there is none."""
+    if scores.fd_gaussian <= scores.fd_posterior:
+        return f"{'none':>8}   Gaussian latents decode as well as posterior ones"
+    if scores.fd_flow < scores.fd_posterior:
+        return f"{'all':>8}   samples score better than what a perfect prior would reach"
+    return f"{scores.gap_closed:8.2f}   (Gaussian - flow) / (Gaussian - posterior)"

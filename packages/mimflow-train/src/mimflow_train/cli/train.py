@@ -52,7 +52,8 @@ class TrainOptions:
     out: Path | None = None
     """Run folder; runs/SCALE-DATA if not given."""
     steps: int | None = None
-    """Optimiser steps, instead of the recipe's."""
+    """Optimiser steps of the joint phase, instead of the recipe's; the decoder's are `--set
+    decoder_phase.steps=N`."""
     checkpoint_every: int | None = None
     """Steps between checkpoints, each with a picture; 250 at tiny, 2,500 at S to XXL."""
     milestone_every: int = 50_000

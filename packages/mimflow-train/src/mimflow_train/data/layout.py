@@ -34,7 +34,7 @@ def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> Fold
         DataError: If it is missing, empty, damaged, or not laid out in classes.
     """
     if not root.exists():
-        raise DataError(f"{_EXPECTED}; there is no folder {root}. Check --data.")
+        raise DataError(f"{_EXPECTED}; there is no folder {root}. Check the path.")
     layout = read_index(root)
     if layout is None:
         began = time.time_ns()
@@ -114,11 +114,11 @@ def _drawn(name: str) -> int:
 def _no_images(folder: Path) -> DataError:
     if folder.is_file():
         return DataError(
-            f"{_EXPECTED} in the tar; {folder} has no images in folders. Check --data."
+            f"{_EXPECTED} in the tar; {folder} has no images in folders. Check the path."
         )
     inside = list(folder.iterdir())
     loose = sum(is_image(each.name) for each in inside)
-    advice = "Check --data."
+    advice = "Check the path."
     if loose:
         advice = f"Move the {loose} image(s) beside them into a folder for each class."
     return DataError(

@@ -1,0 +1,53 @@
+"""The networks of a trained run, for sampling, scores and other programs."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from mimflow_train.checkpoint import latest_checkpoint, load_model
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import read_config
+from mimflow_train.console import say
+from mimflow_train.errors import StorageError
+from mimflow_train.model import MIMFlow
+
+__all__ = ["load_trained", "trained_model"]
+
+
+def load_trained(run: str | Path, device: str | torch.device = "cpu") -> MIMFlow:
+    """Return the networks of a trained run, to be used and not trained.
+
+    ``model.encoder`` encodes images in [-1, 1], ``model.flow`` is the prior of its latents,
+    ``model.decoder`` decodes them, and ``model.generate`` draws images. ``model.config`` has their
+    sizes; ``mimflow_train.config_file.read_config(run)`` the rest, with the names of the classes.
+
+    Args:
+        run: The run's folder, or a file of its weights: a milestone, or one of ``mimflow-inspect
+            --export``.
+        device: Where to put them.
+
+    Raises:
+        ConfigError: If there is no run, or it was made by another version.
+        StorageError: If the run has no good checkpoint.
+    """
+    return trained_model(read_config(Path(run)), Path(run), torch.device(device))
+
+
+def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFlow:
+    """Return a run's model with the weights that ``config.weights`` names.
+
+    Args:
+        config: The run.
+        run: Its folder, or a file of its weights.
+        device: Where to put it.
+
+    Raises:
+        StorageError: If the run has no good checkpoint.
+    """
+    if run.suffix == ".safetensors":
+        return MIMFlow.frozen(config.trained_model, load_file(run), device)
+    folder = latest_checkpoint(run, say)
+    if folder is None:
+        raise StorageError(f"Expected a checkpoint in {run}; there is none. Train it first.")
+    return load_model(folder, config, device)
