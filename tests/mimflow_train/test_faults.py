@@ -13,7 +13,7 @@ import torch
 
 from mimflow_train import checkpoint
 from mimflow_train import run as run_module
-from mimflow_train.checkpoint import load_state, snapshot, write_checkpoint
+from mimflow_train.checkpoint import fingerprint, load_state, snapshot, write_checkpoint
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
 from mimflow_train.failures import StepError, note_failure
@@ -24,7 +24,7 @@ from mimflow_train.loop import train as train_loop
 from mimflow_train.plan import Plan
 from mimflow_train.reports import Reports
 from mimflow_train.run import train_run
-from mimflow_train.run_folder import checkpoints
+from mimflow_train.run_folder import checkpoints, prepare_run
 from mimflow_train.state import DecoderState, TrainState
 
 CPU = torch.device("cpu")
@@ -93,6 +93,23 @@ def test_what_was_rolled_back_is_reported_once(train, breaks, tmp_path):
     train()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 1  # of step 9
+
+
+def test_a_prolonged_run_is_a_longer_one_bit_for_bit(config, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "load_data", lambda *_: data)
+    optim = dataclasses.replace(config.optim, schedule="constant")
+
+    def train(folder, steps):
+        each = dataclasses.replace(config, optim=optim, steps=steps)
+        prepare_run(each, tmp_path / folder, "auto")
+        plan = Plan(until=steps, checkpoint_every=100)
+        with contextlib.closing(Reports(each, tmp_path / folder, plan, shown=False)) as reports:
+            context = LocalContext(CPU, reports.write, StopRequest())
+            train_run(context, each, tmp_path / folder, plan, reports)
+        return fingerprint(checkpoints(tmp_path / folder)[-1])
+
+    train("prolonged", 4)
+    assert train("prolonged", 7) == train("whole", 7)
 
 
 def test_a_second_divergence_ends_the_run(train, breaks):

@@ -34,6 +34,34 @@ def test_another_configuration_is_refused_by_what_differs(begun, other, config):
     prepare_run(config, begun, "auto")
 
 
+def constant(config, **changes):
+    return dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, schedule="constant"), **changes
+    )
+
+
+def test_a_run_is_prolonged_where_no_step_looked_at_its_length(config, tmp_path):
+    state = TrainState(constant(config), torch.device("cpu"))
+    prepare_run(constant(config), tmp_path, "auto")
+    state.step = 6
+    write_checkpoint(snapshot(state), constant(config), tmp_path)
+    prepare_run(constant(config, steps=9), tmp_path, "auto")
+    assert read_config(tmp_path).steps == 9
+    with pytest.raises(ConfigError, match="steps was 9, now 5"):
+        prepare_run(constant(config, steps=5), tmp_path, "auto")
+    with pytest.raises(ConfigError, match="seed was 0, now 1"):
+        prepare_run(constant(config, steps=9, seed=1), tmp_path, "auto")
+
+
+def test_the_decoder_phase_is_free_until_it_has_begun(begun, config):
+    longer = dataclasses.replace(config.decoder_phase, steps=7, gan_weight=0.5)
+    prepare_run(dataclasses.replace(config, decoder_phase=longer), begun, "auto")
+    (manifest,) = begun.glob("checkpoints/*/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"phase": "joint"', '"phase": "decoder"'))
+    with pytest.raises(ConfigError, match=r"decoder_phase.gan_weight was 0.5, now"):
+        prepare_run(config, begun, "auto")
+
+
 def test_another_scale_is_said_in_short(begun, config):
     large = dataclasses.replace(paper("S", config.data.class_names, "emoji"), seed=config.seed)
     with pytest.raises(ConfigError) as refusal:

@@ -73,7 +73,8 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
         _remove_run(run_dir)
     elif _begun(run_dir):
         recorded = _recorded(run_dir)
-        changed = _differences(recorded, to_dict(config)) if recorded else []
+        free = (*OPERATIONAL, *_not_yet_used(config, run_dir))
+        changed = _differences(recorded, to_dict(config), free) if recorded else []
         if changed:
             raise ConfigError(
                 f"Expected the configuration that {run_dir} was started with; changed: "
@@ -82,6 +83,19 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
     elif not (run_dir / "config.json").exists():
         _require_nothing_else(run_dir)
     write_config(config, run_dir)
+
+
+def _not_yet_used(config: TrainConfig, run_dir: Path) -> tuple[str, ...]:
+    """Return the fields that no step so far has looked at, so that a run may go on with others.
+
+    As long as the decoder phase has not begun, these are all of it; and the length of the joint
+    phase, unless the learning rate's schedule ends with it.
+    """
+    newest = checkpoints(run_dir)[-1]
+    if read_manifest(newest).get("phase") != "joint":
+        return ()
+    is_longer = config.optim.schedule == "constant" and steps_done(run_dir) <= config.steps
+    return ("decoder_phase", *(["steps"] if is_longer else []))
 
 
 def _require_nothing_else(run_dir: Path) -> None:
@@ -151,9 +165,9 @@ def steps_done(run_dir: Path) -> int:
     return max((int(name.removeprefix("step_")) for name in names), default=0)
 
 
-def _differences(old: object, new: object, name: str = "") -> list[str]:
-    """Name what changed, but for what only says where and how fast a run is computed."""
-    if name in OPERATIONAL:
+def _differences(old: object, new: object, free: tuple[str, ...], name: str = "") -> list[str]:
+    """Name what changed, but for what is free to change."""
+    if name in free:
         return []
     if name == "data.fingerprint" and old != new:
         return ["the images (files were added, removed, renamed or written anew)"]
@@ -161,7 +175,7 @@ def _differences(old: object, new: object, name: str = "") -> list[str]:
         return [
             line
             for key in sorted(set(old) | set(new))
-            for line in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+            for line in _differences(old.get(key), new.get(key), free, f"{name}.{key}".lstrip("."))
         ]
     if isinstance(old, tuple | list) and isinstance(new, tuple | list):
         return [] if list(old) == list(new) else [f"{name} was {list(old)}, now {list(new)}"]
