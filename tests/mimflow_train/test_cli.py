@@ -1,5 +1,6 @@
 """The commands, as their users meet them: mistakes, and one small run from start to samples."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -21,6 +22,7 @@ from mimflow_train.cli.command import parse
 from mimflow_train.cli.train import TrainOptions, build_config
 from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
+from mimflow_train.provenance import code_commit
 from mimflow_train.run_folder import prepare_run
 
 MAE = (
@@ -74,6 +76,14 @@ def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys, mon
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [train_command, data_command, sample_command])
+def test_version_is_that_of_the_package_with_its_commit(command, capsys):
+    assert run(command, "--version") == 0
+    words = capsys.readouterr().out.split()
+    assert words[:2] == [command.PROGRAM, importlib.metadata.version("mimflow-train")]
+    assert words[2:] in ([], [f"({code_commit()})"])
 
 
 def test_unknown_option_is_named(tmp_path, capsys):

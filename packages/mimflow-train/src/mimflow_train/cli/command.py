@@ -1,5 +1,6 @@
 """What the commands share: options from a dataclass, one sentence for each error."""
 
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ import tyro
 from genmetrics import GenmetricsError
 from mimflow_train.errors import MimflowError, PeerError, StorageError
 from mimflow_train.machine import torchrun_place
+from mimflow_train.provenance import code_commit
 
 __all__ = ["leave", "parse", "run"]
 
@@ -18,7 +20,15 @@ Options = TypeVar("Options")
 
 
 def parse(kind: type[Options], arguments: Sequence[str] | None, program: str) -> Options:
-    """Return the options of a command; unknown ones end it with exit code 2."""
+    """Return the options of a command; unknown ones end it with exit code 2.
+
+    ``--version`` alone says which code this is and ends it.
+    """
+    if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        commit = code_commit()
+        version = importlib.metadata.version("mimflow-train")
+        sys.stdout.write(f"{program} {version}{f' ({commit})' if commit else ''}\n")
+        sys.exit(0)
     return tyro.cli(kind, args=arguments, prog=program)
 
 
