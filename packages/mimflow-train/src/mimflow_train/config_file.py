@@ -51,7 +51,9 @@ def _dataclass_from_dict(kind: type[Any], value: Mapping[str, Any]) -> Any:
     try:
         return kind(**{name: from_dict(hints[name], item) for name, item in value.items()})
     except TypeError as error:
-        raise ConfigError(f"Expected every field of {kind.__name__}; {error}.") from error
+        raise ConfigError(
+            f"Expected every field of {kind.__name__}; {str(error).rstrip('.')}."
+        ) from error
 
 
 def read_config(run: Path) -> TrainConfig:
