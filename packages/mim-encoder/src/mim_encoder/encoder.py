@@ -9,6 +9,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from mim_encoder.config import EncoderConfig
+from mim_encoder.inputs import require_mask
 from mim_encoder.posterior import LatentPosterior
 from mim_encoder.trunk import ViTTrunk, learned_tokens
 
@@ -64,8 +65,9 @@ class MaskedEncoder(nn.Module):
             since a density is taken of it.
 
         Raises:
-            ValueError: If image or mask does not fit the configured size, or the mask hides another
-                number of patches than it may.
+            TypeError: If the mask is no tensor.
+            ValueError: If image or mask does not fit the configured size, the mask is not boolean,
+                or it hides another number of patches than it may.
         """
         self._require_fit(image, masked)
         patches, places = self.embed(image), None
@@ -106,18 +108,15 @@ class MaskedEncoder(nn.Module):
     def _require_fit(
         self, image: Float[Tensor, "b 3 h w"], masked: Bool[Tensor, "b n"] | None
     ) -> None:
-        size, num_patches = self.config.image_size, self.config.num_patches
+        size = self.config.image_size
         if image.shape[-2:] != (size, size):
             height, width = image.shape[-2:]
             raise ValueError(
                 f"Expected images of {size}x{size} pixels; got {height}x{width}. "
                 "Resize them, or set image_size in EncoderConfig."
             )
-        if masked is not None and masked.shape != (len(image), num_patches):
-            raise ValueError(
-                f"Expected a mask of {len(image)}x{num_patches} (images x patches); "
-                f"got {'x'.join(map(str, masked.shape))}. Draw it with random_mask."
-            )
+        if masked is not None:
+            require_mask(masked, len(image), self.config.num_patches)
 
 
 def _visible_places(masked: Bool[Tensor, "b n"]) -> Int[Tensor, "b visible"]:

@@ -4,6 +4,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mim_encoder.inputs import require_mask
+
 
 def patchify(image: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor, "b n p"]:
     """Cut an image into square patches in raster order; inside a patch the channel runs fastest.
@@ -64,6 +66,10 @@ def mask_to_pixels(
         grid: Rows and columns of patches.
         patch_size: Side of a patch, in pixels.
 
+    Raises:
+        TypeError: If the mask is no tensor.
+        ValueError: If the mask is not boolean or not of the grid.
+
     Example:
         >>> import torch
         >>> mask_to_pixels(torch.tensor([[True, False]]), grid=(1, 2), patch_size=2)[0, 0].int()
@@ -71,6 +77,7 @@ def mask_to_pixels(
                 [1, 1, 0, 0]], dtype=torch.int32)
     """
     rows, columns = grid
+    require_mask(masked, None, rows * columns)
     return repeat(
         masked,
         "b (y x) -> b 1 (y i) (x j)",
@@ -96,7 +103,9 @@ def mask_image(
         fill: Value of hidden pixels; 0 is mid-grey.
 
     Raises:
-        ValueError: If the patches do not tile the image.
+        TypeError: If the mask is no tensor.
+        ValueError: If the patches do not tile the image, or the mask is not boolean or not one for
+            every image.
 
     Example:
         >>> import torch
@@ -106,6 +115,7 @@ def mask_image(
     _require_tiling(image, patch_size)
     height, width = image.shape[-2:]
     grid = (height // patch_size, width // patch_size)
+    require_mask(masked, len(image), grid[0] * grid[1])
     return image.masked_fill(mask_to_pixels(masked, grid, patch_size), fill)
 
 

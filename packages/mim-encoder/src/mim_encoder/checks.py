@@ -1,0 +1,22 @@
+"""Checks of single values, each failing in one sentence. Imports no torch, as configs do not."""
+
+from typing import Any
+
+_SHORT = (bool, int, float, str, bytes)  # types whose values an error shows
+
+
+def require_type(kind: Any, expected: str, advice: str, /, **values: object) -> None:
+    """Raise TypeError, naming the value, unless every value is of a kind.
+
+    Args:
+        kind: A type, or a union of types.
+        expected: The kind in words.
+        advice: What to do.
+        **values: The name of each value, and the value.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            got = f"{type(value).__name__} {value!r}" if isinstance(value, _SHORT) else ""
+            raise TypeError(
+                f"Expected {name} to be {expected}; got {got or type(value).__name__}. {advice}"
+            )
