@@ -139,6 +139,18 @@ def test_a_branch_is_skipped_or_enlarged_as_its_draw_says(branch):
     torch.testing.assert_close(skipped[3], trunk(*tokens, (2, 3))[1][3])
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_last_block_is_skipped_with_the_given_probability_at_any_depth(depth):
+    trunk = ViTTrunk(dataclasses.replace(DROPPED, depth=depth))
+    below, above = torch.ones(2, 5, depth, 2)
+    below[:, -1], above[:, -1] = 0.79, 0.81
+    skipped = trunk(*TOKENS, (2, 3), uniform=below)[1]
+    assert not torch.equal(trunk(*TOKENS, (2, 3), uniform=above)[1], skipped)
+    for branch in (trunk.blocks[-1].gamma_1, trunk.blocks[-1].gamma_2):
+        branch.data.zero_()
+    assert torch.equal(trunk(*TOKENS, (2, 3), uniform=above)[1], skipped)
+
+
 @pytest.mark.parametrize(("width", "deviation"), [(768, 0.02), (192, 0.04)])
 def test_linear_weights_start_as_wide_as_the_width_asks_and_without_bias(width, deviation):
     trunk = ViTTrunk(TrunkConfig(width=width, depth=1, num_heads=1, num_prefix=0))

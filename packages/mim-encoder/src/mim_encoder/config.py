@@ -88,7 +88,7 @@ class TrunkConfig:
         mlp_ratio: Hidden width of the MLPs, in units of ``width``.
         layer_scale: Initial factor on every residual branch; None leaves the factors out.
         drop_path: Probability of skipping a branch of the last block where draws are given, in
-            [0, 1); earlier blocks less, linearly down to 0 at the first.
+            [0, 1); earlier blocks less, linearly down to 0 at the first of several.
         rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
     """
 

@@ -91,7 +91,8 @@ class ViTTrunk(nn.Module):
         if uniform is None or not self.config.drop_path:
             return [None] * self.config.depth
         last, depth = self.config.drop_path, self.config.depth
-        rate = torch.linspace(0, last, depth, dtype=uniform.dtype, device=uniform.device)
+        first = 0 if depth > 1 else last  # a single block is the last one
+        rate = torch.linspace(first, last, depth, dtype=uniform.dtype, device=uniform.device)
         rate = rearrange(rate, "depth -> depth 1")
         return ((uniform >= rate) / (1 - rate)).unbind(1)
 
