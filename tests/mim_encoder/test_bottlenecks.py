@@ -93,6 +93,15 @@ def test_shapes_follow_the_config(variant):
 
 
 @every_variant
+def test_no_images_have_no_latents(variant):
+    encoder = build(variant)
+    for masked in (None, torch.zeros(0, 9, dtype=torch.bool)):
+        posterior = encoder(images(0), masked)
+        assert posterior.mean.shape == (0, encoder.config.num_latents, 3)
+        assert posterior.features.shape == (0, encoder.config.num_latents, 24)
+
+
+@every_variant
 def test_latents_ignore_hidden_pixels_and_heed_visible_ones(variant):
     encoder, image, masked = build(variant), images(3), masks(3)
     other = torch.rand_like(image)

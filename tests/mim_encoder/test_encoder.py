@@ -147,6 +147,13 @@ def test_mean_stays_float32_and_close_under_bfloat16_autocast():
     assert (rounded.mean - exact).abs().max() < 0.05 * exact.std()
 
 
+def test_images_of_half_precision_are_encoded_under_autocast():
+    encoder, image, masked = build(), images(2).bfloat16(), masks(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, whole = encoder(image, masked).mean, encoder(image.float(), masked).mean
+    torch.testing.assert_close(half, whole)
+
+
 def test_saved_weights_rebuild_the_encoder_from_its_config():
     encoder, image = build(), images(1)
     copy = MaskedEncoder(encoder.config)
@@ -155,7 +162,9 @@ def test_saved_weights_rebuild_the_encoder_from_its_config():
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"Expected images of 12x12 pixels; got 12x16. Resize"):
+    with pytest.raises(
+        ValueError, match=r"Expected images of .* 12, 12\); got .* 12, 16\). Resize"
+    ):
         build()(torch.zeros(1, 3, 12, 16))
 
 

@@ -37,3 +37,64 @@ MASKS = {
 
 def test_masks_must_be_boolean_and_one_for_every_image():
     assert refusals(SETUP, MASKS) == MASKS
+
+
+NOT_IMAGES = "ValueError: Expected images of shape (b, 3, 8, 8); got {}. {}"
+NOT_FLOATS = "ValueError: Expected images of torch.float32, as the weights are; got torch.{}. {}"
+CHANNELS_LAST = "Move the channels to the front with image.movedim(-1, 1)."
+BATCHES = "Unsqueeze or flatten it to one batch dimension."
+TO_FLOAT32 = "Convert them with image.to(torch.float32)."
+TO_FLOATS = "Scale bytes to floats in [-1, 1]: image / 127.5 - 1."
+
+IMAGES = {
+    "replacing(image[0])": NOT_IMAGES.format("(3, 8, 8)", BATCHES),
+    "replacing(image[None])": NOT_IMAGES.format("(1, 2, 3, 8, 8)", BATCHES),
+    "replacing(image[:, :1])": NOT_IMAGES.format("(2, 1, 8, 8)", "Convert them to RGB."),
+    "replacing(torch.zeros(2, 4, 8, 8))": NOT_IMAGES.format("(2, 4, 8, 8)", "Convert them to RGB."),
+    "replacing(torch.zeros(2, 8, 8, 3))": NOT_IMAGES.format("(2, 8, 8, 3)", CHANNELS_LAST),
+    "replacing(torch.zeros(2, 9, 9, 4))": NOT_IMAGES.format("(2, 9, 9, 4)", CHANNELS_LAST),
+    "replacing(torch.zeros(2, 3, 9, 9))": NOT_IMAGES.format(
+        "(2, 3, 9, 9)", "Resize them, or set image_size in EncoderConfig."
+    ),
+    "replacing(image.to(torch.uint8))": NOT_FLOATS.format("uint8", TO_FLOATS),
+    "replacing(image.double())": NOT_FLOATS.format("float64", TO_FLOAT32),
+    "replacing(image.bfloat16())": NOT_FLOATS.format("bfloat16", TO_FLOAT32),
+    "torch.autocast('cpu')(replacing)(image.double())": NOT_FLOATS.format("float64", TO_FLOAT32),
+    "replacing(image.numpy())": NO_TENSOR.format("image", "ndarray"),
+}
+
+
+def test_images_must_be_floats_of_the_configured_shape():
+    assert refusals(SETUP, IMAGES) == IMAGES
+
+
+NO_CONFIG = "TypeError: Expected config to be {}; got {}. {}"
+NO_GENERATOR = (
+    "TypeError: Expected generator to be a torch.Generator or None; got int 0. "
+    "Write torch.Generator().manual_seed(0)."
+)
+
+KINDS = {
+    "MaskedEncoder('tiny')": NO_CONFIG.format(
+        "an EncoderConfig", "str 'tiny'", "Write EncoderConfig.preset('tiny')."
+    ),
+    "ViTTrunk(EncoderConfig())": NO_CONFIG.format(
+        "a TrunkConfig", "EncoderConfig", "Give it a TrunkConfig, such as EncoderConfig().trunk."
+    ),
+    "random_mask(2, 4, 0.5)": (
+        "TypeError: Expected ratio to be a MaskRatio; got float 0.5. "
+        "Write MaskRatio(low=0.5, high=0.5)."
+    ),
+    "random_mask(2, 4, MaskRatio(), generator=0)": NO_GENERATOR,
+    "random_mask(2.0, 4, MaskRatio())": (
+        "TypeError: Expected batch to be a whole number; got float 2.0. Give one int."
+    ),
+    "random_mask(2, -4, MaskRatio())": (
+        "ValueError: Expected num_patches >= 0; got -4. Choose 0 or more."
+    ),
+    "replacing(image).sample(generator=0)": NO_GENERATOR,
+}
+
+
+def test_arguments_of_another_kind_are_named():
+    assert refusals(SETUP, KINDS) == KINDS

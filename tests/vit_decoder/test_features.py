@@ -36,6 +36,11 @@ def test_shapes_follow_the_config(kind, rows, columns, feature_dim, latent_dim):
     assert decoder(z).shape == (2, rows * columns, feature_dim)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_latents_have_no_features(kind):
+    assert build(kind)(latents(0)).shape == (0, 12, 7)
+
+
 def test_transformer_needs_no_common_divisor_of_places_and_latents():
     assert build(grid=(3, 5))(latents(1)).shape == (1, 15, 7)
 
@@ -103,5 +108,5 @@ def test_mlp_has_the_alignment_heads_layers_at_paper_scale():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_of_another_shape_are_refused(kind):
-    with pytest.raises(ValueError, match="Expected 4 latents of 3; got 8 of 3"):
+    with pytest.raises(ValueError, match=r"Expected z of shape \(b, 4, 3\); got \(1, 8, 3\)"):
         build(kind)(latents(1, k=8))

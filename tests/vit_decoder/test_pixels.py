@@ -46,6 +46,12 @@ def test_the_configured_size_is_the_default():
     assert torch.equal(decoder(latents(2)), decoder(latents(2), size=(12, 12)))
 
 
+@pytest.mark.parametrize("head", ["linear", "refined"])
+def test_no_latents_make_no_images(head):
+    assert build(head=head)(latents(0)).shape == (0, 3, 12, 12)
+    assert build(head=head)(latents(0), size=(8, 20)).shape == (0, 3, 8, 20)
+
+
 def test_patches_are_told_apart_by_rotary_positions_alone():
     decoder = build().double()
     patches = patchify(decoder(latents(1).double()), 4)[0]
@@ -148,7 +154,9 @@ def test_decodes_under_bfloat16_autocast():
     exact = decoder(z)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = decoder(z)
+        half = decoder(z.bfloat16())
     assert (rounded.float() - exact).abs().max() < 0.05 * exact.std()
+    torch.testing.assert_close(half, rounded)
 
 
 def test_drop_path_is_a_function_of_the_draws_of_each_image():
@@ -163,7 +171,9 @@ def test_drop_path_is_a_function_of_the_draws_of_each_image():
 
 @pytest.mark.parametrize(("k", "d"), [(4, 3), (5, 1), (1, 3)])
 def test_latents_of_another_shape_are_refused(k, d):
-    with pytest.raises(ValueError, match=f"Expected 5 latents of 3; got {k} of {d}. Set"):
+    with pytest.raises(
+        ValueError, match=rf"Expected z of shape \(b, 5, 3\); got \(2, {k}, {d}\). Set"
+    ):
         build()(latents(2, k, d))
 
 

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
+from mim_encoder.checks import require_type
 from mim_encoder.config import EncoderConfig
-from mim_encoder.inputs import require_mask
+from mim_encoder.inputs import require_images, require_mask
 from mim_encoder.posterior import LatentPosterior
 from mim_encoder.trunk import ViTTrunk, learned_tokens
 
@@ -28,6 +29,9 @@ class MaskedEncoder(nn.Module):
     Args:
         config: Sizes; see `EncoderConfig`.
 
+    Raises:
+        TypeError: If it is no `EncoderConfig`.
+
     Example:
         >>> encoder = MaskedEncoder(EncoderConfig.preset("tiny", depth=1))
         >>> posterior = encoder(torch.zeros(2, 3, 32, 32))
@@ -37,6 +41,8 @@ class MaskedEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        preset = "Write EncoderConfig.preset('tiny')."
+        require_type(EncoderConfig, "an EncoderConfig", preset, config=config)
         self.config = config
         width = config.width
         self.embed = PatchEmbed(config.image_size, config.patch_size, embed_dim=width)
@@ -65,11 +71,26 @@ class MaskedEncoder(nn.Module):
             since a density is taken of it.
 
         Raises:
-            TypeError: If the mask is no tensor.
-            ValueError: If image or mask does not fit the configured size, the mask is not boolean,
-                or it hides another number of patches than it may.
+            TypeError: If image or mask is no tensor.
+            ValueError: If image or mask does not fit the configured size, the image is not of the
+                weights' dtype, the mask is not boolean, or it hides another number of patches than
+                it may.
         """
-        self._require_fit(image, masked)
+        require_images(image, self.config.image_size, self.positions.dtype)
+        if masked is not None:
+            require_mask(masked, len(image), self.config.num_patches)
+        if len(image):
+            features = self._features(image, masked)
+        else:
+            features = self.positions.new_zeros(0, self.config.num_latents, self.config.width)
+        with _full_precision(image.device.type):
+            mean = self.to_latent(features)
+        return LatentPosterior(mean, self.config.sigma, features)
+
+    def _features(
+        self, image: Float[Tensor, "b 3 h w"], masked: Bool[Tensor, "b n"] | None
+    ) -> Float[Tensor, "b k width"]:
+        """Return the normalised tokens that become latents."""
         patches, places = self.embed(image), None
         if masked is not None and self.mask_token is not None:
             hidden = rearrange(masked, "b n -> b n 1")
@@ -80,17 +101,14 @@ class MaskedEncoder(nn.Module):
             patches = patches.take_along_dim(rearrange(places, "b n -> b n 1"), dim=1)
         prefix = repeat(self._prefix(), "t width -> b t width", b=len(image))
         prefix, patches = self.trunk(prefix, patches, self.config.grid, places)
-        features = self._features(prefix, patches)
-        with _full_precision(image.device.type):
-            mean = self.to_latent(features)
-        return LatentPosterior(mean, self.config.sigma, features)
+        return self._chosen(prefix, patches)
 
     def _prefix(self) -> Float[Tensor, "prefix width"]:
         if self.config.bottleneck != "learnable-tokens":
             return self.class_token
         return torch.cat([self.class_token, self.latents + self.latent_positions])
 
-    def _features(
+    def _chosen(
         self, prefix: Float[Tensor, "b prefix width"], patches: Float[Tensor, "b n width"]
     ) -> Float[Tensor, "b k width"]:
         """Choose the tokens that become latents."""
@@ -104,19 +122,6 @@ class MaskedEncoder(nn.Module):
                 f"{1 - num_latents / num_patches:g} (MaskRatio), or set num_latents."
             )
         return patches
-
-    def _require_fit(
-        self, image: Float[Tensor, "b 3 h w"], masked: Bool[Tensor, "b n"] | None
-    ) -> None:
-        size = self.config.image_size
-        if image.shape[-2:] != (size, size):
-            height, width = image.shape[-2:]
-            raise ValueError(
-                f"Expected images of {size}x{size} pixels; got {height}x{width}. "
-                "Resize them, or set image_size in EncoderConfig."
-            )
-        if masked is not None:
-            require_mask(masked, len(image), self.config.num_patches)
 
 
 def _visible_places(masked: Bool[Tensor, "b n"]) -> Int[Tensor, "b visible"]:

@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mim_encoder.checks import require_not_negative, require_type
 from mim_encoder.config import MaskRatio
+from mim_encoder.inputs import require_generator
 
 _SCALE = 0.25
 
@@ -35,12 +37,20 @@ def random_mask(
     Returns:
         True where a patch is hidden from the encoder.
 
+    Raises:
+        TypeError: If an argument is of another type.
+        ValueError: If the batch or the number of patches is below 0.
+
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> masked = random_mask(2, 16, MaskRatio(low=0.5, high=0.5), generator=generator)
         >>> masked.sum(1).tolist()
         [8, 8]
     """
+    require_not_negative(batch=batch, num_patches=num_patches)
+    law = "Write MaskRatio(low=0.5, high=0.5)."
+    require_type(MaskRatio, "a MaskRatio", law, ratio=ratio)
+    require_generator(generator)
     source = device if generator is None else generator.device
     shares = (batch, 1) if ratio.per_sample else (1, 1)
     share = _draw_share(ratio, torch.rand(shares, generator=generator, device=source))

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mim_encoder.inputs import require_generator
+
 
 class LatentPosterior(NamedTuple):
     """``q(z | x_m)``: normal entries of one fixed deviation around the encoder's output.
@@ -39,7 +41,11 @@ class LatentPosterior(NamedTuple):
 
         Args:
             generator: Source of randomness; the noise is drawn on its device.
+
+        Raises:
+            TypeError: If it is no generator.
         """
+        require_generator(generator)
         source = self.mean.device if generator is None else generator.device
         noise = torch.randn(
             self.mean.shape, generator=generator, device=source, dtype=self.mean.dtype

@@ -11,6 +11,7 @@ from timm.layers import LayerNorm, RotaryEmbeddingMixed, trunc_normal_
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
+from mim_encoder.checks import require_type
 from mim_encoder.config import TrunkConfig
 
 
@@ -25,6 +26,9 @@ class ViTTrunk(nn.Module):
     Args:
         config: Width, depth and the like.
 
+    Raises:
+        TypeError: If it is no `TrunkConfig`.
+
     Example:
         >>> trunk = ViTTrunk(TrunkConfig(width=16, depth=1, num_heads=2, num_prefix=3))
         >>> prefix, image = trunk(torch.zeros(1, 3, 16), torch.zeros(1, 8, 16), grid=(2, 4))
@@ -34,6 +38,8 @@ class ViTTrunk(nn.Module):
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
+        advice = "Give it a TrunkConfig, such as EncoderConfig().trunk."
+        require_type(TrunkConfig, "a TrunkConfig", advice, config=config)
         self.config = config
         self.rope = RotaryEmbeddingMixed(
             config.width, config.depth, config.num_heads, temperature=config.rope_theta
@@ -75,6 +81,8 @@ class ViTTrunk(nn.Module):
         Returns:
             Both kinds of token after the final LayerNorm.
         """
+        if not len(image):  # attention cannot reshape nothing
+            return prefix, image
         tokens, sizes = pack([prefix, image], "b * width")
         ropes = self.rope.get_embed(list(grid))
         for block, rope, factors in zip(self.blocks, ropes, self._factors(uniform), strict=True):

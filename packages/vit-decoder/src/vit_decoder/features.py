@@ -4,6 +4,7 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mim_encoder.checks import require_type
 from vit_decoder.config import FeatureDecoderConfig
 from vit_decoder.tokens import LatentsToImageTokens, require_latents
 
@@ -14,6 +15,9 @@ class FeatureDecoder(nn.Module):
     Args:
         config: Sizes and kind; see `FeatureDecoderConfig`.
 
+    Raises:
+        TypeError: If it is no `FeatureDecoderConfig`.
+
     Example:
         >>> import torch
         >>> config = FeatureDecoderConfig(grid=(2, 4), feature_dim=5, num_latents=4, latent_dim=3)
@@ -23,6 +27,8 @@ class FeatureDecoder(nn.Module):
 
     def __init__(self, config: FeatureDecoderConfig) -> None:
         super().__init__()
+        advice = "Write FeatureDecoderConfig(grid=(8, 8))."
+        require_type(FeatureDecoderConfig, "a FeatureDecoderConfig", advice, config=config)
         self.config = config
         kinds = {"transformer": _TransformerFeatures, "mlp": _RepeatedMlpFeatures}
         self.decoder = kinds[config.kind](config)
@@ -37,9 +43,11 @@ class FeatureDecoder(nn.Module):
             One feature vector per place, in raster order.
 
         Raises:
-            ValueError: If number or width of the latents is not the configured one.
+            TypeError: If the latents are no tensor.
+            ValueError: If number, width or dtype of the latents is not that of the weights.
         """
-        require_latents(z, self.config.num_latents, self.config.latent_dim)
+        dtype = next(self.parameters()).dtype
+        require_latents(z, self.config.num_latents, self.config.latent_dim, dtype)
         features: Tensor = self.decoder(z)
         return features
 

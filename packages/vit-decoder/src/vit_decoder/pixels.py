@@ -5,6 +5,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mim_encoder.checks import require_type
 from mim_encoder.patches import unpatchify
 from vit_decoder.config import DecoderConfig
 from vit_decoder.tokens import LatentsToImageTokens
@@ -16,6 +17,9 @@ class PixelDecoder(nn.Module):
     Args:
         config: Sizes; see `DecoderConfig`.
 
+    Raises:
+        TypeError: If it is no `DecoderConfig`.
+
     Example:
         >>> import torch
         >>> decoder = PixelDecoder(DecoderConfig.preset("tiny", depth=1))
@@ -26,6 +30,8 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
+        preset = "Write DecoderConfig.preset('tiny')."
+        require_type(DecoderConfig, "a DecoderConfig", preset, config=config)
         self.config = config
         self.to_tokens = LatentsToImageTokens(
             config.trunk, num_latents=config.num_latents, latent_dim=config.latent_dim
@@ -57,7 +63,9 @@ class PixelDecoder(nn.Module):
             Images in the [-1, 1] convention, not clamped.
 
         Raises:
-            ValueError: If the latents or the size do not fit the configuration.
+            TypeError: If the latents are no tensor.
+            ValueError: If the latents or the size do not fit the configuration, or the latents are
+                not of the weights' dtype.
         """
         grid = self.config.grid if size is None else self._grid(size)
         patches = self.head(self.to_tokens(z, grid, uniform))

@@ -5,7 +5,9 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mim_encoder.checks import require_type
 from mim_encoder.config import TrunkConfig
+from mim_encoder.inputs import ONE_BATCH, require_dtype
 from mim_encoder.trunk import ViTTrunk, learned_tokens
 
 
@@ -56,9 +58,10 @@ class LatentsToImageTokens(nn.Module):
                 none.
 
         Raises:
-            ValueError: If number or width of the latents is not the configured one.
+            TypeError: If the latents are no tensor.
+            ValueError: If number, width or dtype of the latents is not that of the weights.
         """
-        require_latents(z, self.num_latents, self.latent_dim)
+        require_latents(z, self.num_latents, self.latent_dim, self.image_token.dtype)
         rows, columns = grid
         prefix = self.from_latent(z) + self.latent_positions
         if self.class_tokens is not None:
@@ -70,10 +73,24 @@ class LatentsToImageTokens(nn.Module):
         return tokens
 
 
-def require_latents(z: Float[Tensor, "b k d"], num_latents: int, latent_dim: int) -> None:
-    """Raise ValueError unless the latents have the configured number and width."""
-    if z.shape[1:] != (num_latents, latent_dim):
+def require_latents(z: Tensor, num_latents: int, latent_dim: int, dtype: torch.dtype) -> None:
+    """Check latents.
+
+    Args:
+        z: The latents.
+        num_latents: Tokens of one image.
+        latent_dim: Numbers per token.
+        dtype: That of the weights.
+
+    Raises:
+        TypeError: If they are no tensor.
+        ValueError: If they have another shape or dtype.
+    """
+    require_type(Tensor, "a torch.Tensor", "Give it posterior.sample() or posterior.mean.", z=z)
+    if z.ndim != 3 or z.shape[1:] != (num_latents, latent_dim):
+        fit = "Set num_latents and latent_dim of the decoder to the encoder's."
         raise ValueError(
-            f"Expected {num_latents} latents of {latent_dim}; got {z.shape[1]} of {z.shape[2]}. "
-            "Set num_latents and latent_dim of the decoder to the encoder's."
+            f"Expected z of shape (b, {num_latents}, {latent_dim}); got {tuple(z.shape)}. "
+            f"{fit if z.ndim == 3 else ONE_BATCH}"
         )
+    require_dtype("z", z, dtype, f"Convert it with z.to({dtype}).")
