@@ -54,13 +54,16 @@ def test_overrides_replace_preset_fields():
         ({"width": 100}, "width divisible by .* 48 .*; got 100. Choose width=144"),
         ({"depth": 0}, "depth above 0; got 0"),
         ({"num_heads": -1}, "num_heads above 0; got -1"),
-        ({"mlp_ratio": 0.0}, "mlp_ratio above 0; got 0.0"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio above 0 and finite; got 0.0"),
         ({"num_latents": 0}, "num_latents above 0; got 0"),
         ({"latent_dim": 0}, "latent_dim above 0; got 0"),
-        ({"sigma": -0.1}, "sigma >= 0; got -0.1"),
-        ({"sigma": float("nan")}, "sigma >= 0; got nan"),
-        ({"layer_scale": 0.0}, "layer_scale above 0; got 0.0"),
-        ({"rope_theta": 0.0}, "rope_theta above 0; got 0.0"),
+        ({"sigma": -0.1}, "sigma >= 0 and finite; got -0.1"),
+        ({"sigma": float("nan")}, "sigma >= 0 and finite; got nan"),
+        ({"sigma": float("inf")}, "sigma >= 0 and finite; got inf. The paper uses 0.3"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio above 0 and finite; got inf"),
+        ({"layer_scale": float("nan")}, "layer_scale above 0 and finite; got nan"),
+        ({"layer_scale": 0.0}, "layer_scale above 0 and finite; got 0.0"),
+        ({"rope_theta": 0.0}, "rope_theta above 0 and finite; got 0.0"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -82,10 +85,19 @@ def test_impossible_trunks_are_refused(fields, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("b", "'B'"), ("Tiny", "'tiny'"), ("xl", "'XL'"), ("ViT-B/16", "'tiny'")]
+    ("name", "advice"),
+    [
+        ("b", r"Did you mean 'B'\?"),
+        ("Tiny", r"Did you mean 'tiny'\?"),
+        ("tniy", r"Did you mean 'tiny'\?"),
+        ("xl", r"Did you mean 'XL'\?"),
+        ("ViT-B", "Choose one of them."),
+        ("", "Choose one of them."),
+    ],
 )
-def test_unknown_preset_names_the_known_and_the_nearest(name, near):
-    with pytest.raises(ValueError, match=f"tiny, S, B, L, XL; got {name!r}. Did you mean {near}"):
+def test_unknown_preset_names_the_known_and_the_nearest(name, advice):
+    message = f"^Expected a preset among tiny, S, B, L, XL; got {name!r}. {advice}$"
+    with pytest.raises(ValueError, match=message):
         EncoderConfig.preset(name)
 
 

@@ -104,7 +104,7 @@ def test_rate_of_normal_latents_is_shannons_capacity():
 
 @pytest.mark.parametrize(
     ("sigma", "num_dims", "message"),
-    [(0.0, 15, "sigma above 0; got 0.0"), (0.3, 0, "num_dims above 0; got 0")],
+    [(0.0, 15, "sigma above 0 and finite; got 0.0"), (0.3, 0, "num_dims above 0; got 0")],
 )
 def test_rates_without_a_floor_or_latents_are_refused(sigma, num_dims, message):
     with pytest.raises(ValueError, match=f"Expected {message}"):

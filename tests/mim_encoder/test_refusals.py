@@ -98,3 +98,37 @@ KINDS = {
 
 def test_arguments_of_another_kind_are_named():
     assert refusals(SETUP, KINDS) == KINDS
+
+
+NOT_WHOLE = "TypeError: Expected {} to be a whole number; got {}. Give one int."
+NOT_A_NUMBER = "TypeError: Expected {} to be a number; got {}. Give one int or float."
+
+FIELDS = {
+    "EncoderConfig(num_latents=2.5)": NOT_WHOLE.format("num_latents", "float 2.5"),
+    "EncoderConfig(latent_dim='8')": NOT_WHOLE.format("latent_dim", "str '8'"),
+    "EncoderConfig(image_size=32.0)": NOT_WHOLE.format("image_size", "float 32.0"),
+    "EncoderConfig(image_size='32')": NOT_WHOLE.format("image_size", "str '32'"),
+    "EncoderConfig(image_size=(32, 64))": NOT_WHOLE.format("image_size", "tuple"),
+    "EncoderConfig(patch_size=None)": NOT_WHOLE.format("patch_size", "NoneType"),
+    "EncoderConfig(width=768.0)": NOT_WHOLE.format("width", "float 768.0"),
+    "EncoderConfig(depth=2.5)": NOT_WHOLE.format("depth", "float 2.5"),
+    "EncoderConfig(num_heads=1.5)": NOT_WHOLE.format("num_heads", "float 1.5"),
+    "EncoderConfig(sigma='0.3')": NOT_A_NUMBER.format("sigma", "str '0.3'"),
+    "EncoderConfig(mlp_ratio='4')": NOT_A_NUMBER.format("mlp_ratio", "str '4'"),
+    "EncoderConfig(layer_scale='1e-5')": NOT_A_NUMBER.format("layer_scale", "str '1e-5'"),
+    "TrunkConfig(width=8, depth=1, num_heads=1, num_prefix=1.5)": NOT_WHOLE.format(
+        "num_prefix", "float 1.5"
+    ),
+    "TrunkConfig(width=8, depth=1, num_heads=1, num_prefix=1, drop_path='0')": NOT_A_NUMBER.format(
+        "drop_path", "str '0'"
+    ),
+    "MaskRatio(low='0.4')": NOT_A_NUMBER.format("low", "str '0.4'"),
+    "rate_bits(-0.5, 0.3, 2.5)": NOT_WHOLE.format("num_dims", "float 2.5"),
+    "EncoderConfig.preset(3)": (
+        "TypeError: Expected preset to be a name; got int 3. Choose among tiny, S, B, L, XL."
+    ),
+}
+
+
+def test_fields_of_another_type_are_named():
+    assert refusals("from mim_encoder import *", FIELDS) == FIELDS

@@ -58,3 +58,27 @@ CONFIGS = {
 
 def test_decoders_are_built_from_configs():
     assert refusals(SETUP, CONFIGS) == CONFIGS
+
+
+NOT_WHOLE = "TypeError: Expected {} to be a whole number; got {}. Give one int."
+NOT_A_PAIR = "Error: Expected {} to be a pair{}. Give two whole numbers, such as {}."
+
+FIELDS = {
+    "DecoderConfig(num_latents=2.5)": NOT_WHOLE.format("num_latents", "float 2.5"),
+    "DecoderConfig(image_size=(32, 64))": NOT_WHOLE.format("image_size", "tuple"),
+    "FeatureDecoderConfig(feature_dim='8')": NOT_WHOLE.format("feature_dim", "str '8'"),
+    "FeatureDecoderConfig(grid=8)": "Type" + NOT_A_PAIR.format("grid", "; got int 8", "(16, 16)"),
+    "FeatureDecoderConfig(grid=(8.0, 8))": "Type"
+    + NOT_A_PAIR.format("grid", " of whole numbers; got float 8.0", "(16, 16)"),
+    "FeatureDecoderConfig(grid=(8, 8, 8))": "Value"
+    + NOT_A_PAIR.format("grid", "; got (8, 8, 8)", "(16, 16)"),
+    "pixels(z, size=32)": "Type" + NOT_A_PAIR.format("size", "; got int 32", "(8, 8)"),
+    "pixels(z, size='32')": "Type" + NOT_A_PAIR.format("size", "; got str '32'", "(8, 8)"),
+    "pixels(z, size=(8, 8.0))": "Type"
+    + NOT_A_PAIR.format("size", " of whole numbers; got float 8.0", "(8, 8)"),
+    "pixels(z, size=[8])": "Value" + NOT_A_PAIR.format("size", "; got (8,)", "(8, 8)"),
+}
+
+
+def test_fields_and_sizes_of_another_type_are_named():
+    assert refusals(SETUP, FIELDS) == FIELDS

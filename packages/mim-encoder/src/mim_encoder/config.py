@@ -1,9 +1,20 @@
 """What can be chosen about the encoder. Imports no torch, so a command line can check it first."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from mim_encoder.checks import (
+    require_choice,
+    require_count,
+    require_grid,
+    require_not_negative,
+    require_number,
+    require_positive,
+    require_type,
+)
 
 Bottleneck = Literal["learnable-tokens", "mae", "simmim"]
 HiddenPatches = Literal["mask-token", "dropped"]
@@ -34,46 +45,20 @@ def preset_fields(name: str) -> dict[str, Any]:
         name: One of tiny, S, B, L, XL; shared by encoder and decoder.
 
     Raises:
+        TypeError: If it is no name.
         ValueError: If there is no such size.
 
     Example:
         >>> preset_fields("S")
         {'width': 384, 'depth': 12, 'num_heads': 6}
     """
+    require_type(str, "a name", f"Choose among {', '.join(_PRESETS)}.", preset=name)
     if name not in _PRESETS:
-        near = get_close_matches(name.upper(), _PRESETS, n=1) or ["tiny"]
-        raise ValueError(
-            f"Expected a preset among {', '.join(_PRESETS)}; got {name!r}. "
-            f"Did you mean {near[0]!r}?"
-        )
+        lowered = {preset.lower(): preset for preset in _PRESETS}
+        near = get_close_matches(name.lower(), lowered, n=1)
+        advice = f"Did you mean {lowered[near[0]]!r}?" if near else "Choose one of them."
+        raise ValueError(f"Expected a preset among {', '.join(_PRESETS)}; got {name!r}. {advice}")
     return dict(_PRESETS[name])
-
-
-def require_positive(**values: int | float) -> None:
-    """Raise ValueError, naming the field, unless every value is above zero."""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"Expected {name} above 0; got {value}. Choose a positive number.")
-
-
-def require_choice(literal: Any, /, **values: str) -> None:
-    """Raise ValueError, naming the field, unless every value is one of a Literal's."""
-    *first, last = map(repr, get_args(literal))
-    for name, value in values.items():
-        if value not in get_args(literal):
-            raise ValueError(
-                f"Expected {name} {', '.join(first)} or {last}; got {value!r}. Choose one of them."
-            )
-
-
-def require_grid(image_size: int, patch_size: int) -> None:
-    """Raise ValueError unless square patches tile a square image exactly."""
-    require_positive(image_size=image_size, patch_size=patch_size)
-    if image_size % patch_size:
-        raise ValueError(
-            f"Expected image_size divisible by patch_size={patch_size}; got {image_size}. "
-            f"Choose image_size={image_size - image_size % patch_size or patch_size}."
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +75,10 @@ class TrunkConfig:
         drop_path: Probability of skipping a branch of the last block where draws are given, in
             [0, 1); earlier blocks less, linearly down to 0 at the first of several.
         rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
+
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
     """
 
     width: int
@@ -102,13 +91,8 @@ class TrunkConfig:
     rope_theta: float = 10.0
 
     def __post_init__(self) -> None:
-        require_positive(
-            width=self.width,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            rope_theta=self.rope_theta,
-        )
+        require_count(width=self.width, depth=self.depth, num_heads=self.num_heads)
+        require_positive(mlp_ratio=self.mlp_ratio, rope_theta=self.rope_theta)
         if self.width % (4 * self.num_heads):
             step = 4 * self.num_heads
             fitting = -(-self.width // step) * step
@@ -116,10 +100,10 @@ class TrunkConfig:
                 f"Expected width divisible by 4 * num_heads = {step} (2-D rotary positions turn "
                 f"channels in fours); got {self.width}. Choose width={fitting}."
             )
-        if self.num_prefix < 0:
-            raise ValueError(f"Expected num_prefix >= 0; got {self.num_prefix}. Choose 0 or more.")
+        require_not_negative(num_prefix=self.num_prefix)
         if self.layer_scale is not None:
             require_positive(layer_scale=self.layer_scale)
+        require_number(drop_path=self.drop_path)
         if not 0 <= self.drop_path < 1:
             raise ValueError(
                 f"Expected drop_path in [0, 1); got {self.drop_path}. Choose 0 or 0.05."
@@ -140,7 +124,7 @@ class EncoderConfig:
         num_latents: Latent tokens that come out, whatever the mask. With "simmim" it must be the
             number of patches, with "mae" the number of visible patches of every mask.
         latent_dim: Numbers per latent token.
-        sigma: Standard deviation of the latent noise of Eq. 1, at least 0.
+        sigma: Standard deviation of the latent noise of Eq. 1, at least 0 and finite.
         layer_scale: Initial factor on every residual branch; None leaves the factors out. At 1e-5
             the latents of a fresh encoder hardly depend on the image; short runs want None.
         rope_theta: Ratio of the rotary embedding's highest and lowest frequency.
@@ -151,6 +135,10 @@ class EncoderConfig:
             code's way) or not at all: "dropped" saves 35 % of ViT-B's work at half hidden, but
             needs as many hidden patches in every image of a batch. "simmim" goes with the first
             only, "mae" with the second only.
+
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
 
     Example:
         >>> EncoderConfig.preset("B").num_patches
@@ -176,9 +164,12 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         require_grid(self.image_size, self.patch_size)
-        require_positive(num_latents=self.num_latents, latent_dim=self.latent_dim)
-        if not self.sigma >= 0:
-            raise ValueError(f"Expected sigma >= 0; got {self.sigma}. The paper uses 0.3.")
+        require_count(num_latents=self.num_latents, latent_dim=self.latent_dim)
+        require_number(sigma=self.sigma)
+        if not 0 <= self.sigma < math.inf:
+            raise ValueError(
+                f"Expected sigma >= 0 and finite; got {self.sigma}. The paper uses 0.3."
+            )
         require_choice(Bottleneck, bottleneck=self.bottleneck)
         require_choice(HiddenPatches, hidden_patches=self.hidden_patches)
         self._require_possible_bottleneck()
@@ -193,6 +184,7 @@ class EncoderConfig:
             **overrides: Fields that replace the preset's.
 
         Raises:
+            TypeError: If a field is of another type, or unknown.
             ValueError: If there is no such size, or a field is out of range.
 
         Example:
@@ -259,6 +251,10 @@ class MaskRatio:
             (MAETok's: nearly flat, leaning to ``high``), or "uniform".
         per_sample: Whether every image has a share of its own, rather than every batch.
 
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
+
     Example:
         >>> MaskRatio(low=0.5, high=0.5)
         MaskRatio(low=0.5, high=0.5, law='truncnorm', per_sample=False)
@@ -270,6 +266,7 @@ class MaskRatio:
     per_sample: bool = False
 
     def __post_init__(self) -> None:
+        require_number(low=self.low, high=self.high)
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(
                 f"Expected 0 <= low <= high <= 1; got low={self.low}, high={self.high}. "

@@ -8,7 +8,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from mim_encoder.config import require_positive
+from mim_encoder.checks import require_count, require_positive
 
 
 class LatentStatistics(NamedTuple):
@@ -92,13 +92,15 @@ def rate_bits(nll_per_dim: float, sigma: float, num_dims: int) -> float:
         Bits per image. Below 0 only through the sampling error of ``nll_per_dim``.
 
     Raises:
-        ValueError: If ``sigma`` or ``num_dims`` is not above 0.
+        TypeError: If ``sigma`` is no number, or ``num_dims`` no whole one.
+        ValueError: If ``sigma`` or ``num_dims`` is not above 0, or ``sigma`` not finite.
 
     Example:
         >>> round(rate_bits(0.5 + math.log(0.6), sigma=0.3, num_dims=10), 6)
         10.0
     """
-    require_positive(sigma=sigma, num_dims=num_dims)
+    require_positive(sigma=sigma)
+    require_count(num_dims=num_dims)
     floor = 0.5 + math.log(sigma)
     return (nll_per_dim - floor) * num_dims / math.log(2)
 

@@ -3,13 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mim_encoder.config import (
-    TrunkConfig,
-    preset_fields,
-    require_choice,
-    require_grid,
-    require_positive,
-)
+from mim_encoder.checks import require_choice, require_count, require_grid, require_pair
+from mim_encoder.config import TrunkConfig, preset_fields
 
 FeatureKind = Literal["transformer", "mlp"]
 PixelHead = Literal["linear", "refined"]
@@ -35,6 +30,10 @@ class DecoderConfig:
         head: "linear", each patch from its own token (the released code's), or "refined", a 3x3
             convolution more, which can smooth the seams between patches.
 
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
+
     Example:
         >>> DecoderConfig.preset("B").grid
         (16, 16)
@@ -55,7 +54,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         require_grid(self.image_size, self.patch_size)
-        require_positive(num_latents=self.num_latents, latent_dim=self.latent_dim)
+        require_count(num_latents=self.num_latents, latent_dim=self.latent_dim)
         require_choice(PixelHead, head=self.head)
         _ = self.trunk
 
@@ -68,6 +67,7 @@ class DecoderConfig:
             **overrides: Fields that replace the preset's.
 
         Raises:
+            TypeError: If a field is of another type, or unknown.
             ValueError: If there is no such size, or a field is out of range.
 
         Example:
@@ -120,6 +120,10 @@ class FeatureDecoderConfig:
         num_heads: Attention heads of the transformer.
         hidden_width: Hidden units in each of the MLP's two hidden layers.
 
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
+
     Example:
         >>> FeatureDecoderConfig(grid=(8, 8), feature_dim=112, num_latents=16, latent_dim=16).kind
         'transformer'
@@ -136,8 +140,9 @@ class FeatureDecoderConfig:
     hidden_width: int = 1024
 
     def __post_init__(self) -> None:
+        require_pair("(16, 16)", grid=self.grid)
         rows, columns = self.grid
-        require_positive(
+        require_count(
             rows=rows,
             columns=columns,
             feature_dim=self.feature_dim,

@@ -5,7 +5,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mim_encoder.checks import require_type
+from mim_encoder.checks import require_pair, require_type
 from mim_encoder.patches import unpatchify
 from vit_decoder.config import DecoderConfig
 from vit_decoder.tokens import LatentsToImageTokens
@@ -63,7 +63,7 @@ class PixelDecoder(nn.Module):
             Images in the [-1, 1] convention, not clamped.
 
         Raises:
-            TypeError: If the latents are no tensor.
+            TypeError: If the latents are no tensor, or the size is no pair of whole numbers.
             ValueError: If the latents or the size do not fit the configuration, or the latents are
                 not of the weights' dtype.
         """
@@ -73,6 +73,7 @@ class PixelDecoder(nn.Module):
         return image if self.refine is None else image + self.refine(image)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        require_pair(f"{self.config.image_size, self.config.image_size}", size=size)
         patch_size = self.config.patch_size
         height, width = size
         if min(size) < patch_size or height % patch_size or width % patch_size:
