@@ -80,6 +80,15 @@ def test_statistics_of_one_image_are_refused():
         latent_statistics(normal(1, 5, 3), sigma=0.3)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_statistics_of_latents_that_are_not_finite_are_refused(value):
+    latents = normal(4, 5, 3)
+    latents[1, 2, 0] = latents[3] = value
+    message = r"^Expected finite latents; got NaN or infinity in 2 of 4 images. Encode with weights"
+    with pytest.raises(ValueError, match=message):
+        latent_statistics(latents, sigma=0.3)
+
+
 def gaussian_loss(z, mean, std):
     """TARFlow's loss of a flow that whitens with one mean and deviation per entry."""
     return (0.5 * ((z - mean) / std).square() + math.log(std)).mean().item()

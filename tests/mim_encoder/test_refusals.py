@@ -132,3 +132,47 @@ FIELDS = {
 
 def test_fields_of_another_type_are_named():
     assert refusals("from mim_encoder import *", FIELDS) == FIELDS
+
+
+NOT_PATCHES = (
+    "ValueError: Expected patches of shape (b, 4, 16 * channels); got {}. "
+    "Give the grid and patch_size that they were cut with."
+)
+NOT_BATCHED = "ValueError: Expected images of shape (b, c, h, w); got (3, 8, 8). " + BATCHES
+
+PATCHES = {
+    "unpatchify(torch.zeros(2, 5, 48), (2, 2), 4)": NOT_PATCHES.format("(2, 5, 48)"),
+    "unpatchify(torch.zeros(2, 4, 47), (2, 2), 4)": NOT_PATCHES.format("(2, 4, 47)"),
+    "unpatchify(torch.zeros(4, 48), (2, 2), 4)": NOT_PATCHES.format("(4, 48)"),
+    "unpatchify(torch.zeros(2, 4, 48), 2, 4)": (
+        "TypeError: Expected grid to be a pair; got int 2. "
+        "Give two whole numbers, such as (16, 16)."
+    ),
+    "patchify(image[0], 4)": NOT_BATCHED,
+    "patchify(image, 4.0)": NOT_WHOLE.format("patch_size", "float 4.0"),
+    "patchify(image, 0)": (
+        "ValueError: Expected patch_size above 0; got 0. Choose a positive number."
+    ),
+    "mask_image(image[0], masked, 4)": NOT_BATCHED,
+    "mask_to_pixels(masked, (2, 2), 4.0)": NOT_WHOLE.format("patch_size", "float 4.0"),
+}
+
+
+def test_patches_must_be_of_the_grid():
+    assert refusals(SETUP, PATCHES) == PATCHES
+
+
+LATENTS = {
+    "latent_statistics(replacing(image), 0.3)": (
+        "TypeError: Expected mean to be a torch.Tensor; got LatentPosterior. "
+        "Give it posterior.mean."
+    ),
+    "latent_statistics(replacing(image).mean[0], 0.3)": (
+        "ValueError: Expected mean of shape (b, k, d); got (2, 3). "
+        "Concatenate the latents of many images."
+    ),
+}
+
+
+def test_statistics_are_taken_of_the_means():
+    assert refusals(SETUP, LATENTS) == LATENTS

@@ -4,7 +4,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mim_encoder.inputs import require_mask
+from mim_encoder.checks import require_count, require_pair
+from mim_encoder.inputs import ONE_BATCH, require_mask, require_tensor
 
 
 def patchify(image: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor, "b n p"]:
@@ -18,6 +19,7 @@ def patchify(image: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor, 
         ``n = (h / patch_size) * (w / patch_size)`` rows of ``p = patch_size**2 * c`` values.
 
     Raises:
+        TypeError: If the image is no tensor, or ``patch_size`` no whole number.
         ValueError: If the patches do not tile the image.
 
     Example:
@@ -39,13 +41,24 @@ def unpatchify(
         grid: Rows and columns of patches.
         patch_size: Side of a patch, in pixels.
 
+    Raises:
+        TypeError: If the patches are no tensor, or ``grid`` or ``patch_size`` not of whole numbers.
+        ValueError: If the patches are not of this grid and size.
+
     Example:
         >>> import torch
         >>> image = torch.rand(1, 3, 8, 12)
         >>> torch.equal(unpatchify(patchify(image, 4), grid=(2, 3), patch_size=4), image)
         True
     """
-    rows, columns = grid
+    require_tensor(patches=patches)
+    rows, columns = _checked(grid, patch_size)
+    num_patches, area = rows * columns, patch_size**2
+    if patches.ndim != 3 or patches.shape[1] != num_patches or patches.shape[2] % area:
+        raise ValueError(
+            f"Expected patches of shape (b, {num_patches}, {area} * channels); "
+            f"got {tuple(patches.shape)}. Give the grid and patch_size that they were cut with."
+        )
     return rearrange(
         patches,
         "b (y x) (i j c) -> b c (y i) (x j)",
@@ -67,7 +80,7 @@ def mask_to_pixels(
         patch_size: Side of a patch, in pixels.
 
     Raises:
-        TypeError: If the mask is no tensor.
+        TypeError: If the mask is no tensor, or ``grid`` or ``patch_size`` not of whole numbers.
         ValueError: If the mask is not boolean or not of the grid.
 
     Example:
@@ -76,7 +89,7 @@ def mask_to_pixels(
         tensor([[1, 1, 0, 0],
                 [1, 1, 0, 0]], dtype=torch.int32)
     """
-    rows, columns = grid
+    rows, columns = _checked(grid, patch_size)
     require_mask(masked, None, rows * columns)
     return repeat(
         masked,
@@ -103,7 +116,7 @@ def mask_image(
         fill: Value of hidden pixels; 0 is mid-grey.
 
     Raises:
-        TypeError: If the mask is no tensor.
+        TypeError: If image or mask is no tensor, or ``patch_size`` no whole number.
         ValueError: If the patches do not tile the image, or the mask is not boolean or not one for
             every image.
 
@@ -119,7 +132,19 @@ def mask_image(
     return image.masked_fill(mask_to_pixels(masked, grid, patch_size), fill)
 
 
+def _checked(grid: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    require_pair("(16, 16)", grid=grid)
+    require_count(patch_size=patch_size)
+    return grid
+
+
 def _require_tiling(image: Float[Tensor, "b c h w"], patch_size: int) -> None:
+    require_tensor(image=image)
+    require_count(patch_size=patch_size)
+    if image.ndim != 4:
+        raise ValueError(
+            f"Expected images of shape (b, c, h, w); got {tuple(image.shape)}. {ONE_BATCH}"
+        )
     height, width = image.shape[-2:]
     if height % patch_size or width % patch_size:
         raise ValueError(

@@ -8,7 +8,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from mim_encoder.checks import require_count, require_positive
+from mim_encoder.checks import require_count, require_positive, require_type
 
 
 class LatentStatistics(NamedTuple):
@@ -48,7 +48,8 @@ def latent_statistics(
             ``sigma**2``; 0.01 is 0.007 bits for a normal entry.
 
     Raises:
-        ValueError: If there are fewer than two images.
+        TypeError: If the latents are no tensor.
+        ValueError: If they are not of shape (b, k, d), of fewer than two images or not finite.
 
     Example:
         >>> signs = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -56,12 +57,24 @@ def latent_statistics(
         >>> statistics.effective_rank, statistics.dead_share
         (1.0, 0.5)
     """
+    require_type(Tensor, "a torch.Tensor", "Give it posterior.mean.", mean=mean)
+    if mean.ndim != 3:
+        raise ValueError(
+            f"Expected mean of shape (b, k, d); got {tuple(mean.shape)}. "
+            "Concatenate the latents of many images."
+        )
     if len(mean) < 2:
         raise ValueError(
             f"Expected latents of at least 2 images; got {len(mean)}. "
             "Collect the latents of several batches first."
         )
     entries = rearrange(mean.double(), "b k d -> b (k d)")
+    diverged = int((~entries.isfinite()).any(1).sum())
+    if diverged:
+        raise ValueError(
+            f"Expected finite latents; got NaN or infinity in {diverged} of {len(mean)} images. "
+            "Encode with weights from before the encoder diverged."
+        )
     # Relative to one image first: equal images then differ by exactly 0.
     across = entries - entries[:1]
     across = across - reduce(across, "b entries -> 1 entries", "mean")
