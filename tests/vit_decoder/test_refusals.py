@@ -82,3 +82,16 @@ FIELDS = {
 
 def test_fields_and_sizes_of_another_type_are_named():
     assert refusals(SETUP, FIELDS) == FIELDS
+
+
+DRAWS = {
+    f"pixels(z, uniform=torch.rand{shape})": (
+        "ValueError: Expected uniform of shape (2, 1, 2) (images, blocks, branches); "
+        f"got {shape}. Draw it with torch.rand(2, 1, 2)."
+    )
+    for shape in ((1, 1, 2), (2, 2, 2), (2, 1, 1))
+}
+
+
+def test_every_branch_of_every_image_has_a_draw_of_its_own():
+    assert refusals(SETUP, DRAWS) == DRAWS

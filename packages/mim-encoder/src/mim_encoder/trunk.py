@@ -80,7 +80,16 @@ class ViTTrunk(nn.Module):
 
         Returns:
             Both kinds of token after the final LayerNorm.
+
+        Raises:
+            ValueError: If there is not one draw for each image, block and branch.
         """
+        draws = (len(image), self.config.depth, 2)
+        if uniform is not None and uniform.shape != draws:
+            raise ValueError(
+                f"Expected uniform of shape {draws} (images, blocks, branches); "
+                f"got {tuple(uniform.shape)}. Draw it with torch.rand{draws}."
+            )
         if not len(image):  # attention cannot reshape nothing
             return prefix, image
         tokens, sizes = pack([prefix, image], "b * width")
