@@ -20,6 +20,7 @@ from genmetrics.protocols import Protocol, choose_protocol
 from genmetrics.reference import Reference
 from genmetrics.report import ImageSet, Report
 from genmetrics.sources import ImageSource
+from genmetrics.tensors import require_bytes
 
 __all__ = ["Evaluator"]
 
@@ -96,7 +97,11 @@ class Evaluator:
 
         Args:
             images: RGB bytes on any device. Round to bytes yourself; no range is guessed.
+
+        Raises:
+            BadInput: If they are anything else.
         """
+        require_bytes(images)
         self._num_images += len(images)
         for image in images.detach().cpu().movedim(1, -1).contiguous().numpy():
             self._digest.update(repr(image.shape).encode() + image.tobytes())

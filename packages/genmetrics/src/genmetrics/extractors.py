@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genmetrics.errors import UsageError
 from genmetrics.extractor_names import check_extractor_name, plugin_extractors
+from genmetrics.tensors import require_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,12 @@ class Extractor:
     classifier: nn.Module | None = None
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
-        """Return every output on the extractor's device, in full float32 (no TF32)."""
+        """Return every output on the extractor's device, in full float32 (no TF32).
+
+        Raises:
+            BadInput: If the images are not bytes.
+        """
+        require_bytes(images)
         with full_float32():
             features: dict[str, Tensor] = self.network(images.to(self.device))
         return features

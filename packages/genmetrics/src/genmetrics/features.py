@@ -21,6 +21,7 @@ from genmetrics.decoding import Decoded, Processes, batches_ahead
 from genmetrics.errors import UsageError
 from genmetrics.extractors import Extractor, full_float32
 from genmetrics.sources import ImageSource
+from genmetrics.tensors import require_bytes
 
 BATCHES_PER_SHARD = 8
 _DIGESTS, _PLAIN = "image/digest", "image/plain"  # beside the outputs in a shard
@@ -43,7 +44,8 @@ def extract_features(
         progress: Called after each batch with the number of images in it.
 
     Raises:
-        BadInput: If an image cannot be decoded; the message names its file.
+        BadInput: If an image cannot be decoded; the message names its file. If a tensor is not of
+            bytes.
 
     Example:
         >>> from genmetrics import get_extractor
@@ -83,7 +85,8 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
         progress: Called with the number of images in each batch that is done, or was cached.
 
     Raises:
-        BadInput: If an image cannot be decoded; the message names its file.
+        BadInput: If an image cannot be decoded; the message names its file. If a tensor is not of
+            bytes.
         UsageError: If the cache cannot be written.
 
     Example:
@@ -94,6 +97,8 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     """
     if batch_size < 1:
         raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
+    if isinstance(source, Tensor | np.ndarray):
+        require_bytes(source)
     run = _Run(source, extractor, batch_size, cache, progress or (lambda count: None))
     feed = _Feed(run.missing_batches(workers))
     replicas = _replicas(extractor, devices)

@@ -1,0 +1,64 @@
+"""What people pass to the functions: images as bytes, features as rows of floats."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genmetrics.errors import BadInput
+
+__all__ = ["require_bytes"]
+
+
+def require_bytes(images: object) -> None:
+    """Raise BadInput unless images are a uint8 tensor ``(b, 3, h, w)``; says how to make it one.
+
+    Example:
+        >>> try:
+        ...     require_bytes(np.zeros((2, 8, 9, 3), np.uint8))
+        ... except BadInput as error:
+        ...     print(error)
+        Expected images as a uint8 tensor (b, 3, h, w); got a NumPy array, uint8 (2, 8, 9, 3). \
+Pass torch.from_numpy(images).movedim(-1, 1).
+    """
+    if (
+        isinstance(images, Tensor)
+        and images.dtype == torch.uint8
+        and images.ndim == 4
+        and images.shape[1] == 3
+    ):
+        return
+    raise BadInput(
+        f"Expected images as a uint8 tensor (b, 3, h, w); got {described(images)}. "
+        f"Pass {_as_bytes(images)}."
+    )
+
+
+def described(value: object) -> str:
+    """Return the kind of a value, and the dtype and shape of a tensor or array."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"a NumPy array, {value.dtype} {value.shape}"
+    return f"a {type(value).__name__}"
+
+
+def _as_bytes(images: object) -> str:
+    """Return the expression that makes something a batch of bytes."""
+    if not isinstance(images, Tensor | np.ndarray):
+        return "one such tensor"
+    made = "images" if isinstance(images, Tensor) else "torch.from_numpy(images)"
+    shape = tuple(images.shape)
+    if len(shape) == 3:
+        made, shape = f"{made}[None]", (1, *shape)
+    if len(shape) != 4:
+        return "one such tensor"
+    if shape[1] not in (1, 3) and shape[3] in (1, 3):
+        made, shape = f"{made}.movedim(-1, 1)", (shape[0], shape[3], *shape[1:3])
+    if shape[1] == 1:
+        made, shape = f"{made}.expand(-1, 3, -1, -1)", (shape[0], 3, *shape[2:])
+    if shape[1] != 3:
+        return "images of three channels"
+    kind = str(images.dtype).removeprefix("torch.")
+    if "float" in kind:
+        return f"(255 * {made}).round().clamp(0, 255).to(torch.uint8) if values are in [0, 1]"
+    return made if kind == "uint8" else f"{made}.to(torch.uint8) if values are in [0, 255]"

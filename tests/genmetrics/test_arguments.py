@@ -1,0 +1,89 @@
+"""What a first try in Python passes: taken as meant, or refused in a sentence that says what to do.
+
+Scripts run in processes of their own, since the type checker of this run would speak first.
+"""
+
+import subprocess
+import sys
+
+PRELUDE = """
+import numpy as np
+import torch
+import genmetrics
+from genmetrics import GenmetricsError
+
+
+def told(*calls):
+    for call in calls:
+        try:
+            print("taken:", call())
+        except GenmetricsError as error:
+            print(error)
+
+
+"""
+
+
+def lines_of(script, folder):
+    run = subprocess.run(
+        [sys.executable, "-c", PRELUDE + script], capture_output=True, text=True, cwd=folder
+    )
+    assert run.stderr == ""
+    return run.stdout.splitlines()
+
+
+IMAGES = """
+from genmetrics.efflite0 import EffLite0Features
+from genmetrics.tensors import require_bytes
+EffLite0Features.forward = lambda self, x: {"features": torch.zeros(len(x), 1280)}
+extractor = genmetrics.get_extractor("efflite0")
+stats = genmetrics.GaussianStats(9, torch.zeros(1280).double(), torch.eye(1280).double())
+reference = genmetrics.Reference(".", None, {"features": stats})
+evaluator = genmetrics.Evaluator(reference, extractor=extractor, metrics=("fid",))
+floats = torch.rand(2, 3, 8, 9)
+told(
+    lambda: evaluator.update(floats),
+    lambda: genmetrics.extract_features(floats, extractor),
+    lambda: genmetrics.extract(floats.numpy(), extractor),
+    lambda: extractor(floats),
+    lambda: len(evaluator),
+)
+images = (255 * floats).to(torch.uint8)
+for wrong in (
+    images.movedim(1, -1), images.numpy(), images.movedim(1, -1).numpy(), images[0],
+    floats[0].movedim(0, -1), images[:, :1], images.long(), images.numpy()[0].transpose(1, 2, 0),
+):
+    try:
+        require_bytes(wrong)
+    except GenmetricsError as error:
+        advice = str(error).partition("Pass ")[2].partition(" if ")[0].rstrip(".")
+        print(advice)
+        made = eval(advice, {"images": wrong, "torch": torch})
+        print(made.dtype, tuple(made.shape[1:]))
+told(lambda: require_bytes(images[:, :2]), lambda: require_bytes([images]))
+"""
+
+
+def test_images_that_are_not_bytes_are_refused_with_what_makes_them_so(tmp_path):
+    floats = (
+        "Expected images as a uint8 tensor (b, 3, h, w); got float32 (2, 3, 8, 9). "
+        "Pass (255 * images).round().clamp(0, 255).to(torch.uint8) if values are in [0, 1]."
+    )
+    bytes_of_8_by_9 = "torch.uint8 (3, 8, 9)"
+    found = lines_of(IMAGES, tmp_path)
+    assert found[:2] == [floats, floats]
+    assert "a NumPy array, float32 (2, 3, 8, 9). Pass (255 * torch.from_numpy(images))" in found[2]
+    assert found[3:5] == [floats, "taken: 0"]
+    assert found[5:-2:2] == [
+        "images.movedim(-1, 1)",
+        "torch.from_numpy(images)",
+        "torch.from_numpy(images).movedim(-1, 1)",
+        "images[None]",
+        "(255 * images[None].movedim(-1, 1)).round().clamp(0, 255).to(torch.uint8)",
+        "images.expand(-1, 3, -1, -1)",
+        "images.to(torch.uint8)",
+        "torch.from_numpy(images)[None].movedim(-1, 1)",
+    ]
+    assert found[6:-2:2] == 8 * [bytes_of_8_by_9]
+    assert found[-2].endswith("got uint8 (2, 2, 8, 9). Pass images of three channels.")
+    assert found[-1].endswith("got a list. Pass one such tensor.")
