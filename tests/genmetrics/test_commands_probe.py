@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from genmetrics.cli import main
+from genmetrics.efflite0 import EffLite0Features
 
 
 @pytest.fixture
@@ -75,6 +77,52 @@ def test_files_of_the_features_command_need_no_keys(files, capsys):
         np.savez(path, **arrays, ids=ids, meta="{}")
     report = report_of(capsys, arguments(files, *QUICK, "--json", "-"))
     assert list(report["probes"]) == ["state", "noise"]
+
+
+def mean_colour(self, images):
+    return {"features": torch.nn.functional.pad(images.float().mean(dim=(2, 3)), (0, 1277))}
+
+
+@pytest.fixture
+def coloured(tmp_path, write_images, monkeypatch):
+    """Extract features, by a folder for each class, with the mean colour for a network."""
+    monkeypatch.setattr(EffLite0Features, "forward", mean_colour)
+
+    def extract(name, channels, through="folder"):
+        rng = np.random.default_rng(len(channels))
+        for folder, channel in channels.items():
+            images = rng.integers(0, 60, (9, 3, 2, 3), dtype=np.uint8)
+            images[..., channel] += 150
+            write_images(images, f"{name}/{folder}")
+        source, out = tmp_path / name, tmp_path / f"{name}.npz"
+        if through == "pack":
+            assert main(["pack", str(source), str(tmp_path / "packed.npz")]) == 0
+            source = tmp_path / "packed.npz"
+        argv = ["features", str(source), str(out), "--extractor", "efflite0", "--device", "cpu"]
+        assert main(argv) == 0
+        return str(out)
+
+    return extract
+
+
+@pytest.mark.parametrize("through", ["folder", "pack"])
+def test_classes_are_matched_by_their_folders(coloured, capsys, through):
+    train = coloured("train", {"red": 0, "green": 1, "azure": 2})
+    val = coloured("val", {"red": 0, "green": 1}, through)
+    capsys.readouterr()
+    argv = arguments([train, val], *QUICK, "--batch-size", "9", "--knn", "--logistic", "--json=-")
+    (probe,) = report_of(capsys, argv)["probes"].values()
+    found = [probe["final"]["top1"]["mean"], probe["knn"]["top1"], probe["logistic"]["top1"]]
+    assert found == [1.0, 1.0, 1.0]
+
+
+def test_a_class_that_was_never_trained_is_refused_with_both_lists(coloured, capsys):
+    train = coloured("train", {"red": 0, "azure": 2})
+    val = coloured("val", {"rouge": 0, "azure": 2})
+    capsys.readouterr()
+    assert main(arguments([train, val], *QUICK)) == 3
+    told = "Expected the classes of the training features, azure, red; got azure, rouge, where"
+    assert told in capsys.readouterr().err
 
 
 def test_keys_pool_and_batch_are_chosen(files, capsys):

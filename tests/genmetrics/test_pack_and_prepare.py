@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genmetrics import BadInput, open_images
+from genmetrics import BadInput, open_images, open_reference
 from genmetrics.adm_crop import adm_center_crop
 from genmetrics.cli import main
 from genmetrics.image_files import pack_images, write_npz
+from genmetrics.sources import class_names
 
 
 def pixels(n=5, height=6, width=7, seed=0):
@@ -152,10 +153,12 @@ def test_pack_keeps_order_pixels_and_labels(classes, tmp_path, capsys, kind):
     assert main(["pack", str(source), str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 5 images, labels of 3 classes\n"
     with np.load(out, allow_pickle=False) as archive:
-        assert archive.files == ["arr_0", "arr_1"]
+        assert archive.files == ["arr_0", "arr_1", "classes"]
         np.testing.assert_array_equal(archive["arr_0"], pixels()[[2, 4, 0, 1, 3]])
         np.testing.assert_array_equal(archive["arr_1"], [0, 0, 1, 1, 2])
     packed = open_images(out)
+    assert class_names(packed.select([0, 4])) == class_names(open_images(classes))
+    assert open_reference(out).images is not None
     assert isinstance(packed.images, np.memmap)
     np.testing.assert_array_equal(packed.labels, open_images(classes).labels)
     assert not list(tmp_path.glob(".*"))

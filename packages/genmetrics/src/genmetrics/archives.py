@@ -98,6 +98,7 @@ class ImageArray:
         self.indices = indices
         self.notes = notes
         self.contents: Contents | None = None
+        self.class_names: dict[int, str] = {}  # by label, where they are known
         self.labels = None if labels is None else labels[np.asarray(indices, np.int64)]
         self._digest = digest
         self._all_labels = labels
@@ -115,7 +116,7 @@ class ImageArray:
 
     def select(self, indices: Sequence[int]) -> "ImageArray":
         """Return the images at these places only, in this order."""
-        return ImageArray(
+        chosen = ImageArray(
             self.path,
             self.images,
             [self.indices[index] for index in indices],
@@ -123,6 +124,8 @@ class ImageArray:
             labels=self._all_labels,
             notes=self.notes,
         )
+        chosen.class_names = self.class_names
+        return chosen
 
     def fingerprint(self) -> str:
         """Return a digest of the archive's CRC-32 and size of the array, and of the rows chosen."""
@@ -136,7 +139,7 @@ class ImageArray:
 
 
 def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> ImageArray:
-    """Open ``arr_0`` of an ``.npz``, and ``arr_1`` as labels.
+    """Open ``arr_0`` of an ``.npz``, ``arr_1`` as labels and ``classes`` as their names.
 
     Args:
         path: The file.
@@ -159,6 +162,7 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
             if images is None:
                 images = archive["arr_0"]
             other = archive["arr_1"] if "arr_1" in keys else None
+            names = archive["classes"] if "classes" in keys else np.empty(0)
     except BadInput:
         raise
     except _TORN as error:
@@ -183,7 +187,10 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
     if images.dtype.kind == "f" and float_range is not None:
         digest += f" {float_range[0]!r} {float_range[1]!r}"
         pixels = FloatImages(path, images, float_range)
-    return ImageArray(path, pixels, range(len(images)), digest=digest, labels=labels, notes=notes)
+    array = ImageArray(path, pixels, range(len(images)), digest=digest, labels=labels, notes=notes)
+    if labels is not None and names.ndim == 1 and names.dtype.kind == "U":
+        array.class_names = {label: name for label, name in enumerate(names.tolist()) if name}
+    return array
 
 
 def torn_archive(path: Path, error: Exception) -> BadInput:

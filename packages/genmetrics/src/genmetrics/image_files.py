@@ -1,7 +1,7 @@
 """Writing sets of images: one ``.npz`` array, or a folder of squares. Imports no torch."""
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from genmetrics.adm_crop import adm_center_crop
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.sources import ImageFolder, ImageSource, ImageZip, read_ahead
+from genmetrics.sources import ImageFolder, ImageSource, ImageZip, class_names, read_ahead
 
 _WRITERS = 4
 
@@ -20,7 +20,7 @@ def pack_images(
 ) -> None:
     """Write images to ``arr_0`` of an ``.npz``, one after the other, and labels to ``arr_1``.
 
-    As :func:`write_npz` does.
+    As :func:`write_npz` does; the names of classes 0, 1, ... go to ``classes``.
 
     Args:
         source: Images of one size.
@@ -31,11 +31,19 @@ def pack_images(
         BadInput: If an image cannot be read or has another size than the first.
         UsageError: If the path has another ending or cannot be written.
     """
-    write_npz(_of_one_size(source, progress), path, source.labels, count=len(source))
+    names = class_names(source)
+    classes = [names.get(label, "") for label in range(max(names) + 1)] if names else None
+    images = _of_one_size(source, progress)
+    write_npz(images, path, source.labels, count=len(source), classes=classes)
 
 
 def write_npz(
-    images: Iterable[np.ndarray], path: Path, labels: np.ndarray | None = None, *, count: int
+    images: Iterable[np.ndarray],
+    path: Path,
+    labels: np.ndarray | None = None,
+    *,
+    count: int,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Write images as ADM's evaluator reads them, while they are made, with room for one.
 
@@ -48,6 +56,7 @@ def write_npz(
         path: The file, ending in ``.npz``.
         labels: Class of each, integers ``(n,)``, for ``arr_1``.
         count: How many images there will be.
+        classes: Names of classes 0, 1, ..., for ``classes``.
 
     Raises:
         BadInput: If there are more or fewer, or one has another type or size.
@@ -59,9 +68,10 @@ def write_npz(
     try:
         with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
             _write_array(images, archive, count)
-            if labels is not None:
-                with archive.open("arr_1.npy", "w") as member:
-                    np.lib.format.write_array(member, labels)
+            for name, values in (("arr_1", labels), ("classes", classes)):
+                if values is not None:
+                    with archive.open(f"{name}.npy", "w") as member:
+                        np.lib.format.write_array(member, np.asarray(values))
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error

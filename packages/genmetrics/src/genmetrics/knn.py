@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.probe_data import ProbeData
+from genmetrics.probe_data import ProbeData, labels_as_in
 from genmetrics.stats import require_finite
 
 
@@ -54,7 +54,7 @@ def knn_accuracy(
 
     Raises:
         UsageError: If ``k``, the temperature or the tile is out of range.
-        BadInput: If the dimensions differ.
+        BadInput: If the dimensions differ, or a class to test has no namesake in training.
         NumericalFailure: If a feature is not finite.
 
     Example:
@@ -76,7 +76,7 @@ def knn_accuracy(
     require_finite(rows, "training features")
     require_finite(queries, "validation features")
     classes, targets = torch.unique(train.y.cpu(), return_inverse=True)
-    truth = val.y.cpu()
+    truth = labels_as_in(train, val).cpu()
     top1 = top5 = 0
     for start in range(0, len(queries), tile):
         cosines, neighbours = _nearest(queries[start : start + tile].to(device), rows, k, tile)

@@ -1,8 +1,9 @@
 """Frozen features with labels, as probes take them: rows, or rows of tokens to be pooled."""
 
+import json
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ Pooling = Literal["mean", "max", "flatten", "first"]
 LABEL_KEYS = ("labels", "y")
 _NOT_FEATURES = ("ids", "meta")  # what `genmetrics features` writes beside them
 _ROWS_AT_A_TIME = 1024
+_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class ProbeData:
         y: Labels, any integers.
         pool: What becomes of tokens: their ``mean`` or ``max``, all of them side by side
             (``flatten``), or the ``first`` (a class token). Rows without tokens stay as they are.
+        classes: What every label is called; empty if it is not known.
 
     Raises:
         BadInput: If there is not one label per row, or no row, or nothing in a row.
@@ -42,6 +45,7 @@ class ProbeData:
     x: Float[Tensor, "n d"] | Float[Tensor, "n t c"]
     y: Int64[Tensor, " n"]
     pool: Pooling = "mean"
+    classes: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -74,6 +78,40 @@ class ProbeData:
         return torch.cat([part.double().mean(dim=1).to(self.x.dtype) for part in parts])
 
 
+def labels_as_in(train: ProbeData, val: ProbeData) -> Int64[Tensor, " n"]:
+    """Return the labels of ``val`` with the numbers that ``train`` gives to classes of that name.
+
+    Labels are places among a set's folders, so a set that lacks a folder counts others. Without
+    names on both sides labels stay as they are.
+
+    Raises:
+        BadInput: If a class of ``val`` has no namesake.
+
+    Example:
+        >>> train = ProbeData(torch.eye(3), torch.arange(3), classes=dict(enumerate("abc")))
+        >>> val = ProbeData(torch.eye(2), torch.arange(2), classes=dict(enumerate("bc")))
+        >>> labels_as_in(train, val)
+        tensor([1, 2])
+    """
+    if not (train.classes and val.classes):
+        return val.y
+    number = {name: label for label, name in train.classes.items()}
+    strangers = [name for name in val.classes.values() if name not in number]
+    if strangers:
+        raise BadInput(
+            f"Expected the classes of the training features, {_some(list(number))}; got "
+            f"{_some(list(val.classes.values()))}, where {_some(strangers)} is unknown. "
+            "Extract both from folders of the same names."
+        )
+    return torch.tensor(
+        [number[val.classes[label]] for label in val.y.tolist()], device=val.y.device
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f", ... ({len(names)})" if len(names) > _LISTED else "")
+
+
 def load_probe_file(
     path: Path, keys: Sequence[str] | None = None, pool: Pooling = "mean"
 ) -> dict[str, ProbeData]:
@@ -95,6 +133,7 @@ def load_probe_file(
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in _chosen(archive, keys, path)}
             listing = _listing(arrays)
+            named = _class_names(archive)
     except BadInput:
         raise
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -104,6 +143,8 @@ def load_probe_file(
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise BadInput(f"Expected integers of shape (n,) as {label_key} in {path}; got {listing}.")
     y = torch.from_numpy(labels.astype(np.int64))
+    if not named.keys() >= set(labels.tolist()):
+        named = {}
     data = {}
     for key, array in arrays.items():
         if array.dtype not in (np.float16, np.float32, np.float64) or array.ndim not in (2, 3):
@@ -116,8 +157,17 @@ def load_probe_file(
                 f"Expected one row of {key} per label in {path}, and not none; got {listing}."
             )
         x = torch.from_numpy(array)
-        data[key] = ProbeData(x.float() if array.dtype == np.float64 else x, y, pool)
+        data[key] = ProbeData(x.float() if array.dtype == np.float64 else x, y, pool, named)
     return data
+
+
+def _class_names(archive: np.lib.npyio.NpzFile) -> dict[int, str]:
+    """Return what `genmetrics features` wrote of them; nothing for files of others."""
+    try:
+        classes = json.loads(str(archive["meta"]))["source"]["classes"]
+        return {int(label): str(name) for label, name in classes.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 def _chosen(archive: np.lib.npyio.NpzFile, keys: Sequence[str] | None, path: Path) -> list[str]:

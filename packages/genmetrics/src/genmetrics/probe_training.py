@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
-from genmetrics.probe_data import ProbeData
+from genmetrics.probe_data import ProbeData, labels_as_in
 from genmetrics.probe_presets import PresetName, ProbePreset, probe_preset
 from genmetrics.probe_report import ProbeResult, ProbeRun, TopK
 from genmetrics.stats import require_finite
@@ -62,7 +62,8 @@ def linear_probe(  # noqa: PLR0913  # the protocol's choices
 
     Raises:
         UsageError: If there is no such preset or seed, or a number is out of range.
-        BadInput: If there are fewer than 2 classes, or the dimensions of the sets differ.
+        BadInput: If there are fewer than 2 classes, the dimensions of the sets differ, or a class
+            to test on has no namesake in training.
         NumericalFailure: If a feature is not finite, or training diverges.
 
     Example:
@@ -265,8 +266,9 @@ def _task(train: ProbeData, val: ProbeData, name: str) -> _Task:
             f"Expected labels of at least 2 classes; got {len(classes)}. "
             "A probe needs something to tell apart."
         )
-    places = torch.searchsorted(classes, val.y).clamp(max=len(classes) - 1)
-    val_targets = torch.where(classes[places] == val.y, places, -1)
+    truth = labels_as_in(train, val)
+    places = torch.searchsorted(classes, truth).clamp(max=len(classes) - 1)
+    val_targets = torch.where(classes[places] == truth, places, -1)
     return _Task(rows.cpu(), targets.cpu(), held_out.cpu(), val_targets.cpu(), len(classes))
 
 

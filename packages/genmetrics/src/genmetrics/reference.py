@@ -17,7 +17,7 @@ from genmetrics.stats_files import load_all_stats
 __all__ = ["Reference", "open_reference"]
 
 _STATISTICS = (".npz", ".pt", ".pth")
-_IMAGE_KEYS = {"arr_0", "arr_1"}
+_IMAGE_KEYS = {"arr_0", "arr_1", "classes"}
 
 
 @dataclass(frozen=True)

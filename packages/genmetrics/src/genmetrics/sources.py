@@ -23,6 +23,7 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "ImageZip",
+    "class_names",
     "open_images",
     "read_ahead",
 ]
@@ -82,8 +83,8 @@ def open_images(
     number of its sub-folder in that order. A zip of images is read by the same rules.
 
     An ``.npz`` holds ``arr_0``, uint8 or floats, ``(n, h, w, 3)``, or ``(n, 3, h, w)`` if the width
-    is not 3, and may hold labels in ``arr_1``; saved uncompressed (``np.savez``) it is mapped and
-    not loaded.
+    is not 3, and may hold labels in ``arr_1`` and the names of classes 0, 1, ... in ``classes``;
+    saved uncompressed (``np.savez``) it is mapped and not loaded.
 
     Args:
         path: The folder or file.
@@ -139,6 +140,14 @@ def open_images(
     if strict_size:
         _require_one_size(source)
     return source
+
+
+def class_names(source: ImageSource) -> dict[int, str]:
+    """Return what each label is called, by its folder or the ``.npz``; empty if nothing says so."""
+    if source.labels is None or not isinstance(source, ImageFolder | ImageZip):
+        return getattr(source, "class_names", {})
+    folders = (PurePosixPath(name).parent.as_posix() for name in source.names)
+    return dict(sorted(zip(source.labels.tolist(), folders, strict=True)))
 
 
 def _advice(file: Path) -> str:

@@ -72,6 +72,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 
 def _meta(source: "ImageSource", extractor: "Extractor") -> dict[str, Any]:
     """Return what the features depend on, as plain values."""
+    from genmetrics.sources import class_names
+
     return {
         "schema": "genmetrics.features/1",
         "genmetrics_version": version("genmetrics"),
@@ -81,6 +83,7 @@ def _meta(source: "ImageSource", extractor: "Extractor") -> dict[str, Any]:
             "n": len(source),
             "fingerprint": source.fingerprint(),
             "labels": source.labels is not None,
+            "classes": {str(label): name for label, name in class_names(source).items()},
         },
         "extractor": {
             "name": extractor.name,

@@ -138,6 +138,7 @@ def _cross_checks(
 
     from genmetrics.knn import knn_accuracy
     from genmetrics.probe import tuned_logistic_probe
+    from genmetrics.probe_data import labels_as_in
 
     checks: dict[str, Any] = {}
     if options.knn:
@@ -145,7 +146,7 @@ def _cross_checks(
     if options.logistic:
         tuned = tuned_logistic_probe(train.rows(), train.y)
         checks["logistic"] = {
-            "top1": tuned.probe.accuracy(val.rows(), val.y),
+            "top1": tuned.probe.accuracy(val.rows(), labels_as_in(train, val)),
             "l2": tuned.l2,
             "l2_chosen_on": "a fifth of the training rows",
         }
