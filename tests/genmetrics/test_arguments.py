@@ -87,3 +87,32 @@ def test_images_that_are_not_bytes_are_refused_with_what_makes_them_so(tmp_path)
     assert found[6:-2:2] == 8 * [bytes_of_8_by_9]
     assert found[-2].endswith("got uint8 (2, 2, 8, 9). Pass images of three channels.")
     assert found[-1].endswith("got a list. Pass one such tensor.")
+
+
+PAIRS = """
+from genmetrics import PerceptualDistance, psnr, ssim
+x = torch.rand(4, 3, 16, 17)
+lpips = PerceptualDistance("vgg", "0.1", "", torch.nn.Identity(), "cpu")
+told(lambda: lpips(x, x), lambda: lpips(x.byte(), x[:1].byte()))
+for score in (psnr, ssim):
+    told(
+        lambda: score(x, x[3:], data_range=1),
+        lambda: score(x, x[..., :16], data_range=1),
+        lambda: score(x[0], x[0], data_range=1),
+        lambda: score(x, x.numpy(), data_range=1),
+    )
+"""
+
+
+def test_images_without_a_partner_of_their_size_are_refused(tmp_path):
+    floats, one, *found = lines_of(PAIRS, tmp_path)
+    assert floats.startswith("Expected images as a uint8 tensor (b, 3, h, w); got float32")
+    assert one == found[0]
+    assert found[:4] == found[4:]
+    pairs = "Expected a reconstruction for each image, of its size; got (4, 3, 16, 17) and"
+    assert found[0] == f"{pairs} (1, 3, 16, 17). Pair them one to one."
+    assert found[1] == f"{pairs} (4, 3, 16, 16). Pair them one to one."
+    batch = "Expected images as a tensor (b, c, h, w); got"
+    assert found[2] == f"{batch} float32 (3, 16, 17). Pass images[None]."
+    array = "a NumPy array, float32 (4, 3, 16, 17). Pass torch.from_numpy(images)."
+    assert found[3] == f"{batch} {array}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genmetrics.errors import BadInput, WeightsUnavailable
 from genmetrics.extractors import full_float32
+from genmetrics.tensors import require_bytes, require_pairs
 from genmetrics.weights import (
     FOLDER_VARIABLE,
     is_offline,
@@ -60,8 +61,11 @@ class PerceptualDistance:
         """Return the distance of each pair, on the CPU, computed in full float32 (no TF32).
 
         Raises:
-            BadInput: If the images are too small for the backbone.
+            BadInput: If the images are too small for the backbone, not bytes, or not in pairs.
         """
+        require_bytes(real)
+        require_bytes(recon)
+        require_pairs(real, recon)
         smallest = _SMALLEST_SIDE[self.net]
         if min(real.shape[2:]) < smallest:
             raise BadInput(

@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
+from genmetrics.tensors import require_pairs
 
 SSIMWindow = Literal["gaussian", "uniform"]
 
@@ -34,7 +35,7 @@ def mean_squared_error(
         recon: Their reconstructions, of the same dtype.
 
     Raises:
-        BadInput: If one set is of bytes and the other is not.
+        BadInput: If the shapes differ, or one set is of bytes and the other is not.
 
     Example:
         >>> mean_squared_error(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5)).item()
@@ -73,7 +74,7 @@ def psnr(
             for bytes; floats must say.
 
     Raises:
-        BadInput: If one set is of bytes and the other is not.
+        BadInput: If the shapes differ, or one set is of bytes and the other is not.
         UsageError: If floats come without a range, or the range is not above 0.
 
     Example:
@@ -81,6 +82,7 @@ def psnr(
         >>> round(psnr(black, black + 10).item(), 4)  # 20 log10(255 / 10)
         28.1308
     """
+    _require_one_kind(real, recon)
     data_range = _known_range(real, data_range)
     return psnr_from_mse(mean_squared_error(real, recon), data_range)
 
@@ -105,7 +107,8 @@ def ssim(
         data_range: As in :func:`psnr`. A range that is too large flatters.
 
     Raises:
-        BadInput: If the images are smaller than the window, or one set only is of bytes.
+        BadInput: If the images are smaller than the window, the shapes differ, or one set only is
+            of bytes.
         UsageError: If floats come without a range, or the range is not above 0.
 
     Example:
@@ -113,8 +116,8 @@ def ssim(
         >>> ssim(image, image, data_range=1.0).tolist()
         [1.0, 1.0]
     """
-    data_range = _known_range(real, data_range)
     _require_one_kind(real, recon)
+    data_range = _known_range(real, data_range)
     taps = _taps(window).to(real.device)
     b, c, height, width = real.shape
     if min(height, width) < len(taps):
@@ -169,6 +172,7 @@ def _known_range(images: Tensor, data_range: float | None) -> float:
 
 
 def _require_one_kind(real: Tensor, recon: Tensor) -> None:
+    require_pairs(real, recon)
     if (real.dtype == torch.uint8) != (recon.dtype == torch.uint8):
         raise BadInput(
             f"Expected two sets of bytes or two of floats; got {real.dtype} and {recon.dtype}. "

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from genmetrics.errors import BadInput
 
-__all__ = ["require_bytes"]
+__all__ = ["described", "require_bytes", "require_pairs"]
 
 
 def require_bytes(images: object) -> None:
@@ -31,6 +31,34 @@ Pass torch.from_numpy(images).movedim(-1, 1).
         f"Expected images as a uint8 tensor (b, 3, h, w); got {described(images)}. "
         f"Pass {_as_bytes(images)}."
     )
+
+
+def require_pairs(real: object, recon: object) -> None:
+    """Raise BadInput unless both are tensors ``(b, c, h, w)`` of one shape.
+
+    Example:
+        >>> try:
+        ...     require_pairs(torch.zeros(4, 3, 8, 9), torch.zeros(1, 3, 8, 9))
+        ... except BadInput as error:
+        ...     print(error)
+        Expected a reconstruction for each image, of its size; got (4, 3, 8, 9) and \
+(1, 3, 8, 9). Pair them one to one.
+    """
+    shapes = []
+    for images in (real, recon):
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            lone = isinstance(images, Tensor) and images.ndim == 3
+            made = "torch.from_numpy(images)" if isinstance(images, np.ndarray) else ""
+            raise BadInput(
+                f"Expected images as a tensor (b, c, h, w); got {described(images)}. "
+                f"Pass {made or ('images[None]' if lone else 'one such tensor')}."
+            )
+        shapes.append(tuple(images.shape))
+    if shapes[0] != shapes[1]:
+        raise BadInput(
+            f"Expected a reconstruction for each image, of its size; got {shapes[0]} and "
+            f"{shapes[1]}. Pair them one to one."
+        )
 
 
 def described(value: object) -> str:
