@@ -17,6 +17,7 @@ from genmetrics.commands.arguments import (
 )
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
+from genmetrics.commands.targets import require_target
 from genmetrics.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Extract and write."""
-    require_parent(options.out, "OUT")
-    if options.out.suffix != ".npz":
-        raise UsageError(f"Expected OUT with the suffix .npz; got {options.out}. Rename it.")
+    require_target(options.out, "OUT", "features", [options.source])
     if options.json not in (None, "-"):
         require_parent(Path(options.json), "--json")
     source = open_all(options, options.source)

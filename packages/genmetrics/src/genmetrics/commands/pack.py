@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genmetrics.commands.arguments import require_parent
 from genmetrics.commands.output import progress_bar
 from genmetrics.commands.reading import add_source_options, open_all, warn
+from genmetrics.commands.targets import require_target
 
 HELP = "images of one size into one .npz"
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Write and say what."""
-    require_parent(options.target, "OUT.npz")
+    require_target(options.target, "OUT.npz", "images", [options.source])
     source = open_all(options, options.source)
 
     from genmetrics.image_files import pack_images

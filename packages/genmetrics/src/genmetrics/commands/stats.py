@@ -16,6 +16,7 @@ from genmetrics.commands.arguments import (
 )
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
+from genmetrics.commands.targets import OTHER_STATISTICS, kind_of, require_target
 from genmetrics.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="merge in spite of differing networks or images that come twice",
     )
+    merge.add_argument("--replace", action="store_true", help="replace OUT.npz if it is there")
 
     info = action("info", "what a file of statistics holds")
     info.add_argument("source", type=Path, metavar="FILE", help="a .npz, .pt or .pth")
@@ -65,10 +67,21 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     if options.action == "info":
         _info(options, command)
         return
-    require_parent(options.target, "OUT.npz")
-    if options.target.suffix.lower() != ".npz":
-        raise UsageError(f"Expected OUT.npz to end in .npz; got {options.target}. Rename it.")
+    inputs = options.parts if options.action == "merge" else [options.source]
+    if not _converts_in_place(options):
+        require_target(options.target, "OUT.npz", "statistics", inputs)
+    if options.action == "merge" and options.target.exists() and not options.replace:
+        raise UsageError(
+            f"Expected a new file as OUT.npz, the last argument; got {options.target}, which is "
+            "there. Name another, or replace it with --replace."
+        )
     {"build": _build, "convert": _convert, "merge": _merge}[options.action](options)
+
+
+def _converts_in_place(options: argparse.Namespace) -> bool:
+    if options.action != "convert" or options.source != options.target:
+        return False
+    return kind_of(options.source) in ("statistics", OTHER_STATISTICS)
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -1,0 +1,58 @@
+"""Files that commands write, kept from taking the place of others. Imports no torch."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from genmetrics.commands.arguments import require_parent
+from genmetrics.errors import UsageError
+
+__all__ = ["OTHER_STATISTICS", "kind_of", "require_target"]
+
+OTHER_STATISTICS = "statistics of another tool"
+
+# The arrays that tell them apart, of which the first found decides.
+_KINDS = (
+    ("arr_0", "images"),
+    ("genmetrics", "statistics"),
+    ("mu", OTHER_STATISTICS),
+    ("ids", "features"),
+)
+
+
+def require_target(path: Path, flag: str, kind: str, inputs: Sequence[Path]) -> None:
+    """Raise UsageError unless a file can be written there without loss.
+
+    Args:
+        path: The ``.npz`` to write.
+        flag: How messages call it.
+        kind: What will be in it; a file of this kind may be replaced.
+        inputs: What is read, which may not be.
+    """
+    require_parent(path, flag)
+    if path.suffix.lower() != ".npz":
+        raise UsageError(f"Expected {flag} to end in .npz; got {path}. Rename it.")
+    if not path.exists():
+        return
+    for each in inputs:
+        if each.exists() and path.samefile(each):
+            raise UsageError(
+                f"Expected {flag} to be another file than what is read; got {path} as both. "
+                "Name another."
+            )
+    found = kind_of(path)
+    if found != kind:
+        raise UsageError(
+            f"Expected {flag} to be new, or {kind} to replace; got {path}, which holds {found}. "
+            "Name another file."
+        )
+
+
+def kind_of(path: Path) -> str:
+    """Return what a file holds, by the names of its arrays."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return "something else"
+    return next((kind for key, kind in _KINDS if key in keys), "other arrays")
