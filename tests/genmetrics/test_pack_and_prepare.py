@@ -242,6 +242,44 @@ def test_prepare_refuses_a_folder_with_files(write_images, capsys):
     assert sorted(folder.iterdir()) == before
 
 
+def test_prepare_goes_on_after_a_bad_image(write_images, tmp_path, capsys):
+    folder, out = write_images(pixels(40)), tmp_path / "out"
+    good = (folder / "39.png").read_bytes()
+    (folder / "39.png").write_bytes(good[:60])
+    argv = ["prepare", folder, out, "--size", "4"]
+    assert "39.png" in fails_in_one_line(capsys, argv, 3)
+    written = {file.name: file.stat().st_mtime_ns for file in out.glob("*.png")}
+    assert written
+    for other in (
+        ["prepare", folder, out, "--size", "5"],
+        ["prepare", write_images(pixels(), "other"), out, "--size", "4"],
+    ):
+        assert "new or empty folder" in fails_in_one_line(capsys, other, 2)
+    (folder / "39.png").write_bytes(good)
+    assert main([str(word) for word in argv]) == 0
+    capsys.readouterr()
+    assert len(list(out.iterdir())) == 40
+    assert written.items() <= {file.name: file.stat().st_mtime_ns for file in out.iterdir()}.items()
+    np.testing.assert_array_equal(open_images(out).read(39), adm_center_crop(pixels(40)[39], 4))
+    assert "new or empty folder" in fails_in_one_line(capsys, argv, 2)
+
+
+def test_prepare_leaves_no_half_file(write_images, tmp_path, monkeypatch):
+    folder, save = write_images(pixels(1)), Image.Image.save
+
+    def stop(image, path, **options):
+        save(image, path, **options)
+        raise KeyboardInterrupt
+
+    argv = ["prepare", str(folder), str(tmp_path / "out"), "--size", "4"]
+    monkeypatch.setattr(Image.Image, "save", stop)
+    assert main(argv) == 130
+    assert not list((tmp_path / "out").glob("[!.]*"))
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert main(argv) == 0
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["0.png"]
+
+
 COMMANDS = pytest.mark.parametrize("command", ["pack", "prepare"])
 
 
@@ -257,10 +295,7 @@ def test_bad_images_are_named_or_skipped(write_images, tmp_path, capsys, command
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:60])
     argv = arguments(command, folder, tmp_path)
     assert "1.png" in fails_in_one_line(capsys, argv, 3)
-    skipping = [*map(str, arguments(command, folder, tmp_path)), "--on-bad-image", "skip"]
-    if command == "prepare":
-        skipping[2] += "2"
-    assert main(skipping) == 6
+    assert main([*map(str, argv), "--on-bad-image", "skip"]) == 6
     result = capsys.readouterr()
     assert "4 images" in result.out
     assert "left out of n: 1.png" in result.err

@@ -1,5 +1,6 @@
 """Writing sets of images: one ``.npz`` array, or a folder of squares. Imports no torch."""
 
+import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from genmetrics.errors import BadInput, UsageError
 from genmetrics.sources import ImageFolder, ImageSource, ImageZip, class_names, read_ahead
 
 _WRITERS = 4
+_UNFINISHED = ".unfinished.json"  # what a folder is being filled with
 
 
 def pack_images(
@@ -120,11 +122,12 @@ def prepare_images(
 ) -> None:
     """Write the ADM crop of each image to a folder, as PNG under its old name.
 
-    Sub-folders are kept. Images of an array are named by their number.
+    Sub-folders are kept. Images of an array are named by their number. A run that was stopped, by a
+    bad image say, goes on where it was when it is repeated.
 
     Args:
         source: The images.
-        folder: Where to; new or empty.
+        folder: Where to; new or empty, or of the same run.
         size: Side of the squares, in pixels.
         progress: Called after each image with 1.
 
@@ -144,22 +147,42 @@ def prepare_images(
     files = list(targets)
 
     def crop(index: int) -> None:
+        if files[index].exists():
+            return
         pixels = adm_center_crop(source.read(index), size)
-        Image.fromarray(pixels).save(files[index])
+        partial = files[index].with_name(f".{files[index].name}.partial")
+        Image.fromarray(pixels).save(partial, format="png")
+        partial.replace(files[index])
 
     try:
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(
-                f"Expected a new or empty folder; got {folder}, which has files. Choose another."
-            )
+        unfinished = _begin(folder, source.path, size)
         for parent in {file.parent for file in files}:
             parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_WRITERS) as writers:
             for _ in writers.map(crop, range(len(source))):
                 if progress is not None:
                     progress(1)
+        unfinished.unlink()
     except OSError as error:
         raise UsageError(f"Expected a writable folder; got {error}. Choose another.") from error
+
+
+def _begin(folder: Path, source: Path, size: int) -> Path:
+    """Mark a folder as one that is being filled, and return the mark.
+
+    Raises:
+        UsageError: If it has files that another run wrote.
+    """
+    mark, run = folder / _UNFINISHED, json.dumps({"source": str(source.resolve()), "size": size})
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(file != mark for file in folder.iterdir()) and not (
+        mark.exists() and mark.read_text() == run
+    ):
+        raise UsageError(
+            f"Expected a new or empty folder; got {folder}, which has files. Choose another."
+        )
+    mark.write_text(run)
+    return mark
 
 
 def names_of(source: ImageSource) -> list[str]:

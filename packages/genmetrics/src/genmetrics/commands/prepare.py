@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("source", type=Path, metavar="SRC", help="folder, zip or npz of images")
     parser.add_argument(
-        "target", type=Path, metavar="DST", help="new or empty folder for PNG files"
+        "target",
+        type=Path,
+        metavar="DST",
+        help="new or empty folder for PNG files; a run that was stopped goes on when repeated",
     )
     parser.add_argument(
         "--size", type=count, required=True, metavar="N", help="side of the squares, in pixels"
