@@ -116,3 +116,92 @@ def test_images_without_a_partner_of_their_size_are_refused(tmp_path):
     assert found[2] == f"{batch} float32 (3, 16, 17). Pass images[None]."
     array = "a NumPy array, float32 (4, 3, 16, 17). Pass torch.from_numpy(images)."
     assert found[3] == f"{batch} {array}"
+
+
+FIRST_TRIES = """
+from genmetrics import Evaluator, evaluate, extract_features
+from genmetrics.efflite0 import EffLite0Features
+EffLite0Features.forward = lambda self, x: {"features": x.float().flatten(1)[:, :1280]}
+for seed, folder in enumerate(("gen", "real")):
+    genmetrics.write_npz(
+        np.random.default_rng(seed).integers(0, 256, (6, 21, 21, 3), dtype=np.uint8),
+        f"{folder}.npz", np.arange(6), count=6,
+    )
+report = evaluate("gen.npz", "real.npz", extractor="efflite0")
+evaluator = Evaluator("real.npz", extractor="efflite0", metrics="fid,pr")
+evaluator.update(torch.zeros(4, 3, 21, 21, dtype=torch.uint8))
+told(
+    lambda: list(report.scores),
+    lambda: list(evaluator.result().scores),
+    lambda: extract_features("gen.npz", genmetrics.get_extractor("efflite0")).shape,
+    lambda: Evaluator("real", extractor="efflite0", metrics="fid"),
+    lambda: evaluate(torch.zeros(4, 3, 21, 21), "real.npz", extractor="efflite0"),
+    lambda: Evaluator([1, 2], extractor="efflite0"),
+    lambda: Evaluator("real.npz", extractor="eflite0"),
+    lambda: Evaluator("real.npz", extractor="efflite0", metrics="fit"),
+)
+try:
+    report["fid"]
+except KeyError as error:
+    print(error.args[0])
+"""
+
+
+def test_paths_names_and_one_text_of_metrics_are_taken(tmp_path):
+    found = lines_of(FIRST_TRIES, tmp_path)
+    assert found[:3] == [
+        "taken: ['fd_efflite0']",
+        "taken: ['fd_efflite0', 'precision_efflite0', 'recall_efflite0']",
+        "taken: torch.Size([6, 1280])",
+    ]
+    for line, words in zip(
+        found[3:],
+        [
+            "a .zip or an .npz file; got real, which does not exist",
+            "Expected a path of images, or open_images(path); got a Tensor. Write images",
+            "Expected a path of images, or open_images(path); got a list. Write images",
+            "got 'eflite0'. Did you mean efflite0?",
+            "got 'fit'. Did you mean fid?",
+            "Expected a score among fd_efflite0; got fid. Scores are named after their network.",
+        ],
+        strict=True,
+    ):
+        assert words in line
+
+
+FEATURES = """
+from genmetrics import (
+    StatsAccumulator, cmmd, frechet_distance_from_features, inception_score, kid,
+    precision_recall, project,
+)
+x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+x.setflags(write=False)
+y = np.asfortranarray(x[::-2] + 1)
+scores = (
+    frechet_distance_from_features,
+    precision_recall,
+    lambda x, y: kid(x, y, subset_size=3),
+    cmmd,
+    lambda x, y: inception_score(x),
+    lambda x, y: project(x, method="pca").tolist(),
+    lambda x, y: StatsAccumulator(4).update(x).finalize().mean.tolist(),
+)
+for score in scores:
+    print(score(x, y) == score(torch.tensor(x), torch.tensor(y)))
+for score in scores[:4]:
+    told(lambda: score(x, y[:, 1:]))
+for score in scores:
+    told(lambda: score(x.astype(int), y))
+told(lambda: kid(x, y))
+"""
+
+
+def test_features_of_numpy_score_as_tensors_and_other_kinds_are_refused(tmp_path):
+    found = lines_of(FEATURES, tmp_path)
+    assert found[:7] == 7 * ["True"]
+    widths = "Expected two sets of features of one dimension; got 4 and 3. Use one extractor"
+    assert [line.startswith(widths) for line in found[7:11]] == 4 * [True]
+    for line in found[11:18]:
+        assert "as a tensor or array of floats (n, d); got a NumPy array, int64 (9, 4)." in line
+    assert found[18].startswith("Expected at least subset_size=1000 samples in each set; got 9")
+    assert "Lower subset_size" in found[18]

@@ -115,8 +115,8 @@ def test_equal_sources_score_zero_on_average_and_within_four_errors_each():
 
 
 @pytest.mark.parametrize(("n", "m"), [(999, 1200), (1200, 999)])
-def test_too_few_samples_name_the_flag(n, m):
-    with pytest.raises(BadInput, match=f"got {n} and {m}. Lower --kid-subset-size"):
+def test_too_few_samples_name_the_argument(n, m):
+    with pytest.raises(BadInput, match=f"got {n} and {m}. Lower subset_size"):
         kid(rows(n, 3, 0), rows(m, 3, 1))
 
 

@@ -164,6 +164,15 @@ def test_pack_keeps_order_pixels_and_labels(classes, tmp_path, capsys, kind):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    "labels", [np.arange(2), np.arange(3.0), np.zeros((3, 2), int)], ids=["few", "floats", "2-d"]
+)
+def test_labels_that_are_not_one_whole_number_each_are_refused(tmp_path, labels):
+    with pytest.raises(BadInput, match="3 whole numbers as labels, one for each image; got"):
+        write_npz(pixels(3), str(tmp_path / "x.npz"), labels, count=3)
+    assert not list(tmp_path.iterdir())
+
+
 def test_pack_of_a_flat_folder_has_no_labels(write_images, tmp_path):
     folder = write_images(pixels())
     assert main(["pack", str(folder), str(tmp_path / "out.npz")]) == 0

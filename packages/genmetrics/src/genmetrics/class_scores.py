@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import require_finite
+from genmetrics.tensors import Rows, as_features
 
 _ORDER_TOLERANCE = 0.05
 _ROWS_AT_ONCE = 4096
@@ -52,9 +53,7 @@ class ISResult:
     order_matters: bool
 
 
-def inception_score(
-    logits: Float[Tensor, "n c"], *, chunk: int = 5000, shuffle_seed: int = 0
-) -> ISResult:
+def inception_score(logits: Rows, *, chunk: int = 5000, shuffle_seed: int = 0) -> ISResult:
     """Compute the Inception Score of shuffled samples in chunks, as ADM does it in file order.
 
     Args:
@@ -73,6 +72,7 @@ def inception_score(
         >>> round(inception_score(sure).mean, 9), round(inception_score(sure * 0).mean, 9)
         (5.0, 1.0)
     """
+    logits = as_features(logits, "logits")
     n = len(logits)
     if chunk < 2:
         raise UsageError(f"Expected chunk of at least 2; got {chunk}. Try 5000, as ADM.")

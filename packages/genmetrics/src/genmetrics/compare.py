@@ -58,12 +58,13 @@ class Difference:
     reason: str
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(path: str | Path) -> dict[str, Any]:
     """Return a JSON report of ``genmetrics eval`` or ``fid``.
 
     Raises:
         BadInput: If the file is not one.
     """
+    path = Path(path)
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError) as error:

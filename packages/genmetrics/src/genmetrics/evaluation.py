@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from genmetrics.extractors import Extractor
+from genmetrics.extractors import Extractor, get_extractor
 from genmetrics.feasibility import require_enough, require_suitable, usable_statistics
 from genmetrics.features import extract
 from genmetrics.inception import SHA256_PREFIX
 from genmetrics.protocols import Protocol, choose_protocol
-from genmetrics.reference import Reference
+from genmetrics.reference import Reference, open_reference
 from genmetrics.report import ImageSet, Remark, Report, Score
 from genmetrics.scoring import SCORERS, Sets
-from genmetrics.sources import ImageSource
+from genmetrics.sources import ImageSource, as_images
 
 __all__ = ["evaluate"]
 
@@ -38,10 +39,10 @@ _SAME = (
 
 
 def evaluate(
-    samples: ImageSource,
-    reference: ImageSource | Reference,
+    samples: ImageSource | str | Path,
+    reference: ImageSource | Reference | str | Path,
     *,
-    extractor: Extractor,
+    extractor: Extractor | str,
     protocol: Protocol | None = None,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
@@ -54,9 +55,9 @@ def evaluate(
     distance at that count is given too, since only these two numbers can be compared.
 
     Args:
-        samples: The images to judge, at least 2.
-        reference: Real images, at least 2, or their statistics.
-        extractor: The feature network.
+        samples: The images to judge, at least 2, or their path.
+        reference: Real images, at least 2, or their statistics, or the path of either.
+        extractor: The feature network, or its name.
         protocol: Metrics and constants; None for the Frechet distance alone.
         seed: Seed of the random subsets.
         progress: Called after each batch with the number of images in it.
@@ -67,7 +68,9 @@ def evaluate(
         UsageError: If a metric needs another network or reference.
         NumericalFailure: If features are not finite.
     """
+    samples = as_images(samples)
     judge = Judge.of(reference, extractor, protocol, seed)
+    extractor = judge.extractor
     sources = [samples, *judge.images]
     described = [ImageSet.of(source) for source in sources]
     require_enough(described, judge.protocol)
@@ -97,8 +100,8 @@ class Judge:
     @classmethod
     def of(
         cls,
-        reference: ImageSource | Reference,
-        extractor: Extractor,
+        reference: ImageSource | Reference | str | Path,
+        extractor: Extractor | str,
         protocol: Protocol | None,
         seed: int,
     ) -> "Judge":
@@ -108,8 +111,12 @@ class Judge:
             BadInput: If the reference's statistics are of another network.
             UsageError: If a metric needs another network or reference.
         """
+        if isinstance(reference, str | Path):
+            reference = open_reference(reference)
         if not isinstance(reference, Reference):
-            reference = Reference.of(reference)
+            reference = Reference.of(as_images(reference))
+        if not isinstance(extractor, Extractor):
+            extractor = get_extractor(extractor)
         protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
         usable = usable_statistics(reference, extractor)
         ignored = tuple(sorted(set(reference.statistics) - set(usable)))

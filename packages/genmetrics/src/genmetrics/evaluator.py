@@ -13,10 +13,10 @@ from torch import Tensor
 from genmetrics.contents import Contents
 from genmetrics.errors import UsageError
 from genmetrics.evaluation import Judge
-from genmetrics.extractors import Extractor
+from genmetrics.extractors import Extractor, get_extractor
 from genmetrics.feasibility import require_enough
 from genmetrics.features import extract
-from genmetrics.protocols import Protocol, choose_protocol
+from genmetrics.protocols import Protocol, choose_protocol, metric_names
 from genmetrics.reference import Reference
 from genmetrics.report import ImageSet, Report
 from genmetrics.sources import ImageSource
@@ -32,9 +32,9 @@ class Evaluator:
     later one. Samples are kept as features; at most a batch of them waits as images.
 
     Args:
-        reference: Real images, or their statistics.
-        extractor: The feature network.
-        metrics: What to compute; None for the protocol's.
+        reference: Real images, or their statistics, or the path of either.
+        extractor: The feature network, or its name.
+        metrics: What to compute, names in a list or between commas; None for the protocol's.
         protocol: Constants; None for those of the network.
         seed: Seed of the random subsets.
         batch_size: Images per forward pass. Results are bit for bit those of ``evaluate`` with
@@ -47,11 +47,10 @@ class Evaluator:
     Example:
         >>> import tempfile
         >>> from PIL import Image
-        >>> from genmetrics import get_extractor, open_images
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for i in range(4):
         ...         Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(f"{folder}/{i}.png")
-        ...     evaluator = Evaluator(open_images(folder), extractor=get_extractor("efflite0"))
+        ...     evaluator = Evaluator(folder, extractor="efflite0")
         ...     for _ in range(3):
         ...         evaluator.update(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
         ...     report = evaluator.result()
@@ -61,20 +60,22 @@ class Evaluator:
 
     def __init__(  # noqa: PLR0913  # what evaluate takes, and the cache of the reference
         self,
-        reference: ImageSource | Reference,
+        reference: ImageSource | Reference | str | Path,
         *,
-        extractor: Extractor,
-        metrics: Sequence[str] | None = None,
+        extractor: Extractor | str,
+        metrics: str | Sequence[str] | None = None,
         protocol: Protocol | None = None,
         seed: int = 0,
         batch_size: int = 64,
-        cache: Path | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
+        if not isinstance(extractor, Extractor):
+            extractor = get_extractor(extractor)
         protocol = protocol or choose_protocol(None, extractor.name)
         if metrics is not None:
-            protocol = replace(protocol, metrics=tuple(metrics))
+            protocol = replace(protocol, metrics=metric_names(metrics))
         self._judge = Judge.of(reference, extractor, protocol, seed)
         self._batch_size = batch_size
         self._cache = cache
@@ -128,7 +129,7 @@ class Evaluator:
         features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return judge.report(features, self._real, samples)
 
-    def _extract(self, images: ImageSource, cache: Path | None = None) -> dict[str, Tensor]:
+    def _extract(self, images: ImageSource, cache: str | Path | None = None) -> dict[str, Tensor]:
         extractor = self._judge.extractor
         return extract(images, extractor, batch_size=self._batch_size, cache=cache)
 

@@ -105,7 +105,7 @@ class FeatureNetwork(Protocol):
 
 
 def get_extractor(
-    name: str, *, weights: Path | None = None, device: str | torch.device = "cpu"
+    name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> Extractor:
     """Build a feature network, never falling back to random weights.
 
@@ -134,6 +134,7 @@ def get_extractor(
         {'features': (2, 1280)}
     """
     check_extractor_name(name)
+    weights = None if weights is None else Path(weights)
     plugins = plugin_extractors()
     if name in plugins:
         extractor = plugins[name].load()(weights, str(device))

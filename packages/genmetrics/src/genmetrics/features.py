@@ -20,7 +20,7 @@ from genmetrics.contents import Contents
 from genmetrics.decoding import Decoded, Processes, batches_ahead
 from genmetrics.errors import UsageError
 from genmetrics.extractors import Extractor, full_float32
-from genmetrics.sources import ImageSource
+from genmetrics.sources import ImageSource, as_images
 from genmetrics.tensors import require_bytes
 
 BATCHES_PER_SHARD = 8
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def extract_features(
-    source: ImageSource | UInt8[Tensor, "n 3 h w"],
+    source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
     extractor: Extractor,
     batch_size: int = 64,
     progress: Callable[[int], object] | None = None,
@@ -38,7 +38,7 @@ def extract_features(
     """Return the main output of all images, in their order, on the CPU: see :func:`extract`.
 
     Args:
-        source: Images of :func:`open_images`, or a tensor of them.
+        source: Images of :func:`open_images`, their path, or a tensor of them.
         extractor: The feature network.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         progress: Called after each batch with the number of images in it.
@@ -58,11 +58,11 @@ def extract_features(
 
 
 def extract(  # noqa: PLR0913  # each is a choice of its own
-    source: ImageSource | UInt8[Tensor, "n 3 h w"],
+    source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
     extractor: Extractor,
     *,
     batch_size: int = 64,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     workers: int | Processes = 4,
     devices: Sequence[str | torch.device] = (),
     progress: Callable[[int], object] | None = None,
@@ -74,7 +74,7 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     workers and interruptions, and so are the features, bit for bit on one kind of device.
 
     Args:
-        source: Images of :func:`open_images`, or a tensor of them.
+        source: Images of :func:`open_images`, their path, or a tensor of them.
         extractor: The feature network.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         cache: A folder in which features are kept, by the content of the images and the network;
@@ -99,6 +99,8 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
         raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
     if isinstance(source, Tensor | np.ndarray):
         require_bytes(source)
+    else:
+        source = as_images(source)
     run = _Run(source, extractor, batch_size, cache, progress or (lambda count: None))
     feed = _Feed(run.missing_batches(workers))
     replicas = _replicas(extractor, devices)
@@ -124,7 +126,7 @@ class _Run:
         source: ImageSource | Tensor,
         extractor: Extractor,
         batch_size: int,
-        cache: Path | None,
+        cache: str | Path | None,
         progress: Callable[[int], object],
     ) -> None:
         self.source = source
@@ -140,7 +142,7 @@ class _Run:
         self.shards = [range(start, min(start + shard, n)) for start in range(0, n, shard)]
         self.to_do = {rows.start: len(rows) for rows in self.shards}
         self.lock = Lock()
-        self.cache = cache and FeatureCache(cache, _key(source, extractor, batch_size))
+        self.cache = cache and FeatureCache(Path(cache), _key(source, extractor, batch_size))
 
     def missing_batches(self, workers: int | Processes) -> Iterator[_Batch]:
         """Take what the cache has, and yield the images of the rest."""

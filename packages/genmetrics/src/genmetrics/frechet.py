@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genmetrics.errors import BadInput, NumericalFailure
 from genmetrics.stats import GaussianStats, StatsAccumulator, require_finite
+from genmetrics.tensors import OtherRows, Rows, as_two_sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,7 @@ def frechet_distance(a: GaussianStats, b: GaussianStats) -> FrechetResult:
     return _result(a.mean - b.mean, traces, root_trace, (a.n, b.n))
 
 
-def frechet_distance_from_features(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]
-) -> FrechetResult:
+def frechet_distance_from_features(x: Rows, y: OtherRows) -> FrechetResult:
     """Compute the squared Frechet distance between the Gaussians fitted to two sets of features.
 
     If both sets have at most ``d`` rows, the distance comes from the ``n x m`` product of the
@@ -92,7 +91,7 @@ def frechet_distance_from_features(
         y: The reference, at least 2 rows.
 
     Raises:
-        BadInput: If a set has fewer than 2 rows.
+        BadInput: If a set has fewer than 2 rows, or the dimensions differ.
         NumericalFailure: If a feature is not finite; the message names the rows.
 
     Example:
@@ -100,6 +99,7 @@ def frechet_distance_from_features(
         >>> round(frechet_distance_from_features(x, x + 1).value, 9)
         3.0
     """
+    x, y = as_two_sets(x, y)
     for name, features in (("first", x), ("second", y)):
         require_finite(features, f"features of the {name} set")
         if len(features) < 2:

@@ -18,7 +18,7 @@ _UNFINISHED = ".unfinished.json"  # what a folder is being filled with
 
 
 def pack_images(
-    source: ImageSource, path: Path, progress: Callable[[int], object] | None = None
+    source: ImageSource, path: str | Path, progress: Callable[[int], object] | None = None
 ) -> None:
     """Write images to ``arr_0`` of an ``.npz``, one after the other, and labels to ``arr_1``.
 
@@ -41,7 +41,7 @@ def pack_images(
 
 def write_npz(
     images: Iterable[np.ndarray],
-    path: Path,
+    path: str | Path,
     labels: np.ndarray | None = None,
     *,
     count: int,
@@ -61,9 +61,13 @@ def write_npz(
         classes: Names of classes 0, 1, ..., for ``classes``.
 
     Raises:
-        BadInput: If there are more or fewer, or one has another type or size.
+        BadInput: If there are more or fewer, one has another type or size, or there is not one
+            label for each.
         UsageError: If the path has another ending or cannot be written.
     """
+    path = Path(path)
+    if labels is not None:
+        _require_labels(np.asarray(labels), count)
     if path.suffix.lower() != ".npz":
         raise UsageError(f"Expected a path that ends in .npz; got {path}. Rename it.")
     partial = path.with_name(f".{path.name}.partial")
@@ -79,6 +83,14 @@ def write_npz(
         raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _require_labels(labels: np.ndarray, count: int) -> None:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise BadInput(
+            f"Expected {count} whole numbers as labels, one for each image; got {labels.dtype} "
+            f"{labels.shape}. Pass the classes of these images."
+        )
 
 
 def _write_array(images: Iterable[np.ndarray], archive: zipfile.ZipFile, count: int) -> None:
@@ -118,7 +130,10 @@ def _of_one_size(
 
 
 def prepare_images(
-    source: ImageSource, folder: Path, size: int, progress: Callable[[int], object] | None = None
+    source: ImageSource,
+    folder: str | Path,
+    size: int,
+    progress: Callable[[int], object] | None = None,
 ) -> None:
     """Write the ADM crop of each image to a folder, as PNG under its old name.
 
@@ -135,6 +150,7 @@ def prepare_images(
         BadInput: If an image cannot be read or two would get one name.
         UsageError: If the folder has files in it or cannot be written.
     """
+    folder = Path(folder)
     targets: dict[Path, str] = {}
     for name in names_of(source):
         target = folder / PurePosixPath(name).with_suffix(".png")

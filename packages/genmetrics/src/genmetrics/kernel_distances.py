@@ -19,6 +19,7 @@ from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import require_finite
+from genmetrics.tensors import OtherRows, Rows, as_two_sets
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["subsets", "full"]
@@ -70,8 +71,8 @@ class CMMDResult:
 
 
 def kid(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
+    x: Rows,
+    y: OtherRows,
     *,
     subsets: int = 100,
     subset_size: int = 1000,
@@ -91,7 +92,7 @@ def kid(
 
     Raises:
         UsageError: If an option is too small.
-        BadInput: If a set is too small.
+        BadInput: If a set is too small, or the dimensions differ.
         NumericalFailure: If a feature is not finite.
 
     Example:
@@ -100,6 +101,7 @@ def kid(
         >>> 0 < found.se < found.mean
         True
     """
+    x, y = as_two_sets(x, y)
     _check(x, y)
     dim = x.shape[1]
 
@@ -118,7 +120,7 @@ def kid(
     if min(len(x), len(y)) < subset_size:
         raise BadInput(
             f"Expected at least subset_size={subset_size} samples in each set; got {len(x)} and "
-            f"{len(y)}. Lower --kid-subset-size, and compare results of equal sizes only."
+            f"{len(y)}. Lower subset_size, and compare results of equal sizes only."
         )
     generator = torch.Generator().manual_seed(seed)
     draws = [
@@ -146,8 +148,8 @@ def kid(
 
 
 def cmmd(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
+    x: Rows,
+    y: OtherRows,
     *,
     sigma: float = 10.0,
     scale: float = 1000.0,
@@ -166,7 +168,7 @@ def cmmd(
 
     Raises:
         UsageError: If ``sigma`` is not above 0.
-        BadInput: If a set has fewer than 2 rows, or a row is 0.
+        BadInput: If a set has fewer than 2 rows, a row is 0, or the dimensions differ.
         NumericalFailure: If a feature is not finite.
 
     Example:
@@ -177,6 +179,7 @@ def cmmd(
     """
     if not sigma > 0:
         raise UsageError(f"Expected sigma above 0; got {sigma}. Try 10.")
+    x, y = as_two_sets(x, y)
     _check(x, y)
 
     def kernel_less_one(u: Tensor, v: Tensor) -> Tensor:

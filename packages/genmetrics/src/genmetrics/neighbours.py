@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import require_finite
+from genmetrics.tensors import OtherRows, Rows, as_two_sets
 
 Arithmetic = Literal["float32", "float64", "adm-fp16"]
 # Squared distances between some rows of the two blocks that it was made for.
@@ -63,8 +64,8 @@ class PRResult:
 
 
 def precision_recall(
-    generated: Float[Tensor, "n d"],
-    reference: Float[Tensor, "m d"],
+    generated: Rows,
+    reference: OtherRows,
     *,
     k: int = 3,
     tile: int = 1000,
@@ -97,7 +98,7 @@ def precision_recall(
 
     Raises:
         UsageError: If ``k`` or ``tile`` is below 1, or there is no such precision.
-        BadInput: If a set has at most ``k`` rows.
+        BadInput: If a set has at most ``k`` rows, or the dimensions differ.
         NumericalFailure: If a feature is not finite.
 
     Example:
@@ -106,6 +107,7 @@ def precision_recall(
         >>> found.precision, found.recall, found.n_generated, found.n_reference
         (1.0, 0.5, 2, 6)
     """
+    generated, reference = as_two_sets(generated, reference, ("generated", "reference"))
     _check(generated, reference, k, tile)
     reference = reference.to(generated.device)
     distances = _Distances(precision, tile, _middle(generated, reference))

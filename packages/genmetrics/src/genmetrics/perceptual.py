@@ -88,7 +88,7 @@ def perceptual_distance(
     net: LPIPSNet = "alex",
     *,
     version: LPIPSVersion = "0.1",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> PerceptualDistance:
     """Build LPIPS, never falling back to random weights.
@@ -105,7 +105,7 @@ def perceptual_distance(
         WeightsUnavailable: If the package or the weights are missing, or do not fit.
     """
     network = _heads_on_random_backbone(net, version)
-    file = find_backbone_weights(net, weights)
+    file = find_backbone_weights(net, None if weights is None else Path(weights))
     _load_backbone(network.net, file)  # type: ignore[arg-type]  # a module, the stub cannot say
     network.to(device).requires_grad_(False)  # noqa: FBT003  # torch's own signature
     return PerceptualDistance(net, version, sha256_of(file), network, torch.device(device))

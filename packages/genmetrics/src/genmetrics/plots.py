@@ -32,7 +32,7 @@ _SHAPES = ("o", "^", "s")
 
 def plot_latents(
     coordinates: Float[Tensor, "n 2"],
-    file: Path,
+    file: str | Path,
     *,
     labels: Int[Tensor, " n"] | None = None,
     names: Mapping[int, str] | None = None,
@@ -95,7 +95,7 @@ class Extremes(NamedTuple):
     log10_kappa: Float[Tensor, " b"]
 
 
-def plot_spectra(spectra: Mapping[str, SpectrumResult | Extremes], file: Path) -> None:
+def plot_spectra(spectra: Mapping[str, SpectrumResult | Extremes], file: str | Path) -> None:
     """Draw histograms of the largest and smallest singular value and of the condition number.
 
     All on decimal logarithms, with the same bins for every model and its median as a dashed line.
@@ -204,7 +204,7 @@ def _pyplot() -> Any:
         ) from error
 
 
-def _save(plt: Any, figure: Any, file: Path) -> None:
+def _save(plt: Any, figure: Any, file: str | Path) -> None:
     try:
         figure.savefig(file)
     except (OSError, ValueError) as error:  # ValueError is an unknown suffix

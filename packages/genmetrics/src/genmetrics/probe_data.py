@@ -113,7 +113,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def load_probe_file(
-    path: Path, keys: Sequence[str] | None = None, pool: Pooling = "mean"
+    path: str | Path, keys: Sequence[str] | None = None, pool: Pooling = "mean"
 ) -> dict[str, ProbeData]:
     """Read features and labels from an ``.npz`` file.
 
@@ -126,6 +126,7 @@ def load_probe_file(
     Raises:
         BadInput: If something is missing or of the wrong kind; lists what there is.
     """
+    path = Path(path)
     if not path.is_file():
         raise BadInput(f"Expected an .npz file of features; got {path}, which is no file.")
     try:

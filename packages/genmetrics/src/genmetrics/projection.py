@@ -4,19 +4,21 @@ import importlib
 import warnings
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import require_finite
+from genmetrics.tensors import Rows, as_features
 
 Projection = Literal["umap", "pca"]
 
 
 def project(  # noqa: PLR0913  # UMAP's own choices, all with defaults
-    features: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"] | None = None,
+    features: Rows,
+    labels: Int[Tensor, " n"] | Int[np.ndarray, " n"] | None = None,
     *,
     method: Projection = "umap",
     n_neighbors: int = 15,
@@ -49,6 +51,7 @@ def project(  # noqa: PLR0913  # UMAP's own choices, all with defaults
         >>> project(x, method="pca").abs().round().tolist()
         [[2.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     """
+    features = as_features(features)
     require_finite(features, "features")
     least = n_neighbors + 1 if method == "umap" else 2
     if len(features) < least:
@@ -71,7 +74,7 @@ def project(  # noqa: PLR0913  # UMAP's own choices, all with defaults
         random_state=seed,
         n_jobs=1,  # what a seed allows
     )
-    classes = None if labels is None else labels.cpu().numpy()
+    classes = None if labels is None else torch.as_tensor(labels).cpu().numpy()
     coordinates: Tensor = torch.from_numpy(reducer.fit_transform(rows.float().numpy(), classes))
     return coordinates.float()
 

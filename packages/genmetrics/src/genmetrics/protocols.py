@@ -1,14 +1,14 @@
 """Named protocols: which network, which metrics, which constants. Imports no torch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
 from genmetrics.errors import UsageError
 
-__all__ = ["METRICS", "PROTOCOLS", "Protocol", "choose_protocol"]
+__all__ = ["METRICS", "PROTOCOLS", "Protocol", "choose_protocol", "metric_names"]
 
 METRICS: Mapping[str, str] = {
     "fid": "Frechet distance of the main features",
@@ -91,6 +91,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 
+def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of metrics, each once; in a text they stand between commas.
+
+    Example:
+        >>> metric_names("fid,pr,fid")
+        ('fid', 'pr')
+    """
+    names = metrics.split(",") if isinstance(metrics, str) else metrics
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 def choose_protocol(name: str | None, extractor: str | None, **changes: Any) -> Protocol:
     """Return the protocol that was asked for by its name or by its network.
 
@@ -127,4 +138,6 @@ def choose_protocol(name: str | None, extractor: str | None, **changes: Any) -> 
             f"got {extractor}. Leave one of the two out."
         )
     known = {field: value for field, value in changes.items() if value is not None}
+    if "metrics" in known:
+        known["metrics"] = metric_names(known["metrics"])
     return dataclasses.replace(protocol, **known)

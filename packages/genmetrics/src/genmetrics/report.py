@@ -126,7 +126,16 @@ class Report:
     remarks: tuple[Remark, ...]
 
     def __getitem__(self, name: str) -> Score:
-        """Return a score by its name."""
+        """Return a score by its name.
+
+        Raises:
+            KeyError: If there is none; lists those that there are.
+        """
+        if name not in self.scores:
+            raise KeyError(
+                f"Expected a score among {', '.join(self.scores)}; got {name}. Scores are named "
+                "after their network."
+            )
         return self.scores[name]
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "ImageZip",
+    "as_images",
     "class_names",
     "open_images",
     "read_ahead",
@@ -140,6 +141,22 @@ def open_images(
     if strict_size:
         _require_one_size(source)
     return source
+
+
+def as_images(images: object) -> ImageSource:
+    """Return images, opened if a path stands for them.
+
+    Raises:
+        BadInput: If they are neither, or cannot be opened.
+    """
+    if isinstance(images, str | Path):
+        return open_images(images)
+    if not isinstance(images, ImageSource):
+        raise BadInput(
+            f"Expected a path of images, or open_images(path); got a {type(images).__name__}. "
+            "Write images to a file with write_npz, or pass them to Evaluator.update."
+        )
+    return images
 
 
 def class_names(source: ImageSource) -> dict[int, str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genmetrics.errors import BadInput, NumericalFailure
 from genmetrics.sums import CentredSums, GridSums
+from genmetrics.tensors import Rows, as_features
 
 _ROWS_PER_UPDATE = 4096
 _MUST_AGREE = ("extractor", "weights_sha256", "preprocess_id", "output")
@@ -213,13 +214,14 @@ class StatsAccumulator:
         self.exact = exact
         self._sums: CentredSums | GridSums = GridSums(dim) if exact else CentredSums(dim)
 
-    def update(self, features: Float[Tensor, "n d"]) -> "StatsAccumulator":
+    def update(self, features: Rows) -> "StatsAccumulator":
         """Add the rows of one batch and return self.
 
         Raises:
             BadInput: If the rows do not have ``dim`` numbers, or leave the range of ``exact``.
             NumericalFailure: If a feature is not finite.
         """
+        features = as_features(features)
         if features.shape[1] != self.dim:
             raise BadInput(
                 f"Expected features of {self.dim} numbers; got {features.shape[1]}. "

@@ -2,11 +2,23 @@
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from genmetrics.errors import BadInput
 
-__all__ = ["described", "require_bytes", "require_pairs"]
+__all__ = [
+    "OtherRows",
+    "Rows",
+    "as_features",
+    "as_two_sets",
+    "described",
+    "require_bytes",
+    "require_pairs",
+]
+
+Rows = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
+OtherRows = Float[Tensor, "m d"] | Float[np.ndarray, "m d"]
 
 
 def require_bytes(images: object) -> None:
@@ -59,6 +71,51 @@ def require_pairs(real: object, recon: object) -> None:
             f"Expected a reconstruction for each image, of its size; got {shapes[0]} and "
             f"{shapes[1]}. Pair them one to one."
         )
+
+
+def as_features(features: object, name: str = "features") -> Float[Tensor, "n d"]:
+    """Return rows of floats as a tensor, which shares memory with an array if it can.
+
+    Args:
+        features: A tensor or NumPy array ``(n, d)``.
+        name: How the message calls them.
+
+    Raises:
+        BadInput: If they are of another kind.
+    """
+    if isinstance(features, np.ndarray) and features.dtype in (np.float16, np.float32, np.float64):
+        features = torch.from_numpy(np.require(features, requirements=("C", "W")))
+    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+        raise BadInput(
+            f"Expected {name} as a tensor or array of floats (n, d); got {described(features)}. "
+            "Pass one row per image."
+        )
+    return features
+
+
+def as_two_sets(
+    x: object, y: object, names: tuple[str, str] = ("first", "second")
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
+    """Return two sets of features as tensors.
+
+    Args:
+        x: A tensor or NumPy array ``(n, d)``.
+        y: Another one.
+        names: How messages call the sets.
+
+    Raises:
+        BadInput: If one is of another kind, or they have unequal widths.
+    """
+    a, b = (
+        as_features(each, f"features of the {name} set")
+        for each, name in zip((x, y), names, strict=True)
+    )
+    if a.shape[1] != b.shape[1]:
+        raise BadInput(
+            f"Expected two sets of features of one dimension; got {a.shape[1]} and {b.shape[1]}. "
+            "Use one extractor and output for both."
+        )
+    return a, b
 
 
 def described(value: object) -> str:

@@ -18,7 +18,7 @@ from genmetrics.commands.arguments import (
 )
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import reading
-from genmetrics.protocols import METRICS, PROTOCOLS, Protocol, choose_protocol
+from genmetrics.protocols import METRICS, PROTOCOLS, Protocol, choose_protocol, metric_names
 
 if TYPE_CHECKING:
     from genmetrics.reference import Reference
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: adm)")
     add(
         "--metrics",
-        type=_metrics,
+        type=metric_names,
         metavar="M,M",
         help=f"any of {','.join(METRICS)} (default: the protocol's)",
     )
@@ -115,10 +115,6 @@ def _without_images(protocol: Protocol) -> Protocol:
             f"warning: The reference has no images, so {', '.join(left_out)} is left out.\n"
         )
     return replace(protocol, metrics=kept)
-
-
-def _metrics(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part for part in text.split(",") if part))
 
 
 def _protocol(options: argparse.Namespace) -> Protocol:
