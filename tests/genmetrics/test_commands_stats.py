@@ -11,6 +11,7 @@ from genmetrics.stats import StatsAccumulator
 from genmetrics.stats_files import load_stats
 
 EFFLITE0 = ["--extractor", "efflite0", "--device", "cpu"]
+SETS = {"a": slice(0, 9), "b": slice(9, 21)}
 
 
 @pytest.fixture(autouse=True)
@@ -281,6 +282,39 @@ def test_unsuitable_files_exit_3(tmp_path, capsys, action):
     assert not (tmp_path / "out.npz").exists()
 
 
+def test_fid_of_two_files_of_statistics(quick, emoji, write_images, tmp_path, capsys):
+    sets = {name: write_images(emoji[rows], name) for name, rows in SETS.items()}
+    a, b = (tmp_path / f"{name}.npz" for name in SETS)
+    assert build(sets["a"], a) == build(sets["b"], b) == 0
+    capsys.readouterr()
+    argv = ["fid", str(a), str(b), "--json", str(tmp_path / "r.json")]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    wanted = frechet_distance(load_stats(a, "features"), load_stats(b, "features"))
+    assert out.split()[:3] == ["fd_efflite0", f"{wanted.value:.4f}", "9"]
+    assert err == ""
+    score = json.loads((tmp_path / "r.json").read_text())["metrics"]["fd_efflite0"]
+    assert (score["value"], score["n_samples"], score["n_ref"]) == (wanted.value, 9, 12)
+    write_mu_sigma(tmp_path / "other.npz", 3)
+    for argv, code, told in (
+        (["fid", a, sets["b"]], 2, "got statistics in"),
+        (["fid", a, b, "--extractor", "inception"], 2, "Expected --extractor efflite0, which"),
+        (["fid", a, tmp_path / "other.npz"], 3, "one output; got features and pool3"),
+        (["fid", sets["a"], b], 2, "Expected --extractor efflite0, which"),
+        (["eval", sets["a"], "--ref", b], 2, "which "),
+        (["eval", a, "--ref", b, *EFFLITE0], 3, "Expected images in"),
+    ):
+        assert told in fails_in_one_line(capsys, argv, code)
+
+
+def test_fid_of_statistics_that_name_no_network(tmp_path, capsys):
+    write_mu_sigma(tmp_path / "a.npz", 3)
+    torch.save({"mu": np.ones(3), "sigma": np.eye(3)}, tmp_path / "b.pt")
+    assert main(["fid", str(tmp_path / "a.npz"), str(tmp_path / "b.pt")]) == 0
+    name, _, *counts = capsys.readouterr().out.split()
+    assert (name, counts[0], counts[2]) == ("fid", "unknown", "unknown")
+
+
 def test_merging_different_networks_needs_force(quick, emoji, write_images, tmp_path, capsys):
     from genmetrics import efflite0
 
@@ -290,7 +324,10 @@ def test_merging_different_networks_needs_force(quick, emoji, write_images, tmp_
     assert build(write_images(emoji[5:9], "b"), b) == 0
     capsys.readouterr()
     error = fails_in_one_line(capsys, ["stats", "merge", a, b, out], 3)
-    assert "one preprocess_id; got none and other" in error
+    assert (
+        "one preprocess_id; got none and other. Build both alike, or merge them" in error
+    )
+    assert "all the same with --force (force=True in Python)." in error
     assert main(["stats", "merge", str(a), str(b), str(out), "--force"]) == 0
     assert load_stats(out, "features").n == 9
 

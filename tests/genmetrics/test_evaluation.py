@@ -363,6 +363,17 @@ def test_compare_refuses_reports_of_other_commands(reports, capsys, tmp_path):
     assert "a report of another command" in capsys.readouterr().err
 
 
+def test_compare_says_what_is_no_report(reports, capsys, tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    for path, found in (
+        (tmp_path / "gone.json", "does not exist"),
+        (tmp_path, "cannot be read"),
+        (tmp_path / "broken.json", "is not JSON"),
+    ):
+        assert main(["compare", str(reports[0]), str(path)]) == 3
+        assert f"got {path}, which {found}. Write it with" in capsys.readouterr().err
+
+
 def test_compare_looks_at_constants_of_shared_scores_only(reports):
     a, b = (json.loads(file.read_text()) for file in reports)
     b["protocol"]["kid_subset_size"] = 7

@@ -153,10 +153,7 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             keys = archive.files
             if "arr_0" not in keys:
-                raise BadInput(
-                    f"Expected the key arr_0 in {path}; got {_listing(archive.zip)}. "
-                    "Save images with np.savez(path, images)."
-                )
+                raise _no_images(path, archive)
             member = archive.zip.getinfo("arr_0.npy")
             images = _map_stored(path, member)
             if images is None:
@@ -191,6 +188,18 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
     if labels is not None and names.ndim == 1 and names.dtype.kind == "U":
         array.class_names = {label: name for label, name in enumerate(names.tolist()) if name}
     return array
+
+
+def _no_images(path: Path, archive: Any) -> BadInput:
+    if {"genmetrics", "mu"} & set(archive.files):
+        return BadInput(
+            f"Expected images in {path}; got statistics. Pass the images that they are of; two "
+            "files of statistics are compared by `genmetrics fid`."
+        )
+    return BadInput(
+        f"Expected the key arr_0 in {path}; got {_listing(archive.zip)}. "
+        "Save images with np.savez(path, images)."
+    )
 
 
 def torn_archive(path: Path, error: Exception) -> BadInput:

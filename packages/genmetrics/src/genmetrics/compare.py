@@ -68,8 +68,11 @@ def read_report(path: str | Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError) as error:
+        unreadable = "cannot be read" if path.exists() else "does not exist"
+        found = "is not JSON" if isinstance(error, ValueError) else unreadable
         raise BadInput(
-            f"Expected a JSON report in {path}; got {error}. Write it with --json."
+            f"Expected a JSON report; got {path}, which {found}. "
+            "Write it with genmetrics eval --json FILE."
         ) from error
     if (
         not isinstance(report, dict)

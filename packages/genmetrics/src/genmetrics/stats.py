@@ -16,6 +16,7 @@ from genmetrics.sums import CentredSums, GridSums
 from genmetrics.tensors import Rows, as_features
 
 _ROWS_PER_UPDATE = 4096
+_FORCE = "or merge them all the same with --force (force=True in Python)"
 _MUST_AGREE = ("extractor", "weights_sha256", "preprocess_id", "output")
 
 
@@ -82,13 +83,16 @@ class GaussianStats:
         return self.dim if self.n is None else min(self.dim, self.n - 1)
 
 
-def require_compatible(a: GaussianStats, b: GaussianStats, *, force: bool = False) -> None:
+def require_compatible(
+    a: GaussianStats, b: GaussianStats, *, force: bool = False, advice: str = "Build both alike."
+) -> None:
     """Raise unless two statistics can be of one kind of feature, as far as their ``meta`` says.
 
     Args:
         a: Statistics.
         b: Other statistics.
         force: Whether to let differing ``meta`` pass; a differing dimension never does.
+        advice: What to do where ``force`` would help.
 
     Raises:
         IncompatibleStats: If dimension, extractor, weights, preprocessing or output differ.
@@ -101,8 +105,7 @@ def require_compatible(a: GaussianStats, b: GaussianStats, *, force: bool = Fals
     for key in () if force else _MUST_AGREE:
         if key in a.meta and key in b.meta and a.meta[key] != b.meta[key]:
             raise IncompatibleStats(
-                f"Expected statistics of one {key}; got {a.meta[key]} and {b.meta[key]}. "
-                "Build both alike, or force it."
+                f"Expected statistics of one {key}; got {a.meta[key]} and {b.meta[key]}. " + advice
             )
 
 
@@ -131,7 +134,7 @@ def merge_stats(parts: Sequence[GaussianStats], *, force: bool = False) -> Gauss
         raise BadInput("Expected statistics to merge; got none. Name at least one file.")
     sums = CentredSums(parts[0].dim)
     for part in parts:
-        require_compatible(parts[0], part, force=force)
+        require_compatible(parts[0], part, force=force, advice=f"Build both alike, {_FORCE}.")
         if part.n is None:
             raise BadInput(
                 "Expected statistics with a known number of samples; got some without. "
@@ -170,7 +173,7 @@ def _require_disjoint(parts: Sequence[GaussianStats]) -> None:
         if both := a.keys() & b.keys():
             raise IncompatibleStats(
                 f"Expected statistics of disjoint sets; got {a[min(both)]} in part {i + 1} and in "
-                f"part {j + 1}. Leave one out, or force it."
+                f"part {j + 1}. Leave one out, {_FORCE}."
             )
 
 

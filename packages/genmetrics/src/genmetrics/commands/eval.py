@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,12 @@ from genmetrics.commands.arguments import (
 )
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import reading
+from genmetrics.errors import UsageError
 from genmetrics.protocols import METRICS, PROTOCOLS, Protocol, choose_protocol, metric_names
 
 if TYPE_CHECKING:
     from genmetrics.reference import Reference
+    from genmetrics.stats import GaussianStats
 
 HELP = "scores of samples against real images or their statistics"
 
@@ -81,6 +83,8 @@ def score(options: argparse.Namespace, command: Sequence[str], protocol: Protoco
     if options.json not in (None, "-"):
         require_parent(Path(options.json), "--json")
     samples, reference = open_source(options, options.samples), _open_reference(options)
+    if reference.images is None:
+        require_extractor(options.reference, reference.statistics, protocol.extractor)
     if options.metrics is None and reference.images is None:
         protocol = _without_images(protocol)
     how: dict[str, Any] = extraction(options)
@@ -104,6 +108,18 @@ def score(options: argparse.Namespace, command: Sequence[str], protocol: Protoco
     for remark in report.remarks:
         sys.stderr.write(f"warning: {remark.message}\n")
     write(document(report.to_dict(), command), report.to_text(), options.json)
+
+
+def require_extractor(path: Path, statistics: "Mapping[str, GaussianStats]", name: str) -> None:
+    """Raise UsageError if statistics say that they are of another network."""
+    known = {
+        str(each.meta["extractor"]) for each in statistics.values() if "extractor" in each.meta
+    }
+    if known and name not in known:
+        raise UsageError(
+            f"Expected --extractor {known.pop()}, which {path} is of; got {name}. Pass it, or "
+            "statistics of another network."
+        )
 
 
 def _without_images(protocol: Protocol) -> Protocol:

@@ -1,23 +1,94 @@
 """``genmetrics fid A B``: the Frechet distance of two sets."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from genmetrics.commands.eval import add_scoring_options, score
+from genmetrics.commands.arguments import require_parent
+from genmetrics.commands.eval import add_scoring_options, require_extractor, score
+from genmetrics.commands.file_kinds import holds_statistics
+from genmetrics.commands.output import document, write
+from genmetrics.errors import BadInput, UsageError
 from genmetrics.protocols import choose_protocol
+
+if TYPE_CHECKING:
+    from genmetrics.stats import GaussianStats
 
 HELP = "Frechet distance of two sets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("samples", type=Path, metavar="A", help="images to judge")
-    parser.add_argument("reference", type=Path, metavar="B", help="real images, or statistics")
+    add = parser.add_argument
+    add("samples", type=Path, metavar="A", help="images to judge, or statistics if B is too")
+    add("reference", type=Path, metavar="B", help="real images, or statistics")
     add_scoring_options(parser)
     parser.set_defaults(metrics=("fid",))
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Score and print."""
-    score(options, command, choose_protocol(None, options.extractor, metrics=("fid",)))
+    if not holds_statistics(options.samples):
+        score(options, command, choose_protocol(None, options.extractor, metrics=("fid",)))
+    elif holds_statistics(options.reference):
+        _of_statistics(options, command)
+    else:
+        raise UsageError(
+            f"Expected A of images, or A and B of statistics; got statistics in {options.samples} "
+            "alone. Swap the two, which does not change the distance."
+        )
+
+
+def _of_statistics(options: argparse.Namespace, command: Sequence[str]) -> None:
+    if options.json not in (None, "-"):
+        require_parent(Path(options.json), "--json")
+
+    from genmetrics.frechet import frechet_distance
+    from genmetrics.stats import require_compatible
+    from genmetrics.stats_files import load_all_stats
+
+    paths = {"samples": options.samples, "reference": options.reference}
+    a, b = (load_all_stats(path) for path in paths.values())
+    if options.extractor is not None:
+        require_extractor(options.samples, a, options.extractor)
+    output = next((name for name in a if name in b), None)
+    if output is None:
+        raise BadInput(
+            f"Expected statistics of one output; got {', '.join(a)} and {', '.join(b)}. "
+            "Build both with one extractor."
+        )
+    require_compatible(a[output], b[output])
+    distance = frechet_distance(a[output], b[output])
+    name = _name(a[output], b[output], output)
+    if distance.rank_deficient:
+        sys.stderr.write(
+            f"warning: A set has no more images than the {a[output].dim} dimensions: {name} is far "
+            "above its value for many images. Compare it only at the same N.\n"
+        )
+    counts = {"n_samples": distance.n_a, "n_ref": distance.n_b}
+    plain: dict[str, Any] = {
+        "schema": "genmetrics/1",
+        **{side: {"path": str(path), "kind": "statistics"} for side, path in paths.items()},
+        "metrics": {
+            name: {
+                "value": distance.value,
+                "se": None,
+                **counts,
+                "mean_term": distance.mean_term,
+                "covariance_term": distance.covariance_term,
+                "rank_deficient": distance.rank_deficient,
+            }
+        },
+    }
+    n, m = ("unknown" if count is None else count for count in counts.values())
+    table = f"{name:<20} {distance.value:<22.4f} {n} samples, {m} reference images"
+    write(document(plain, command), table, options.json)
+
+
+def _name(a: "GaussianStats", b: "GaussianStats", output: str) -> str:
+    """Return the name of the distance; files that name no network are Inception's if of pool3."""
+    known = a.meta.get("extractor") or b.meta.get("extractor")
+    extractor = known or ("inception" if output == "pool3" else output)
+    return "fid" if extractor == "inception" else f"fd_{extractor}"

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from genmetrics.commands.file_kinds import require_target
 from genmetrics.commands.output import progress_bar
 from genmetrics.commands.reading import add_source_options, open_all, warn
-from genmetrics.commands.targets import require_target
 
 HELP = "images of one size into one .npz"
 

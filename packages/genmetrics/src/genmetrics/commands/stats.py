@@ -14,9 +14,9 @@ from genmetrics.commands.arguments import (
     extraction,
     require_parent,
 )
+from genmetrics.commands.file_kinds import OTHER_STATISTICS, kind_of, require_target
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
-from genmetrics.commands.targets import OTHER_STATISTICS, kind_of, require_target
 from genmetrics.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Files that commands write, kept from taking the place of others. Imports no torch."""
+"""What files hold, and which of them commands may write over. Imports no torch."""
 
 import zipfile
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from genmetrics.commands.arguments import require_parent
 from genmetrics.errors import UsageError
 
-__all__ = ["OTHER_STATISTICS", "kind_of", "require_target"]
+__all__ = ["OTHER_STATISTICS", "holds_statistics", "kind_of", "require_target"]
 
 OTHER_STATISTICS = "statistics of another tool"
 
@@ -46,6 +46,13 @@ def require_target(path: Path, flag: str, kind: str, inputs: Sequence[Path]) -> 
             f"Expected {flag} to be new, or {kind} to replace; got {path}, which holds {found}. "
             "Name another file."
         )
+
+
+def holds_statistics(path: Path) -> bool:
+    """Say whether a file is of statistics and has no images."""
+    if path.suffix.lower() in (".pt", ".pth"):
+        return path.is_file()
+    return kind_of(path) in ("statistics", OTHER_STATISTICS)
 
 
 def kind_of(path: Path) -> str:
