@@ -205,3 +205,29 @@ def test_features_of_numpy_score_as_tensors_and_other_kinds_are_refused(tmp_path
         assert "as a tensor or array of floats (n, d); got a NumPy array, int64 (9, 4)." in line
     assert found[18].startswith("Expected at least subset_size=1000 samples in each set; got 9")
     assert "Lower subset_size" in found[18]
+
+
+LATENTS = """
+from genmetrics import jacobian_spectrum
+
+
+def flow(x):
+    return 2 * x
+
+
+told(
+    lambda: jacobian_spectrum(flow, torch.zeros(4)),
+    lambda: jacobian_spectrum(flow, np.zeros((2, 4))),
+    lambda: jacobian_spectrum(flow, torch.zeros(4)[None]).sigma_max.tolist(),
+)
+"""
+
+
+def test_one_sample_and_arrays_are_no_batch_of_latents(tmp_path):
+    batch = "Expected samples as a tensor (b, ...), one in each row; got"
+    advice = "Pass x[None] for one sample, torch.from_numpy(x) for an array."
+    assert lines_of(LATENTS, tmp_path) == [
+        f"{batch} float32 (4,). {advice}",
+        f"{batch} a NumPy array, float64 (2, 4). {advice}",
+        "taken: [2.0]",
+    ]

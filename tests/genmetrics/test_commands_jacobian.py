@@ -190,6 +190,7 @@ def test_the_plot_has_earlier_reports_beside(folder, capsys):
         (argv("Affine", "--plot", "x.png", "--beside", "z.npz"), 3, "a report of"),
         (argv("Affine", latents="gone.npz"), 3, "an .npz file"),
         (argv("Affine", "--key", "x"), 3, "an array x"),
+        (argv("Affine", "--key", "wide"), 2, "of shape (2, 101); it raised RuntimeError: The size"),
     ],
 )
 def test_mistakes_are_one_sentence(folder, capsys, arguments, code, message):

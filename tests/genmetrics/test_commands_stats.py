@@ -324,9 +324,7 @@ def test_merging_different_networks_needs_force(quick, emoji, write_images, tmp_
     assert build(write_images(emoji[5:9], "b"), b) == 0
     capsys.readouterr()
     error = fails_in_one_line(capsys, ["stats", "merge", a, b, out], 3)
-    assert (
-        "one preprocess_id; got none and other. Build both alike, or merge them" in error
-    )
+    assert "one preprocess_id; got none and other. Build both alike, or merge them" in error
     assert "all the same with --force (force=True in Python)." in error
     assert main(["stats", "merge", str(a), str(b), str(out), "--force"]) == 0
     assert load_stats(out, "features").n == 9

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from genmetrics.errors import BadInput, NumericalFailure, UsageError
+from genmetrics.errors import BadInput, GenmetricsError, NumericalFailure, UsageError
 
 JvpMode = Literal["forward", "differences"]
 
@@ -48,7 +48,8 @@ class Jacobian:
         name: What errors call ``f``.
 
     Raises:
-        UsageError: If ``f`` has no gradient, another dtype, or another number of dimensions.
+        UsageError: If ``f`` has no gradient, another dtype, or another number of dimensions, or
+            raises an error.
         BadInput: If the value is not finite.
 
     Example:
@@ -69,7 +70,7 @@ class Jacobian:
         self._f, self._jvp, self._name = f, jvp, name
         self.num_products = 0
         self._x = x.detach().requires_grad_()
-        with torch.enable_grad(), _explained(name):
+        with torch.enable_grad(), _explained(name, x):
             output = f(self._x)
             self._y = _value(output)
         self._check()
@@ -102,7 +103,7 @@ class Jacobian:
         return gradients.flatten(2).transpose(0, 1)
 
     def _tangent(self, v: Tensor) -> Tensor:
-        with torch.no_grad(), forward_ad.dual_level(), _explained(self._name):
+        with torch.no_grad(), forward_ad.dual_level(), _explained(self._name, v):
             output = self._f(forward_ad.make_dual(self._x.detach(), v))
             tangent = forward_ad.unpack_dual(_value(output)).tangent
         return torch.zeros_like(self.value) if tangent is None else tangent
@@ -199,22 +200,27 @@ def deterministic(device: torch.device, *functions: object) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn what torch says of a missing rule or a foreign dtype into what to do about it."""
+def _explained(name: str, x: Tensor) -> Iterator[None]:
+    """Turn what a function raises for samples ``x`` into what to do about it."""
     try:
         yield
+    except (GenmetricsError, torch.OutOfMemoryError):
+        raise
     except NotImplementedError as error:
         raise UsageError(
             f"Expected {name} to support forward-mode AD; got '{_first_line(error)}'. Use torch's "
             "own attention (it runs on the MATH backend here) in place of a fused kernel, or take "
             "finite differences (jvp='differences'), or method='exact'."
         ) from error
-    except RuntimeError as error:
-        if "dtype" not in str(error):
-            raise
+    except Exception as error:  # a function raises anything
+        if isinstance(error, RuntimeError) and "dtype" in str(error):
+            raise UsageError(
+                f"Expected {name} to take the dtype of x; got '{_first_line(error)}'. "
+                "Cast its weights (model.double()), or choose another dtype."
+            ) from error
         raise UsageError(
-            f"Expected {name} to take the dtype of x; got '{_first_line(error)}'. "
-            "Cast its weights (model.double()), or choose another dtype."
+            f"Expected {name} to take samples of shape {tuple(x.shape)}; it raised "
+            f"{type(error).__name__}: {_first_line(error)}. Check the shape of the samples."
         ) from error
 
 

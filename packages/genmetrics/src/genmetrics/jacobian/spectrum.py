@@ -25,6 +25,7 @@ from genmetrics.jacobian.operators import (
 from genmetrics.jacobian.power import largest_by_power
 from genmetrics.jacobian.result import Method, Smin, SpectrumResult, SpectrumSettings
 from genmetrics.jacobian.triangular import FlowBlock, TriangularInverse
+from genmetrics.tensors import described
 
 _SMALL = 512  # dimensions up to which d backward passes are cheaper than iterations
 _MIN_PRODUCTS = 20
@@ -71,9 +72,10 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
         jvp: ``differences`` replaces forward-mode AD by central differences.
 
     Raises:
-        UsageError: If an option cannot be used, or ``f`` has no derivative, another dtype, or
-            mixes the samples of a batch.
-        BadInput: If a value is not finite, or inverse or blocks do not belong to ``f``.
+        UsageError: If an option cannot be used, or ``f`` has no derivative, another dtype, mixes
+            the samples of a batch, or raises an error.
+        BadInput: If ``x`` is no batch, a value is not finite, or inverse or blocks do not belong
+            to ``f``.
         NumericalFailure: If an estimate is not finite.
 
     Example:
@@ -82,6 +84,11 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
         >>> result.sigma_max.tolist(), result.sigma_min.tolist()
         ([4.0, 4.0], [0.5, 0.5])
     """
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        raise BadInput(
+            f"Expected samples as a tensor (b, ...), one in each row; got {described(x)}. "
+            "Pass x[None] for one sample, torch.from_numpy(x) for an array."
+        )
     if not x.numel():
         raise BadInput(f"Expected at least one number; got {tuple(x.shape)}. Pass some latents.")
     x = x.to(dtype)
