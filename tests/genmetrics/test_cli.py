@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -226,6 +227,13 @@ def test_unwritable_json_exits_2(folders, capsys, tmp_path):
     assert "writable --json file" in error
 
 
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"genmetrics {version('genmetrics')}\n"
+
+
 def python(*arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = time.process_time()
@@ -237,8 +245,14 @@ def python(*arguments):
 
 @pytest.mark.parametrize(
     ("argv", "code"),
-    [(["--help"], 0), (["eval", "--help"], 0), (["fid", "a"], 2), (["fid", "/no", "/where"], 3)],
-    ids=["help", "eval help", "usage", "missing"],
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["eval", "--help"], 0),
+        (["fid", "a"], 2),
+        (["fid", "/no", "/where"], 3),
+    ],
+    ids=["help", "version", "eval help", "usage", "missing"],
 )
 def test_what_needs_no_torch_does_not_import_it(argv, code):
     program = (

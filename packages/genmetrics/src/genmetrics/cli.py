@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 
 from genmetrics.commands.output import logs_on_stderr
 from genmetrics.errors import GenmetricsError
@@ -90,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    shown = f"%(prog)s {version('genmetrics')}"
+    parser.add_argument("--version", action="version", version=shown)
     names = ",".join(COMMANDS)
     commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{names}}}")
     for name in COMMANDS:

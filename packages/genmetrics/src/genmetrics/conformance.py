@@ -35,7 +35,7 @@ def check_extractor(extractor: Extractor) -> list[str]:
         except Exception as error:  # whatever a plugin raises is what it did wrong
             return [
                 *problems,
-                f"Expected features of uint8 images of {height}x{width}; got "
+                f"Expected features of uint8 images of {width}x{height}; got "
                 f"{type(error).__name__}: {error}.",
             ]
         wrong = [*_shapes(extractor, features, len(images))]

@@ -115,7 +115,7 @@ def _preprocessing(name: str, configuration: Mapping[str, Any]) -> Preprocessing
     if height != width or mode not in ("shortest", "squash"):
         raise UsageError(
             f"Expected a model of open_clip that sees squares, squashed or cut from the middle; "
-            f"open_clip:{name} sees {height}x{width}, {mode}. Choose another model."
+            f"open_clip:{name} sees {width}x{height}, {mode}. Choose another model."
         )
     return Preprocessing(
         size=height,

@@ -70,7 +70,7 @@ class PerceptualDistance:
         if min(real.shape[2:]) < smallest:
             raise BadInput(
                 f"Expected images of at least {smallest} pixels a side for LPIPS {self.net}; "
-                f"got {real.shape[2]}x{real.shape[3]}. Leave lpips out."
+                f"got {real.shape[3]}x{real.shape[2]}. Leave lpips out."
             )
         x, y = (images.to(self.device).float() / 127.5 - 1 for images in (real, recon))
         with torch.no_grad(), full_float32():

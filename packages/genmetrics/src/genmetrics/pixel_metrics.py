@@ -123,7 +123,7 @@ def ssim(
     if min(height, width) < len(taps):
         raise BadInput(
             f"Expected images of at least {len(taps)} pixels a side for SSIM's {window} window; "
-            f"got {height}x{width}. Leave ssim out."
+            f"got {width}x{height}. Leave ssim out."
         )
     x, y = real.double(), recon.double()
     planes = torch.stack([x, y, x * x, y * y, x * y]).reshape(-1, 1, height, width)

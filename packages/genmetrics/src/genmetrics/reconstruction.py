@@ -220,7 +220,7 @@ def _batches(
         if image.shape != copy.shape:
             raise BadInput(
                 f"Expected a reconstruction of the size of its image; got "
-                f"{image.shape[0]}x{image.shape[1]} and {copy.shape[0]}x{copy.shape[1]} for "
+                f"{image.shape[1]}x{image.shape[0]} and {copy.shape[1]}x{copy.shape[0]} for "
                 f"{pairs.names[index]}. Resize one of them."
             )
         return image, copy

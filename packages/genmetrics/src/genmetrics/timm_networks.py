@@ -144,7 +144,7 @@ def _preprocessing(name: str, configuration: Any) -> Preprocessing:
     if height != width or mode not in ("center", "squash"):
         raise UsageError(
             f"Expected a model of timm that sees squares, squashed or cut from the middle; "
-            f"timm:{name} sees {height}x{width}, {mode}. Choose another model."
+            f"timm:{name} sees {width}x{height}, {mode}. Choose another model."
         )
     return Preprocessing(
         size=height,
