@@ -188,7 +188,7 @@ def test_the_plot_has_earlier_reports_beside(folder, capsys):
         (argv("Affine", "--plot", "no/such/x.png"), 2, "existing folder"),
         (argv("Affine", "--json", "no/such/x.json"), 2, "existing folder"),
         (argv("Affine", "--plot", "x.png", "--beside", "z.npz"), 3, "a report of"),
-        (argv("Affine", latents="gone.npz"), 3, "an .npz file"),
+        (argv("Affine", latents="gone.npz"), 3, "an .npz file; got gone.npz, which is none"),
         (argv("Affine", "--key", "x"), 3, "an array x"),
         (argv("Affine", "--key", "wide"), 2, "of shape (2, 101); it raised RuntimeError: The size"),
     ],

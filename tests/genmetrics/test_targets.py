@@ -77,6 +77,25 @@ def test_what_is_read_is_not_written(files, capsys, argv):
     assert before == {path: path.read_bytes() for path in files.glob("*.npz")}
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["eval", "images.npz", "--ref", "folder", *FAST],
+        ["fid", "statistics.npz", "more.npz"],
+        ["stats", "info", "statistics.npz"],
+        ["probe", "--train", "features.npz", "--val", "features.npz"],
+        ["recon", "folder", "folder"],
+        ["doctor"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_a_report_replaces_nothing_but_a_report(files, capsys, argv):
+    before = (files / "images.npz").read_bytes()
+    assert main([*argv, "--json", "images.npz"]) == 2
+    assert "--json to be new, or a report to replace; got images.npz" in capsys.readouterr().err
+    assert (files / "images.npz").read_bytes() == before
+
+
 def test_images_are_not_converted_in_place(files, capsys):
     np.savez("both.npz", arr_0=np.zeros((2, 3, 3, 3), np.uint8), mu=np.zeros(3), sigma=np.eye(3))
     assert main(["stats", "convert", "both.npz", "both.npz"]) == 2

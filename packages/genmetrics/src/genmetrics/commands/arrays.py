@@ -82,6 +82,8 @@ def _open(path: Path) -> "np.lib.npyio.NpzFile":
 
     import numpy as np
 
+    if not path.is_file():
+        raise BadInput(f"Expected an .npz file; got {path}, which is none. Check the path.")
     try:
         opened = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

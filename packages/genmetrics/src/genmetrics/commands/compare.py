@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, write
 from genmetrics.compare import Difference, compare_reports, read_report, reference_doubts
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Compare and print."""
+    require_report(options.json)
     a, b = read_report(options.a), read_report(options.b)
     differences = compare_reports(a, b)
     doubts = reference_doubts(a, b)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from genmetrics.commands.arguments import require_parent
+from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, write
 from genmetrics.errors import WeightsUnavailable
 from genmetrics.extractor_names import plugin_extractors
@@ -55,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Look and print; nothing that is missing is an error."""
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
     result: dict[str, Any] = {
         "schema": "genmetrics.doctor/1",
         "versions": {"python": platform.python_version(), **_versions()},

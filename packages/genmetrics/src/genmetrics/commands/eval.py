@@ -14,8 +14,8 @@ from genmetrics.commands.arguments import (
     count,
     extraction,
     open_source,
-    require_parent,
 )
+from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import reading
 from genmetrics.errors import UsageError
@@ -80,8 +80,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 
 def score(options: argparse.Namespace, command: Sequence[str], protocol: Protocol) -> None:
     """Score and print."""
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
     samples, reference = open_source(options, options.samples), _open_reference(options)
     if reference.images is None:
         require_extractor(options.reference, reference.statistics, protocol.extractor)

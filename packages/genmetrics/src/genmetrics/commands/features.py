@@ -13,9 +13,8 @@ from genmetrics.commands.arguments import (
     add_feature_options,
     choose_device,
     extraction,
-    require_parent,
 )
-from genmetrics.commands.file_kinds import require_target
+from genmetrics.commands.file_kinds import require_report, require_target
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
 from genmetrics.errors import UsageError
@@ -46,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Extract and write."""
     require_target(options.out, "OUT", "features", [options.source])
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
     source = open_all(options, options.source)
     device = choose_device(options.device)
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmetrics.commands.arguments import require_parent
 from genmetrics.commands.eval import add_scoring_options, require_extractor, score
-from genmetrics.commands.file_kinds import holds_statistics
+from genmetrics.commands.file_kinds import holds_statistics, require_report
 from genmetrics.commands.output import document, write
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.protocols import choose_protocol
@@ -42,8 +41,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 
 
 def _of_statistics(options: argparse.Namespace, command: Sequence[str]) -> None:
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
 
     from genmetrics.frechet import frechet_distance
     from genmetrics.stats import require_compatible

@@ -7,7 +7,7 @@ from pathlib import Path
 from genmetrics.commands.arguments import require_parent
 from genmetrics.errors import UsageError
 
-__all__ = ["OTHER_STATISTICS", "holds_statistics", "kind_of", "require_target"]
+__all__ = ["OTHER_STATISTICS", "holds_statistics", "kind_of", "require_report", "require_target"]
 
 OTHER_STATISTICS = "statistics of another tool"
 
@@ -18,6 +18,19 @@ _KINDS = (
     ("mu", OTHER_STATISTICS),
     ("ids", "features"),
 )
+
+
+def require_report(target: str | None) -> None:
+    """Raise UsageError if the file of ``--json`` cannot be written without loss."""
+    if target is None or target == "-":
+        return
+    path = Path(target)
+    require_parent(path, "--json")
+    if path.is_file() and _first_byte(path) not in (b"", b"{"):
+        raise UsageError(
+            f"Expected --json to be new, or a report to replace; got {path}, which holds something "
+            "else. Name another file."
+        )
 
 
 def require_target(path: Path, flag: str, kind: str, inputs: Sequence[Path]) -> None:
@@ -46,6 +59,14 @@ def require_target(path: Path, flag: str, kind: str, inputs: Sequence[Path]) -> 
             f"Expected {flag} to be new, or {kind} to replace; got {path}, which holds {found}. "
             "Name another file."
         )
+
+
+def _first_byte(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(1)
+    except OSError:
+        return b""
 
 
 def holds_statistics(path: Path) -> bool:

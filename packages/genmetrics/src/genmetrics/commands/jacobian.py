@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmetrics.commands.arguments import choose_device, count, device, require_parent, seed
 from genmetrics.commands.arrays import read_array
+from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
 
@@ -86,8 +87,7 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Estimate, print, and draw."""
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
     if options.plot is not None:
         require_parent(options.plot, "--plot")
     elif options.beside:

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmetrics.commands.arguments import choose_device, count, device, require_parent, seed
+from genmetrics.commands.arguments import choose_device, count, device, seed
+from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Train, test and print."""
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
     chosen = choose_device(options.device)
 
     import torch

@@ -13,8 +13,8 @@ from genmetrics.commands.arguments import (
     count,
     device,
     extractor,
-    require_parent,
 )
+from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import open_all
 from genmetrics.errors import BadInput
@@ -84,8 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Compare and print."""
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
     pairs, pairing = _open_pairs(options)
     if options.per_class and pairs.real.labels is None:
         raise BadInput(

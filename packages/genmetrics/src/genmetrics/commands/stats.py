@@ -12,9 +12,8 @@ from genmetrics.commands.arguments import (
     choose_device,
     count,
     extraction,
-    require_parent,
 )
-from genmetrics.commands.file_kinds import OTHER_STATISTICS, kind_of, require_target
+from genmetrics.commands.file_kinds import OTHER_STATISTICS, kind_of, require_report, require_target
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
 from genmetrics.errors import UsageError
@@ -159,8 +158,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace, command: Sequence[str]) -> None:
-    if options.json not in (None, "-"):
-        require_parent(Path(options.json), "--json")
+    require_report(options.json)
 
     from genmetrics.stats_files import load_all_stats
 
