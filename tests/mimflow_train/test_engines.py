@@ -176,7 +176,10 @@ def test_a_ray_driver_killed_alone_leaves_a_run_that_goes_on_at_once(tmp_path, s
     process.kill()
     process.wait()
     assert finished(tmp_path, start, "ray", 1, "ray") == expected
-    assert processes(mark) == []
+    deadline = time.monotonic() + 120
+    while processes(mark):  # Ray itself ends what the dead driver started, in its own time
+        assert time.monotonic() < deadline
+        time.sleep(1)
 
 
 def test_four_workers_killed_and_continued_equal_four_under_ray(tmp_path, start):
