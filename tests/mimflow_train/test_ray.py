@@ -99,17 +99,19 @@ def test_a_second_ctrl_c_ends_a_ray_run_at_once_and_leaves_no_process(folder, tm
         time.sleep(0.2)
     _, stderr = driver.communicate(timeout=60)
     assert driver.returncode == 130, stderr
-    assert [line for line in stderr.splitlines() if "step" not in line] == []
+    foreign = [line for line in stderr.splitlines() if "step" not in line]
+    assert foreign == ["35 images to train on and 5 held out, in 2 classes."]
     assert processes(mark) == {}
 
 
 def test_a_mistake_that_workers_meet_ends_them_all_with_its_sentence(folder, tmp_path):
-    wrong = ["--set", "micro_batch=3", "--workers", "2"]
-    driver = launch(
-        ["--data", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu", *QUICK, *wrong]
-    )
+    for file in sorted(folder.glob("*/*.png"))[:9]:
+        file.write_bytes(b"no image")
+    where = ["--data", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    driver = launch([*where, *QUICK, "--workers", "2"])
     _, stderr = driver.communicate(timeout=600)
-    assert driver.returncode == 2, stderr
-    first, second = stderr.splitlines()
-    assert "200 steps of 8 images" in first
-    assert "Expected 2 workers to share 8 images evenly, in micro-batches of 3" in second
+    assert driver.returncode == 3, stderr
+    first, second, third = stderr.splitlines()
+    assert "35 images to train on" in first
+    assert "200 steps of 8 images" in second
+    assert third.startswith("mimflow-train: Expected at most 1 unreadable image(s); got 2")
