@@ -120,7 +120,7 @@ def run_ray(
     elif not ray.is_initialized():
         join_cluster(address)
     trainer = _trainer(config, run_dir, device, workers=workers, plan=plan)
-    stop = StopRequest(before_exit=lambda: _kill(_descendants()))
+    stop = StopRequest(before_exit=lambda: _kill(_descendants() - others))
     try:
         with stop.listening():
             outcome = _fit(trainer.fit, run_dir, stop, plan.until)
