@@ -1,6 +1,6 @@
-import errno
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -47,23 +47,31 @@ def test_tensorboard_is_told_each_report_at_once_and_what_is_outdated(tmp_path):
     recorder.close()
 
 
-def test_a_disk_that_was_full_costs_reports_and_no_more(tmp_path, monkeypatch):
+def test_a_disk_that_was_full_costs_reports_and_no_more(tmp_path):
     recorder = Recorder(tmp_path, 0)
     recorder.write(10, {"loss": 2.5})
-    with monkeypatch.context() as full:
-        full.setattr(RecordWriter, "flush", no_space)
+    recorder._board._file.close()
+    with Path("/dev/full").open("wb") as recorder._board._file:
         with pytest.raises(OSError, match="No space left"):
             recorder.write(20, {"loss": 1.5})
     for step in range(30, 330, 10):  # more than tensorboardX's own queue of 10 takes
         recorder.write(step, {"loss": 0.5})
     recorder.close()
     first, second = sorted((tmp_path / "tensorboard").iterdir())
-    assert scalars(first)[0] == (10, "loss", 2.5)
+    assert scalars(first) == [(10, "loss", 2.5)]
     assert [step for step, _, _ in scalars(second)] == [*range(30, 330, 10)]
 
 
-def no_space(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
+def test_event_files_are_those_that_tensorboardx_writes(tmp_path):
+    recorder = Recorder(tmp_path, 0)
+    recorder.write(10, {"loss": 2.5})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    writer = RecordWriter(str(tmp_path / "theirs"))
+    for event in events(path):
+        writer.write(event.SerializeToString())
+    writer.close()
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+    recorder.close()
 
 
 def test_what_comes_again_after_a_restart_is_dropped(tmp_path):

@@ -3,13 +3,14 @@
 import contextlib
 import io
 import json
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-from tensorboardX.record_writer import RecordWriter  # type: ignore[import-untyped]
+from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
 from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 
 __all__ = ["Recorder", "follow"]
@@ -49,7 +50,9 @@ class Recorder:
 
 
 class _Board:
-    """Event files, written at once: tensorboardX's own writer waits for ever after a full disk.
+    """Event files, written here: after a full disk tensorboardX's writer waits for ever.
+
+    Nor is the disk waited for, as its flush does: behind a checkpoint of gigabytes that is long.
 
     Args:
         folder: Receives the files; made if absent.
@@ -58,31 +61,32 @@ class _Board:
 
     def __init__(self, folder: Path, start: int) -> None:
         self._folder, self._start = folder, start
-        self._file: Any = None
+        self._file: BinaryIO | None = None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step; after an error the next ones begin a new file."""
+        now = time.time()
+        events = [
+            Event(step=step, wall_time=now, summary=scalar(name, value))
+            for name, value in values.items()
+        ]
         try:
-            if self._file is None:
-                self._open()
-            for name, value in values.items():
-                self._add(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
-            self._file.flush()
+            file = self._file = self._file or self._new_file()
+            file.write(b"".join(map(_record, events)))
+            file.flush()
         except OSError:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _new_file(self) -> BinaryIO:
         self._folder.mkdir(parents=True, exist_ok=True)
         number = len([*self._folder.iterdir()])  # tells files of one second apart
         name = f"events.out.tfevents.{int(time.time())}.mimflow.{number}"
-        self._file = RecordWriter(str(self._folder / name))
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        file = (self._folder / name).open("xb")
         begun = SessionLog(status=SessionLog.START)  # what is from this step on is outdated
-        self._add(Event(step=self._start, wall_time=time.time(), session_log=begun))
-
-    def _add(self, event: Event) -> None:
-        self._file.write(event.SerializeToString())
+        file.write(_record(Event(wall_time=time.time(), file_version="brain.Event:2")))
+        file.write(_record(Event(step=self._start, wall_time=time.time(), session_log=begun)))
+        return file
 
     def close(self) -> None:
         """Close the file that is open."""
@@ -90,6 +94,14 @@ class _Board:
         if file is not None:
             with contextlib.suppress(OSError):  # what a full disk did not take has been told
                 file.close()
+
+
+def _record(event: Event) -> bytes:
+    """Return an event as TensorFlow's TFRecord: its length and its bytes, each with a checksum."""
+    content: bytes = event.SerializeToString()
+    length = struct.pack("<Q", len(content))
+    checks = (struct.pack("<I", masked_crc32c(each)) for each in (length, content))
+    return b"".join(part for pair in zip((length, content), checks, strict=True) for part in pair)
 
 
 def _step(line: str) -> float:
