@@ -51,9 +51,11 @@ def test_a_disk_that_was_full_costs_reports_and_no_more(tmp_path):
     recorder = Recorder(tmp_path, 0)
     recorder.write(10, {"loss": 2.5})
     recorder._board._file.close()
-    with Path("/dev/full").open("wb") as recorder._board._file:
-        with pytest.raises(OSError, match="No space left"):
-            recorder.write(20, {"loss": 1.5})
+    full = Path("/dev/full").open("wb")  # noqa: SIM115 - the recorder closes it
+    recorder._board._file = full
+    with pytest.raises(OSError, match="No space left"):
+        recorder.write(20, {"loss": 1.5})
+    assert full.closed
     for step in range(30, 330, 10):  # more than tensorboardX's own queue of 10 takes
         recorder.write(step, {"loss": 0.5})
     recorder.close()

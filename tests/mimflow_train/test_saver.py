@@ -105,6 +105,14 @@ def test_a_checkpoint_that_does_not_fit_the_disk_is_not_begun(state, saver, monk
     assert "and 0.00 GiB are free" in capsys.readouterr().err
 
 
+def test_a_drive_that_does_not_know_its_size_is_written_to(state, saver, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(0, 0, 0)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
+    saver(state)
+    saver.wait()
+    assert len(checkpoints(tmp_path)) == 1
+
+
 def test_an_old_checkpoint_that_cannot_be_removed_ends_no_run(state, saver, tmp_path, monkeypatch):
     remove = shutil.rmtree
 

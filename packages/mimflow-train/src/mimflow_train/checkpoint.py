@@ -119,8 +119,8 @@ def _require_space(folder: Path, state: Snapshot) -> None:
         OSError: If there is too little.
     """
     needed = sum(each.nbytes for part in state.tensors.values() for each in part.values())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    total, _, free = shutil.disk_usage(folder)
+    if needed > free and total:  # a drive that does not know its size says that it has none
         gib = 2**30
         raise OSError(f"it takes {needed / gib:.2f} GiB and {free / gib:.2f} GiB are free")
 

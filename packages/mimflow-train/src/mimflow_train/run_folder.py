@@ -161,7 +161,7 @@ def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
 
 def steps_done(run_dir: Path) -> int:
     """Return the step of a run's newest checkpoint, whose files are not looked at; 0 without."""
-    names = [path.name for path in (run_dir / "checkpoints").glob("step_*")]
+    names = [folder.name for folder in checkpoints(run_dir)]
     return max((int(name.removeprefix("step_")) for name in names), default=0)
 
 
