@@ -113,12 +113,20 @@ def sleeper():
         process.wait()
 
 
-def test_what_outlives_rays_end_is_killed_and_nothing_else(
-    launch_ray, config, tmp_path, monkeypatch, sleeper
+@pytest.mark.parametrize("by_signal", [False, True], ids=["end", "second Ctrl-C"])
+def test_what_outlives_rays_end_is_killed_and_nothing_else(  # noqa: PLR0913 - fixtures
+    launch_ray, config, tmp_path, monkeypatch, sleeper, by_signal
 ):
     users, rays = sleeper(), []
+
+    def fit(_job, _run_dir, stop, _until):
+        if by_signal:  # what the second one does before it ends the process
+            stop._before_exit()
+            assert rays[0].wait(10) == -signal.SIGKILL
+        return {"status": "done"}
+
     monkeypatch.setattr(launch_ray, "_start_cluster", lambda _: rays.append(sleeper()))
-    monkeypatch.setattr(launch_ray, "_fit", lambda *_: {"status": "done"})
+    monkeypatch.setattr(launch_ray, "_fit", fit)
     monkeypatch.setattr(launch_ray.ray, "shutdown", lambda: None)
     plan = Plan(until=7, checkpoint_every=100)
     assert launch_ray.run_ray(config, tmp_path, "cpu", workers=2, plan=plan) is None
