@@ -114,7 +114,7 @@ def sleeper():
 
 
 @pytest.mark.parametrize("by_signal", [False, True], ids=["end", "second Ctrl-C"])
-def test_what_outlives_rays_end_is_killed_and_nothing_else(  # noqa: PLR0913 - fixtures
+def test_what_outlives_rays_end_is_killed_and_nothing_else(
     launch_ray, config, tmp_path, monkeypatch, sleeper, by_signal
 ):
     users, rays = sleeper(), []
