@@ -65,6 +65,7 @@ def run(command, *arguments):
         (["--micro-batch", "48"], 2, "Expected --micro-batch to divide a worker's 64 images"),
         (["--micro-batch", "48", "--dry-run"], 2, "got 48. Choose a divisor, or auto."),
         (["--micro-batch", "64", "--workers", "2"], 2, "divide a worker's 32 images"),
+        (["--config", "no.toml"], 2, "or a run's folder; there is no no.toml. Check the path."),
     ],
 )
 def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys, monkeypatch):
@@ -374,3 +375,28 @@ def test_a_run_does_not_go_on_with_other_images(folder, tmp_path):
     (folder / "red" / "0.png").unlink()
     with pytest.raises(ConfigError, match="changed: the images"):
         prepare_run(build_config(options), tmp_path / "run", "auto")
+
+
+def test_a_run_s_configuration_begins_another_with_its_images(folder, tmp_path):
+    options = ["--data", str(folder), "--steps", "9", "--seed", "4", "--set", "optim.lr=3e-4"]
+    first = build_config(parse(TrainOptions, options, "mimflow-train"))
+    prepare_run(first, tmp_path / "first", "auto")
+    again = ["--config", str(tmp_path / "first")]
+    assert build_config(parse(TrainOptions, again, "mimflow-train")) == first
+    changes = ["--seed", "5", "--set", "optim.lr=1e-4", "--data", "emoji"]
+    other = build_config(parse(TrainOptions, [*again, *changes], "mimflow-train"))
+    assert (other.seed, other.optim.lr, other.steps) == (5, 1e-4, 9)
+    assert (other.data.source, len(other.data.class_names)) == ("emoji", 12)
+    assert other.model.flow.num_classes == 12
+
+
+def test_a_file_says_the_scale_unless_the_option_disagrees(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "mine.toml"
+    file.write_text('scale = "B"\nsteps = 70\n')
+    assert run(train_command, "--config", file, "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("B: ")
+    assert run(train_command, "--config", file, "--scale", "L", "--dry-run") == 2
+    assert f"Expected --scale B, which {file} is for; got L." in capsys.readouterr().err
+    file.write_text('scale = "Q"\n')
+    assert run(train_command, "--config", file) == 2
+    assert "XXL; got Q." in capsys.readouterr().err

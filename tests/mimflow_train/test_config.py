@@ -1,13 +1,15 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
-from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import from_dict, read_config, to_dict, write_config
+from mim_encoder import MaskRatio
+from mimflow_train.config import ConvolutionalConfig, TrainConfig
+from mimflow_train.config_file import from_dict, read_config, read_values, to_dict, write_config
 from mimflow_train.errors import ConfigError
-from mimflow_train.overrides import override
+from mimflow_train.overrides import merge, override
 from mimflow_train.recipes import RECIPES, tiny
 
 
@@ -103,3 +105,85 @@ def test_teachers_are_chosen_by_name():
 
 def test_a_choice_called_none_can_be_set():
     assert override(tiny(), ["model.flow.gate=none"]).model.flow.gate == "none"
+
+
+@pytest.mark.parametrize("scale", RECIPES)
+def test_a_whole_configuration_in_a_file_takes_the_place_of_any_recipe(scale):
+    wanted = override(
+        RECIPES[scale](("a", "b"), "here"),
+        ["model.features=hog,clip", "decoder_phase=rae", "optim.betas=(0.8,0.9)", "seed=3"],
+    )
+    values = json.loads(json.dumps(to_dict(wanted)))
+    assert merge(RECIPES["tiny"](("a", "b"), "here"), values, "f.json") == wanted
+
+
+def test_a_file_may_have_a_part_of_the_configuration_in_short_words(tmp_path):
+    (tmp_path / "f.toml").write_text(
+        'decoder_phase = "rae"\nmodel.features = ["hog"]\nmodel.flow.depths = [1, 2]\n'
+        "steps = 7\nmodel.encoder.layer_scale = 1\n[optim]\nlr = 1\nbetas = [0, 0.5]\n"
+    )
+    wanted = override(
+        tiny(),
+        ["decoder_phase=rae", "model.features=hog", "model.flow.depths=(1,2)", "steps=7"]
+        + ["model.encoder.layer_scale=1.0", "optim.lr=1.0", "optim.betas=(0.0,0.5)"],
+    )
+    assert merge(tiny(), read_values(tmp_path / "f.toml"), "f.toml") == wanted
+
+
+def test_a_convolutional_autoencoder_may_come_from_a_file():
+    wanted = dataclasses.replace(
+        tiny(),
+        model=tiny().model.with_convolutions(ConvolutionalConfig(widths=(32, 32, 32))),
+        mask=MaskRatio(low=0.0, high=0.0),
+    )
+    assert merge(tiny(), json.loads(json.dumps(to_dict(wanted))), "f.json") == wanted
+
+
+def test_images_decide_their_classes_whatever_a_file_says():
+    values = to_dict(tiny(("a", "b"), "there"))
+    values["data"]["fingerprint"] = "old"
+    assert merge(tiny(("x", "y", "z"), "here"), values, "f.json") == tiny(("x", "y", "z"), "here")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optim": {"lrr": 1}}, "no optim.lrr. Did you mean lr?"),
+        ({"optim": {"lr": True}}, "optim.lr as a number; got True"),
+        ({"optim": {"lr": "fast"}}, "optim.lr as a number; got 'fast'"),
+        ({"optim": {"lr": -1}}, "optim.lr > 0; got -1"),
+        ({"optim": 3}, "optim as a section with lr, betas"),
+        ({"steps": {"joint": 3}}, "steps as a whole number; got {'joint': 3}"),
+        ({"model": {"features": ["dino"]}}, "teachers among efflite0, hog, dinov2, clip; got dino"),
+        ({"decoder_phase": "gan"}, "decoder phase of released or rae; got gan"),
+        ({"model": {"convolutional": {"width": 1}}}, "convolutional.width. Did you mean widths?"),
+    ],
+)
+def test_a_file_s_mistake_is_named_with_the_file(values, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        merge(tiny(), values, "mine.toml")
+    assert str(caught.value).startswith("mine.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("no.toml", None, "there is no"),
+        ("a.yaml", "lr: 3", r"a .toml or .json file, or a run's folder; got"),
+        ("a.toml", "lr: 3", r"Expected TOML in .*a.toml; Expected '='"),
+        ("a.json", "[3]", r"names and values in .*a.json; got \[3\]"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(name, text, message, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_values(tmp_path / name)
+
+
+def test_the_readme_s_file_is_a_recipe(tmp_path):
+    readme = Path(__file__).parents[2] / "packages" / "mimflow-train" / "README.md"
+    (tmp_path / "mine.toml").write_text(readme.read_text().split("```toml\n")[1].split("```")[0])
+    config = merge(RECIPES["L"](("a", "b"), "here"), read_values(tmp_path / "mine.toml"), "mine")
+    assert (config.steps, config.optim.betas, config.optim.lr) == (250_250, (0.9, 0.98), 2e-4)
+    assert (list(config.model.features), config.decoder_phase.adaptive) == (["dinov2"], True)

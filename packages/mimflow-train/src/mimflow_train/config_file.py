@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from mimflow_train.config import TrainConfig
 from mimflow_train.errors import ConfigError
 
-__all__ = ["from_dict", "read_config", "read_metadata", "to_dict", "write_config"]
+__all__ = ["from_dict", "read_config", "read_metadata", "read_values", "to_dict", "write_config"]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -84,6 +85,32 @@ def read_config(run: Path) -> TrainConfig:
             f"Expected the configuration of a run in {path}; {error}. Give another run folder."
         ) from error
     return config
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Return what a file says of a configuration, which need not be all of it.
+
+    Args:
+        path: A .toml or .json file; or a run's folder, or a file of its weights, for all of it.
+
+    Raises:
+        ConfigError: If there is no such file, or it is no TOML or JSON.
+    """
+    if path.is_dir() or path.suffix == ".safetensors":
+        return to_dict(read_config(path))
+    loads = {".toml": tomllib.loads, ".json": json.loads}.get(path.suffix)
+    if loads is None or not path.is_file():
+        raise ConfigError(
+            "Expected --config as a .toml or .json file, or a run's folder; "
+            f"{f'got {path}' if path.exists() else f'there is no {path}'}. Check the path."
+        )
+    try:
+        values = loads(path.read_text())
+    except ValueError as error:  # that of either, and of text that is none
+        raise ConfigError(f"Expected {path.suffix[1:].upper()} in {path}; {error}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"Expected names and values in {path}; got {str(values)[:40]}.")
+    return values
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -1,20 +1,21 @@
-"""``--set key=value``: changes one field of a nested configuration; imports no torch."""
+"""``--set key=value`` and ``--config FILE``: change fields of a configuration; no torch."""
 
 import ast
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mimflow_train.config import DecoderPhaseConfig, TrainConfig
+from mimflow_train.config import ConvolutionalConfig, DecoderPhaseConfig, TrainConfig
 from mimflow_train.config_file import from_dict, to_dict
 from mimflow_train.errors import ConfigError
 
-__all__ = ["override"]
+__all__ = ["merge", "override"]
 
 _TEACHERS_KEY = "model.features"
+_OF_THE_IMAGES = ("data.source", "data.class_names", "data.fingerprint", "model.flow.num_classes")
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -62,6 +63,61 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     return changed
 
 
+def merge(config: TrainConfig, values: Mapping[str, Any], file: str) -> TrainConfig:
+    """Return the configuration with those of its fields changed that a file has.
+
+    What the images decide, their source and classes, stays the configuration's own.
+
+    Args:
+        config: Where to start.
+        values: Nested as the configuration is. ``decoder_phase`` may be the name of a preset and
+            ``model.features`` a list of teachers.
+        file: Where the values are from, for messages.
+
+    Raises:
+        ConfigError: If there is no such field, or a value is of another type or out of range.
+
+    Example:
+        >>> from mimflow_train.recipes import tiny
+        >>> merge(tiny(), {"optim": {"lr": 2e-4}}, "mine.toml").optim.lr
+        0.0002
+    """
+    model = values.get("model")
+    try:
+        if isinstance(model, Mapping) and isinstance(model.get("features"), Mapping | list):
+            networks = config.model.imitating([str(each) for each in model["features"]])
+            config = dataclasses.replace(config, model=networks)
+        tree = to_dict(config)
+        _merge(tree, config, values, "")
+        changed: TrainConfig = from_dict(TrainConfig, tree)
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return changed
+
+
+def _merge(tree: dict[str, Any], config: Any, values: Mapping[str, Any], prefix: str) -> None:
+    """Put a section's values into the tree, following the configuration for names and types."""
+    for name, value in values.items():
+        key = prefix + name
+        _require_field(config, name, key)
+        now = config[name] if isinstance(config, dict) else getattr(config, name)
+        if key == "model.convolutional" and now is None and isinstance(value, Mapping):
+            now = ConvolutionalConfig()
+            tree[name] = to_dict(now)
+        if key in _OF_THE_IMAGES or (key == _TEACHERS_KEY and isinstance(value, list)):
+            continue  # decided already
+        if key == "decoder_phase" and isinstance(value, str):
+            tree[name] = to_dict(DecoderPhaseConfig.preset(value, steps=now.steps))
+        elif isinstance(now, dict) or dataclasses.is_dataclass(now):
+            if not isinstance(value, Mapping):
+                raise ConfigError(
+                    f"Expected {key} as a section with {', '.join(tree[name])}; got {value!r}."
+                )
+            _merge(tree[name], now, value, f"{key}.")
+        else:
+            tree[name] = _typed(value, typing.get_type_hints(type(config))[name], key)
+
+
 def _assign(tree: dict[str, Any], config: Any, key: str, text: str) -> None:
     """Put one parsed value into the tree, following the configuration for names and types."""
     *path, last = key.split(".")
@@ -101,11 +157,30 @@ def _parse(text: str, hint: Any, key: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    if hint is float and type(value) is int:
-        value = float(value)
+    return _fitting(value, hint, key, text)
+
+
+def _typed(value: Any, hint: Any, key: str) -> Any:
+    """Return a value of a TOML or JSON file as the type that the field has."""
+    if isinstance(value, str):
+        return _parse(value, hint, key)
+    return _fitting(tuple(value) if isinstance(value, list) else value, hint, key, value)
+
+
+def _fitting(value: Any, hint: Any, key: str, given: Any) -> Any:
+    value = _with_floats(value, hint)
     if not _fits(value, hint):
-        raise ConfigError(f"Expected {key} as {_in_words(hint)}; got {text!r}.")
+        raise ConfigError(f"Expected {key} as {_in_words(hint)}; got {given!r}.")
     return value
+
+
+def _with_floats(value: Any, hint: Any) -> Any:
+    """Return whole numbers as floats where the field is of these."""
+    kinds = typing.get_args(hint)
+    if isinstance(value, tuple) and float in kinds:
+        return tuple(_with_floats(each, float) for each in value)
+    is_float = hint is float or (float in kinds and int not in kinds)
+    return float(value) if is_float and type(value) is int else value
 
 
 def _in_words(hint: Any) -> str:

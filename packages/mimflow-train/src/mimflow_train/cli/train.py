@@ -4,10 +4,10 @@ import dataclasses
 import difflib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -20,13 +20,14 @@ from mimflow_train.cli.preflight import (
     require_packages,
 )
 from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import read_values
 from mimflow_train.console import say
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
 from mimflow_train.lock import locked
 from mimflow_train.machine import choose_device, require_gpu, require_gpu_for_graph, torchrun_place
-from mimflow_train.overrides import override
+from mimflow_train.overrides import merge, override
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 from mimflow_train.run_folder import last_step, prepare_run, require_begun, steps_done
@@ -44,8 +45,9 @@ class TrainOptions:
     command again continues the run.
     """
 
-    scale: str = "tiny"
-    """Recipe: tiny (32 px), or S, B, L, XL, XXL (256 px); L is the paper's model."""
+    scale: str | None = None
+    """Recipe: tiny (32 px), or S, B, L, XL, XXL (256 px); L is the paper's model. Tiny if neither
+    this nor --config says."""
     data: str | None = None
     """A folder with one sub-folder of images for each class, such a folder as tar or tars, or
     `emoji`, tiny's default."""
@@ -60,8 +62,8 @@ class TrainOptions:
     """Steps between weights that are kept for good, in RUN/milestones."""
     phase: Literal["all", "joint", "decoder"] = "all"
     """Train everything jointly, then the decoder alone; or one of the two."""
-    seed: int = 0
-    """Seed of everything random."""
+    seed: int | None = None
+    """Seed of everything random; 0 if neither this nor --config says."""
     workers: str = "1"
     """Devices to train on; more than one run under Ray Train, MIN-MAX on what a cluster has."""
     ray_address: str | None = None
@@ -81,6 +83,9 @@ class TrainOptions:
     """Say what the run would cost and which weights it would need, and end."""
     hardware: str | None = None
     """Card that the dry run estimates for, such as H100; the one that is there if not given."""
+    config: Path | None = None
+    """Values of the recipe in a .toml or .json file, or all those of another run by its folder;
+    options and --set go before."""
     set: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
     """Change one value of the recipe, such as optim.lr=2e-4; repeatable."""
 
@@ -125,13 +130,13 @@ def _main(options: TrainOptions) -> int:
     require_packages(config.data.source)
     launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
     if launch.device == "cpu":
-        require_gpu(options.scale, options.device)
+        require_gpu(config.scale, options.device)
     if config.cuda_graph:
         require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
     if options.log == "wandb":
         require_wandb()
     name = Path(config.data.source).name
-    run_dir = (options.out or Path("runs") / f"{options.scale}-{name}").resolve()
+    run_dir = (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
     if rank > 0:  # it waits for rank 0 where they meet
         _train(options, config, run_dir, launch)
         return 0
@@ -201,21 +206,22 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
 
 
 def build_config(options: TrainOptions) -> TrainConfig:
-    """Return the recipe with the options applied.
+    """Return the recipe with the values of the file, and over them the options, applied.
 
     Raises:
         ConfigError: If the scale is unknown or a value is out of range.
         DataError: If the folder of images is missing, empty, or not laid out in classes.
     """
-    if options.scale not in RECIPES:
-        close = difflib.get_close_matches(options.scale, RECIPES, n=1)
-        advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
-        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {options.scale}. {advice}")
-    class_names, source, fingerprint = _images(options)
-    config = RECIPES[options.scale](class_names, source)
+    values = {} if options.config is None else read_values(options.config)
+    scale = _scale(options, values)
+    class_names, source, fingerprint = _images(scale, options, values)
+    config = RECIPES[scale](class_names, source)
+    config = merge(config, values, str(options.config))
     try:
         data = dataclasses.replace(config.data, fingerprint=fingerprint)
-        config = dataclasses.replace(config, seed=options.seed, data=data)
+        config = dataclasses.replace(config, data=data)
+        if options.seed is not None:
+            config = dataclasses.replace(config, seed=options.seed)
         if options.steps is not None:
             config = dataclasses.replace(config, steps=options.steps)
         if options.micro_batch is not None:
@@ -231,9 +237,29 @@ def _micro_batch(text: str) -> int:
     return 0 if text == "auto" else int(text)
 
 
-def _images(options: TrainOptions) -> tuple[tuple[str, ...], str, str]:
+def _scale(options: TrainOptions, values: Mapping[str, Any]) -> str:
+    """Return the scale that is asked for, by the option or the file, which must not disagree."""
+    filed = values.get("scale")
+    if options.scale is not None and filed not in (None, options.scale):
+        raise ConfigError(
+            f"Expected --scale {filed}, which {options.config} is for; got {options.scale}. "
+            "Leave out --scale, or the file's scale."
+        )
+    scale = str(options.scale or filed or "tiny")
+    if scale not in RECIPES:
+        close = difflib.get_close_matches(scale, RECIPES, n=1)
+        advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
+        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {scale}. {advice}")
+    return scale
+
+
+def _images(
+    scale: str, options: TrainOptions, values: Mapping[str, Any]
+) -> tuple[tuple[str, ...], str, str]:
     """Return the class names, the source and the fingerprint of the images."""
-    source = options.data or ("emoji" if options.scale == "tiny" else None)
+    section = values.get("data")
+    filed = section.get("source") if isinstance(section, dict) else None
+    source = options.data or filed or ("emoji" if scale == "tiny" else None)
     if source == "emoji":
         return CLASS_NAMES, "emoji", ""
     if source is not None:
@@ -244,7 +270,7 @@ def _images(options: TrainOptions) -> tuple[tuple[str, ...], str, str]:
     if options.dry_run:
         return IMAGENET_CLASSES, "imagenet", ""
     raise ConfigError(
-        f"Expected --data with --scale {options.scale}; got none. Give a folder of images such as "
+        f"Expected --data with --scale {scale}; got none. Give a folder of images such as "
         "ImageNet's, --data emoji, or --dry-run to see what a run costs."
     )
 
