@@ -122,11 +122,9 @@ def test_a_file_may_have_a_part_of_the_configuration_in_short_words(tmp_path):
         'decoder_phase = "rae"\nmodel.features = ["hog"]\nmodel.flow.depths = [1, 2]\n'
         "steps = 7\nmodel.encoder.layer_scale = 1\n[optim]\nlr = 1\nbetas = [0, 0.5]\n"
     )
-    wanted = override(
-        tiny(),
-        ["decoder_phase=rae", "model.features=hog", "model.flow.depths=(1,2)", "steps=7"]
-        + ["model.encoder.layer_scale=1.0", "optim.lr=1.0", "optim.betas=(0.0,0.5)"],
-    )
+    short = ["decoder_phase=rae", "model.features=hog", "model.flow.depths=(1,2)", "steps=7"]
+    numbers = ["model.encoder.layer_scale=1.0", "optim.lr=1.0", "optim.betas=(0.0,0.5)"]
+    wanted = override(tiny(), short + numbers)
     assert merge(tiny(), read_values(tmp_path / "f.toml"), "f.toml") == wanted
 
 
