@@ -238,6 +238,22 @@ def test_class_sorted_samples_are_remarked(tmp_path, extractor, emoji):
     assert "in the file's order is" in remark.message
 
 
+@pytest.mark.parametrize(("chunk", "remarked"), [(16, False), (15, True), (40, False)])
+def test_a_short_last_chunk_of_the_inception_score_is_remarked(
+    emoji, write_images, extractor, chunk, remarked
+):
+    source = open_images(write_images(emoji[:32], "samples"))
+    protocol = choose_protocol("adm", None, metrics=("is",), is_chunk=chunk)
+    report = evaluate(source, source, extractor=extractor, protocol=protocol, seed=3)
+    found = [each.message for each in report.remarks if each.code == "SHORT_CHUNK"]
+    assert len(found) == remarked
+    if remarked:
+        single_split = next(iter(report.scores.values())).details["single_split"]
+        assert "The last of 3 chunks has 2 samples instead of 15" in found[0]
+        assert f"In one piece the samples score {single_split:.2f}" in found[0]
+    assert report.to_dict()["seed"] == 3
+
+
 def test_kid_of_few_images_names_the_flag_that_helps(emoji, write_images, capsys):
     arguments = ["eval", str(write_images(emoji[:12], "a")), "--ref"]
     arguments += [str(write_images(emoji[12:30], "b")), *EFFLITE0, "--metrics", "kid"]
@@ -317,6 +333,9 @@ def test_compare_takes_whole_chunks_of_the_inception_score_at_any_count():
     assert compared("is", a, a | {"n_samples": 300}).verdict == "within noise"
     a["chunk"] = 250
     assert compared("is", a, a | {"n_samples": 300}).verdict == "not comparable"
+    a["chunk"] = 100
+    row = compared("is", a, a | {"n_samples": 202})  # its last chunk, of 2, scores 2 at most
+    assert (row.verdict, "--limit 200" in row.reason) == ("not comparable", True)
 
 
 def test_compare_falls_back_on_distances_at_an_equal_count():
@@ -328,6 +347,18 @@ def test_compare_falls_back_on_distances_at_an_equal_count():
     assert row.reason.startswith("at N = 50 of both, from subsets; 3.5 standard errors")
     b["at_equal_count"] = {"value": 12.0, "n": 45}
     assert compared("fid", a, b).verdict == "not comparable"
+
+
+def test_compare_takes_subsets_of_one_seed_only():
+    a = {"value": 9.0, "se": 0.3, "n_samples": 200, "at_equal_count": {"value": 15.0, "n": 50}}
+    b = {"value": 5.0, "se": 0.2, "n_samples": 450, "at_equal_count": {"value": 12.0, "n": 50}}
+    first, second = (
+        {"protocol": {}, "extractor": {}, "seed": seed, "metrics": {"fid": {"n_ref": 90, **score}}}
+        for seed, score in ((0, a), (1, b))
+    )
+    assert compare_reports(first, second)[0].verdict == "not comparable"
+    second["seed"] = 0
+    assert compare_reports(first, second)[0].verdict == "differs"
 
 
 def test_compare_refuses_references_of_other_counts():

@@ -74,6 +74,7 @@ def test_override_sets_nested_values_of_each_type():
         ("optim", "Expected --set key=value"),
         ("precision=fp8", "precision"),
         ("mask.low=0.9", "low <= high"),
+        ("model.encoder.sigma=0", "model.encoder.sigma > 0, since the likelihood of latents"),
         ("loss.perceptual_network=vgg", "loss.perceptual_network"),
         ("loss.nll=-1", "loss.nll >= 0"),
         (

@@ -26,7 +26,7 @@ def model(config):
 def test_scores_belong_together_and_repeat(config, data, model):
     scores = evaluate(model, config, data)
     gap = scores.fd_gaussian - scores.fd_posterior
-    closed = (scores.fd_gaussian - scores.fd_flow) / gap if gap > 0 else 0.0
+    closed = (scores.fd_gaussian - scores.fd_flow) / gap if gap > 0 else None
     assert scores.gap_closed == pytest.approx(closed)
     assert scores.num_images == 16
     assert scores.class_chance == pytest.approx(1 / 3)
@@ -45,7 +45,7 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
     monkeypatch.setattr(module, "frechet_distance_from_features", record)
     sets = {"posterior": 10, "flow": 10, "gaussian": 90}
     images = {name: torch.full((16, 3, 2, 2), shade) for name, shade in sets.items()}
-    decoded = iter([images["posterior"], images["gaussian"]])
+    decoded = iter([images["posterior"], images["posterior"], images["gaussian"]])
     monkeypatch.setattr(module, "decode", lambda *_: next(decoded).to(torch.uint8))
     monkeypatch.setattr(module, "generate", lambda *_: [images["flow"].to(torch.uint8)])
     rebuilt = Reconstruction(psnr=0.0, psnr_whole=0.0, fd_posterior=10.0, fd_whole=10.0)
@@ -53,8 +53,27 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: FakeProbe())
     assert evaluate(model, config, data).gap_closed == pytest.approx(1.0)
     images["flow"] = images["gaussian"].clone()
-    decoded = iter([images["posterior"], images["gaussian"]])
+    decoded = iter([images["posterior"], images["posterior"], images["gaussian"]])
     assert evaluate(model, config, data).gap_closed == pytest.approx(0.0)
+    decoded = iter([images["gaussian"], images["gaussian"], images["posterior"]])
+    assert evaluate(model, config, data).gap_closed is None
+
+
+def test_posterior_images_that_are_judged_by_class_are_held_out(config, data, model, monkeypatch):
+    """The probe has learned from training images, and finds their class too easily."""
+    judged = []
+
+    class Probe(FakeProbe):
+        def balanced_accuracy(self, features, _):
+            judged.append(features)
+            return 0.5
+
+    monkeypatch.setattr(module, "extract_features", lambda images, _: images.float().flatten(1))
+    monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: Probe())
+    evaluate(model, config, data)
+    unseen = data.held_out.stack(reconstruction.judged_images(data))
+    z = encode(model, config, unseen, "evaluate held out").z
+    assert torch.equal(judged[0], decode(model, z).cpu().float().flatten(1))
 
 
 class FakeProbe:

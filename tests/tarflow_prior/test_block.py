@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -64,3 +65,18 @@ def test_shift_is_not_bounded(config, random_flow, random_batch):
     block = random_flow(replace(config, log_scale_bound=0.5), head_std=10.0).blocks[0]
     z, label = random_batch(config)
     assert block(torch.zeros_like(z), label).u.abs().max() > 10
+
+
+@pytest.mark.parametrize("raw", [-200.0, -95.0, -40.0, -31.0, -29.0, -3.0, 0.0, 5.0, 60.0])
+def test_softplus_and_its_gradient_stay_finite_however_far_below_zero(raw, config, random_flow):
+    config = replace(config, scale="softplus", log_scale_bound=None)
+    block = random_flow(config).blocks[0].float()
+    x = torch.tensor(raw, requires_grad=True)
+    found = block._log_scale(x)
+    found.backward()
+    exact = torch.tensor(raw, dtype=torch.float64, requires_grad=True)
+    shifted = exact + math.log(math.e - 1)
+    wanted = shifted.exp().log1p().log() if raw > -30 else shifted - shifted.exp() / 2
+    wanted.backward()
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6, abs=1e-6)
+    assert x.grad.item() == pytest.approx(exact.grad.item(), rel=1e-5)

@@ -4,6 +4,7 @@ import pytest
 
 from mimflow_train.config import DecoderPhaseConfig, LossConfig
 from mimflow_train.frozen.costs import frozen_costs
+from mimflow_train.overrides import override
 from mimflow_train.recipes import paper, tiny
 
 
@@ -29,3 +30,5 @@ def test_only_what_a_run_uses_is_counted():
     ]
     alone = dataclasses.replace(config, loss=LossConfig(perceptual=0.0, feature=0.0))
     assert frozen_costs(alone) == []
+    judged = override(tiny(), ["decoder_phase=rae"])
+    assert [(each.name, each.passes) for each in frozen_costs(judged)][2:] == [("DINO-S/8@224", 4)]

@@ -105,7 +105,11 @@ def compare_reports(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differen
         raise BadInput(
             "Expected a score that both reports have; got none. Compute the same metrics."
         )
-    return [_difference(name, a["metrics"][name], b["metrics"][name]) for name in names]
+    same_draws = a.get("seed") == b.get("seed")
+    return [
+        _difference(name, a["metrics"][name], b["metrics"][name], same_draws=same_draws)
+        for name in names
+    ]
 
 
 def _that_matters(part: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
@@ -157,10 +161,13 @@ def _prints_differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return None not in prints and len(prints) > 1
 
 
-def _difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
+def _difference(
+    name: str, a: Mapping[str, Any], b: Mapping[str, Any], *, same_draws: bool
+) -> Difference:
+    """Compare one score; subsets of the reference are the same ones only if drawn by one seed."""
     n_a, n_b = a["n_samples"], b["n_samples"]
     obstacle = _obstacle(name, a, b)
-    common = _equal_count(a, b) if obstacle else None
+    common = _equal_count(a, b) if obstacle and same_draws else None
     se_a, se_b = a.get("se"), b.get("se")
     se = None if se_a is None or se_b is None else math.hypot(se_a, se_b)
     if common is not None and se_a is not None and se_b is not None:
@@ -197,7 +204,8 @@ def _obstacle(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str | No
             "use one reference"
         )
     free = plain in (*_FREE_OF_SAMPLE_COUNT, "inf")
-    whole_chunks = plain == "is" and min(n_a, n_b) >= a.get("chunk", math.inf)
+    chunk = a.get("chunk", math.inf)  # of fewer samples it is lower, also where the last one is
+    whole_chunks = plain == "is" and min(n_a, n_b) >= chunk and n_a % chunk == n_b % chunk == 0
     if n_a == n_b or free or whole_chunks:
         return None
     return f"{n_a} and {n_b} samples, on which it depends; score both with --limit {min(n_a, n_b)}"

@@ -23,6 +23,11 @@ _ORDER = (
     "The Inception Score of the images in the file's order is {file_order:.2f}, in random order "
     "{mean:.2f}: the samples look sorted by class. Report the second."
 )
+_SHORT_CHUNK = (
+    "The last of {num_chunks} chunks has {last} samples instead of {chunk}, has a lower Inception "
+    "Score for that, and counts as the others do, as ADM's evaluator has it. In one piece the "
+    "samples score {single_split:.2f}. Give a multiple of {chunk} samples."
+)
 _NO_LINE = (
     "{name} needs {needed} samples, ten times the dimensions; there are {n}, and in their smaller "
     "subsets distances do not fall as 1 / N. The line is off by more than its noise, so it has no "
@@ -168,6 +173,7 @@ class Judge:
         return Report(
             scores=scores,
             protocol=self.protocol,
+            seed=self.seed,
             extractor=self.extractor,
             samples=samples,
             reference=reference,
@@ -193,6 +199,9 @@ def _remarks(
         if score.details.get("order_matters"):
             values = {"file_order": score.details["file_order_mean"], "mean": score.value}
             yield Remark("CLASS_SORTED", _ORDER.format(**values))
+        if score.details.get("num_chunks", 1) > 1 and score.n_samples % score.details["chunk"]:
+            last = score.n_samples % score.details["chunk"]
+            yield Remark("SHORT_CHUNK", _SHORT_CHUNK.format(last=last, **score.details))
     yield from _floor_remarks(scores, reference)
     if extractor.name == "inception" and not extractor.weights_sha256.startswith(SHA256_PREFIX):
         yield Remark(

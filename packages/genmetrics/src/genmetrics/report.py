@@ -112,6 +112,7 @@ class Report:
     Args:
         scores: Each score by name; ``fid`` is of Inception features, others are named after theirs.
         protocol: The constants.
+        seed: Seed of the random subsets.
         extractor: The feature network.
         samples: The images judged.
         reference: The real images, or their statistics.
@@ -120,6 +121,7 @@ class Report:
 
     scores: Mapping[str, Score]
     protocol: Protocol
+    seed: int
     extractor: Extractor
     samples: ImageSet
     reference: ImageSet
@@ -149,6 +151,7 @@ class Report:
                 "device": str(self.extractor.device),
             },
             "protocol": asdict(self.protocol),
+            "seed": self.seed,
             "samples": self.samples.to_dict(),
             "reference": self.reference.to_dict(),
             "extractor": {

@@ -287,6 +287,11 @@ class TrainConfig:
                 f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "
                 "The paper uses 0.1."
             )
+        if self.model.encoder.sigma == 0:
+            raise ConfigError(
+                "Expected model.encoder.sigma > 0, since the likelihood of latents without noise "
+                "has no bound; got 0. The paper uses 0.3."
+            )
         size, discriminator = self.model.decoder.image_size, self.decoder_phase.discriminator
         if self.decoder_phase.steps and size < discriminator.least_size:
             raise ConfigError(

@@ -72,7 +72,10 @@ class RunCost:
 
     @property
     def training_flops(self) -> float:
-        """Floating point operations of one image in a joint step; a backward pass counts twice."""
+        """Floating point operations of one image in a joint step; a backward pass counts twice.
+
+        Teachers count also where a small set's features are kept: then it is a few percent high.
+        """
         return _training_flops(self.trained, self.frozen)
 
     @property

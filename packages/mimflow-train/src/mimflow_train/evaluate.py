@@ -61,10 +61,12 @@ class Evaluation:
         fd_whole: The same with no patch hidden.
         fd_flow: Decoded samples of the flow.
         fd_gaussian: Decoded Gaussian latents.
-        gap_closed: ``(fd_gaussian - fd_flow) / (fd_gaussian - fd_posterior)``.
+        gap_closed: ``(fd_gaussian - fd_flow) / (fd_gaussian - fd_posterior)``; None where Gaussian
+            latents decode as well as posterior ones.
         class_accuracy: Share of new samples, equally many of twelve classes, in which a probe of
             real images of all classes sees the one that was asked for.
-        class_accuracy_posterior: The same in decoded posterior latents, mean over classes.
+        class_accuracy_posterior: The same in decoded posterior latents of held-out images, which
+            the probe has not seen either; mean over classes.
         class_accuracy_real: The same in held-out real images, mean over classes.
         class_chance: One over the number of classes.
     """
@@ -80,7 +82,7 @@ class Evaluation:
     fd_whole: float
     fd_flow: float
     fd_gaussian: float
-    gap_closed: float
+    gap_closed: float | None
     class_accuracy: float
     class_accuracy_posterior: float
     class_accuracy_real: float
@@ -105,6 +107,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     sets = {
         "real": real,
         "posterior": decode(model, posterior),
+        "posterior held out": decode(model, posterior_unseen),
         "flow": torch.cat([*generate(model, config, label, draw)]),
         "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
         "held_out": unseen,
@@ -134,9 +137,9 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         fd_whole=rebuilt.fd_whole,
         fd_flow=distance["flow"],
         fd_gaussian=distance["gaussian"],
-        gap_closed=(distance["gaussian"] - distance["flow"]) / gap if gap > 0 else 0.0,
+        gap_closed=(distance["gaussian"] - distance["flow"]) / gap if gap > 0 else None,
         class_accuracy=probe.accuracy(extract_features(drawn, extractor), asked),
-        class_accuracy_posterior=probe.balanced_accuracy(features["posterior"], label),
+        class_accuracy_posterior=probe.balanced_accuracy(features["posterior held out"], label),
         class_accuracy_real=probe.balanced_accuracy(features["held_out"], label),
         class_chance=1 / len(data.class_names),
     )

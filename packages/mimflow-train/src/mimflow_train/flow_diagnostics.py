@@ -49,12 +49,12 @@ class Likelihood:
 
     Attributes:
         mean: Over the images.
-        standard_error: Of the mean.
+        standard_error: Of the mean; None for one latent.
         n: Images.
     """
 
     mean: float
-    standard_error: float
+    standard_error: float | None
     n: int
 
 
@@ -140,7 +140,7 @@ def likelihood(passage: Passage) -> Likelihood:
     log_scale = reduce(passage.log_scales.double(), "blocks b k d -> b", "sum")
     square = reduce(passage.states[-1].double().square(), "b k d -> b", "sum")
     values = (0.5 * square + log_scale) / passage.states[0, 0].numel()
-    error = values.std(correction=0).item() / math.sqrt(len(values))
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return Likelihood(mean=values.mean().item(), standard_error=error, n=len(values))
 
 

@@ -151,7 +151,7 @@ def latent_statistics(mean: Float[Tensor, "b k d"], sigma: float) -> dict[str, f
         averaged over entries; ``latent_dead``, the share of entries where that is below a tenth of
         sigma; ``latent_bits``, the rate above the noise that the best normal prior with independent
         entries would have, ``sum 1/2 log2(1 + std^2 / sigma^2)`` an image: the flow's own
-        ``rate_bits`` is lower by what it has learned of their dependence.
+        ``rate_bits`` begins above it, and falls below once it has learned their dependence.
 
     Example:
         >>> mean = torch.tensor([[[-1.0, 0.0]], [[1.0, 0.0]]])

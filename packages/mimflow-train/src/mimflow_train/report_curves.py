@@ -73,9 +73,9 @@ def health(reports: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
         return missing("Health")
     return figure(
         panels({"run": reports}, titles, _mark(reports, config)),
-        "Good: the gradient norm settles without spikes; the rate, what the latents tell of an "
-        "image, stays above 0; images a second are level; no step is skipped, and almost no time "
-        "is spent waiting for data.",
+        "Good: the gradient norm settles without spikes; the rate, the most that the latents tell "
+        "of an image, stays above 0; images a second are level; no step is skipped, and almost no "
+        "time is spent waiting for data.",
     )
 
 

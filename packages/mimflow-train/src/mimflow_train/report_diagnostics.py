@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mimflow_train.report_curves import as_png, quiet
 from mimflow_train.report_page import figure, missing, note, table
+from mimflow_train.report_tables import number
 
 __all__ = ["flow_section", "latents_section", "read_json", "spectrum_section"]
 
@@ -132,7 +133,7 @@ def spectrum_section(scores: Mapping[str, Any]) -> str:
 
 def _likelihood(diagnostics: Mapping[str, Any]) -> str:
     rows = [
-        (title, f"{each['mean']:.4f}", f"{each['standard_error']:.4f}", str(each["n"]))
+        (title, f"{each['mean']:.4f}", number(each["standard_error"]), str(each["n"]))
         for name, title in _NAMES.items()
         for each in [diagnostics["likelihood"][name]]
     ]
@@ -170,8 +171,8 @@ def _histogram(base: Mapping[str, Any]) -> bytes:
 
 def _moments(base: Mapping[str, Any]) -> bytes:
     drawing = Figure(figsize=(5.4, 2.9), layout="constrained")
-    for number, along in enumerate(("token", "dim")):
-        axes = drawing.add_subplot(1, 2, number + 1)
+    for place, along in enumerate(("token", "dim"), 1):
+        axes = drawing.add_subplot(1, 2, place)
         quiet(axes)
         for name, level in (("mean", 0), ("std", 1)):
             axes.plot(base[f"{name}_by_{along}"], marker=".", linewidth=0.8, label=name)

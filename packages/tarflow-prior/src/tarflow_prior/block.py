@@ -17,6 +17,7 @@ from tarflow_prior.config import TarFlowConfig
 
 NULL_CLASS = -1
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus maps it to 1
+_SOFTPLUS_IS_EXP = -30.0  # below, ln softplus(x) is x to 5e-14
 
 
 class FlowOutput(NamedTuple):
@@ -166,7 +167,13 @@ class Block(nn.Module):
         bound = self.config.log_scale_bound
         if bound is not None:
             raw = bound * torch.tanh(raw / bound)
-        return raw if self.config.scale == "exp" else F.softplus(raw + _SOFTPLUS_ONE).log()
+        return raw if self.config.scale == "exp" else _log_softplus(raw + _SOFTPLUS_ONE)
+
+
+def _log_softplus(x: Tensor) -> Tensor:
+    """Return ``ln softplus(x)``, which far below 0 is x, where float32's softplus is 0."""
+    within = F.softplus(x.clamp(min=_SOFTPLUS_IS_EXP)).log()
+    return torch.where(x < _SOFTPLUS_IS_EXP, x, within)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

@@ -50,10 +50,11 @@ class TarFlowConfig:
             ``exp(a)``, or STARFlow's ``softplus(a + ln(e - 1))``. Both give 1 at ``a = 0``.
         max_positions: Rows of the position table of every block; None means ``num_tokens``. Rows
             past ``num_tokens`` are never read; the paper's 482 M parameters include them.
-        log_scale_bound: Soft clip ``a <- c tanh(a / c)`` of the log-scale (never of the shift),
+        log_scale_bound: Soft clip ``a <- c tanh(a / c)`` of that output (never of the shift),
             which keeps sampling finite: unbounded, ``exp(a)`` of a token enters the ``a`` of the
             next. The likelihood stays exact, for the clipped flow; a block can no longer
-            express a deviation outside ``exp(-c)..exp(c)``. On a small trained flow c=4 changed
+            express a deviation outside ``exp(-c)..exp(c)``, with softplus at c=4 one outside
+            0.031..4.55. On a small trained flow c=4 changed
             the held-out NLL by at most 1e-4 nats per dimension. None switches it off.
         mlp_ratio: Hidden width of the MLPs, in units of ``width``.
 

@@ -20,7 +20,7 @@ from mimflow_train.frozen.teacher import PATCH
 __all__ = ["FrozenCost", "frozen_costs"]
 
 _VGG16_TRUNK = 30  # layers up to relu5_3, the last that LPIPS looks at
-_TEACHER, _DISTANCE, _EYE = 1, 3, 5  # passes in a training step, see FrozenCost
+_TEACHER, _DISTANCE, _EYE = 1, 3, 4  # passes in a training step, see FrozenCost
 
 
 class FrozenCost(NamedTuple):
@@ -31,8 +31,8 @@ class FrozenCost(NamedTuple):
         parameters: Numbers that it uses.
         gmac: 10^9 multiply-adds of its matrix products and convolutions.
         passes: Times this work in a training step, with gradients to the image but none to the
-            weights: 1 for a teacher; 3 for a distance, which sees original and reconstruction; 5
-            for a discriminator's eye, which sees a second reconstruction and original as well.
+            weights: 1 for a teacher; 3 for a distance, which sees original and reconstruction; 4
+            for a discriminator's eye, which learns from both and then judges a reconstruction.
     """
 
     name: str
