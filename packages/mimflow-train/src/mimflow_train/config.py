@@ -8,7 +8,12 @@ from typing import Any, Literal
 
 from mim_encoder import EncoderConfig, MaskRatio
 from mimflow_train.config_convolutional import ConvolutionalConfig
-from mimflow_train.config_phases import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
+from mimflow_train.config_phases import (
+    DecoderPhaseConfig,
+    DiscriminatorConfig,
+    LossConfig,
+    OptimConfig,
+)
 from mimflow_train.errors import ConfigError
 from tarflow_prior import TarFlowConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig
@@ -157,39 +162,6 @@ def require_equal(name: str, value: object, other_name: str, other: object) -> N
         raise ConfigError(
             f"Expected model.{name} to equal {other_name}, {other}; got {value}. Set both."
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """Weights of the joint objective (Eq. 5-7); a weight of 0 leaves the term out.
-
-    Attributes:
-        nll: Weight of the flow's NLL, a mean over latent dimensions in nats.
-        pixel: Weight of the mean squared error on [0, 1] pixels, over the whole image.
-        hidden_pixels: Weight of a hidden pixel's error where a visible one's is 1 (Table 9).
-        perceptual: Weight of the perceptual distance.
-        perceptual_network: What it is measured with: ``efflite0``, whose weights come as a package,
-            or ``lpips``, the paper's, LPIPS-VGG and a tenth of ConvNeXt-S's logits, over 1.1.
-        feature: Weight of ``1 - cos`` to each teacher's features, over hidden patches.
-    """
-
-    nll: float = 1.0
-    pixel: float = 1.0
-    hidden_pixels: float = 1.0
-    perceptual: float = 1.1
-    feature: float = 1.0
-    perceptual_network: Literal["efflite0", "lpips"] = "efflite0"
-
-    def __post_init__(self) -> None:
-        for name in ("nll", "pixel", "hidden_pixels", "perceptual", "feature"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"Expected loss.{name} >= 0; got {value}. Use 0 to drop it.")
-        if self.perceptual_network not in ("efflite0", "lpips"):
-            raise ConfigError(
-                "Expected loss.perceptual_network efflite0 or lpips; "
-                f"got {self.perceptual_network}. Choose one of the two."
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

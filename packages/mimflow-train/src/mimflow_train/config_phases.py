@@ -1,4 +1,4 @@
-"""How either phase is optimised, and the second one's adversary; imports no torch."""
+"""What either phase minimises and how, and the second one's adversary; imports no torch."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mimflow_train.errors import ConfigError
 
-__all__ = ["DecoderPhaseConfig", "DiscriminatorConfig", "OptimConfig"]
+__all__ = ["DecoderPhaseConfig", "DiscriminatorConfig", "LossConfig", "OptimConfig"]
 
 _PAPER_OPTIM = {
     "lr": 1e-4,
@@ -16,6 +16,39 @@ _PAPER_OPTIM = {
     "warmup_steps": 0,
     "ema_decay": 0.9999,
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the joint objective (Eq. 5-7); a weight of 0 leaves the term out.
+
+    Attributes:
+        nll: Weight of the flow's NLL, a mean over latent dimensions in nats.
+        pixel: Weight of the mean squared error on [0, 1] pixels, over the whole image.
+        hidden_pixels: Weight of a hidden pixel's error where a visible one's is 1 (Table 9).
+        perceptual: Weight of the perceptual distance.
+        perceptual_network: What it is measured with: ``efflite0``, whose weights come as a package,
+            or ``lpips``, the paper's, LPIPS-VGG and a tenth of ConvNeXt-S's logits, over 1.1.
+        feature: Weight of ``1 - cos`` to each teacher's features, over hidden patches.
+    """
+
+    nll: float = 1.0
+    pixel: float = 1.0
+    hidden_pixels: float = 1.0
+    perceptual: float = 1.1
+    feature: float = 1.0
+    perceptual_network: Literal["efflite0", "lpips"] = "efflite0"
+
+    def __post_init__(self) -> None:
+        for name in ("nll", "pixel", "hidden_pixels", "perceptual", "feature"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"Expected loss.{name} >= 0; got {value}. Use 0 to drop it.")
+        if self.perceptual_network not in ("efflite0", "lpips"):
+            raise ConfigError(
+                "Expected loss.perceptual_network efflite0 or lpips; "
+                f"got {self.perceptual_network}. Choose one of the two."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
