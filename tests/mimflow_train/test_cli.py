@@ -19,6 +19,7 @@ from mimflow_train.cli import inspect as inspect_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
 from mimflow_train.cli.command import parse
+from mimflow_train.cli.sample import choose_labels
 from mimflow_train.cli.train import TrainOptions, build_config
 from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
@@ -262,7 +263,8 @@ def test_run_sample_and_run_again(folder, tmp_path, capsys):
         assert words in captured.out
     scores = json.loads((out / "summary.json").read_text())
     assert scores["nll_floor"] == pytest.approx(-0.70397, abs=1e-4)
-    assert all(np.isfinite(value) for value in scores.values())
+    assert {name for name, value in scores.items() if value is None} <= {"gap_closed"}
+    assert all(np.isfinite(value) for value in scores.values() if value is not None)
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == [
         "step_00000004",
         "step_00000006",
@@ -338,6 +340,12 @@ def check_samples(out, tmp_path, capsys):
     assert ".npz or a folder" in capsys.readouterr().err
     assert run(sample_command, out, "--label", "rad") == 2
     assert "Did you mean red?" in capsys.readouterr().err
+    assert run(sample_command, out, "--label", 1, "--num", 2, "--out", npz) == 0
+    assert capsys.readouterr().out == f"2 images of red in {npz}\n"
+    before = (out / "samples.png").read_bytes()
+    assert run(sample_command, out, "--out", out / "samples.png") == 2
+    assert "which is the run's own. Name a new file." in capsys.readouterr().err
+    assert (out / "samples.png").read_bytes() == before
 
 
 def test_sampling_from_no_run(tmp_path, capsys):
@@ -375,6 +383,54 @@ def test_a_run_does_not_go_on_with_other_images(folder, tmp_path):
     (folder / "red" / "0.png").unlink()
     with pytest.raises(ConfigError, match="changed: the images"):
         prepare_run(build_config(options), tmp_path / "run", "auto")
+
+
+def test_a_run_goes_on_with_its_images_elsewhere(folder, tmp_path):
+    def config(path):
+        return build_config(parse(TrainOptions, ["--data", str(path)], "mimflow-train"))
+
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    prepare_run(config(folder), out, "auto")
+    (out / "checkpoints" / "step_00000001").mkdir(parents=True)
+    folder.rename(moved)
+    prepare_run(config(moved), out, "auto")
+    assert read_config(out).data.source == str(moved)
+    with pytest.raises(ConfigError, match=r"data\.source was"):
+        prepare_run(config("emoji"), out, "auto")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["none"]])
+def test_output_that_nobody_reads_ends_a_command_quietly(arguments):
+    """As in ``mimflow-inspect RUN | head -1``, whose reader has left."""
+    program = f"""
+import sys
+from mimflow_train.cli import command, sample
+options = command.parse(sample.SampleOptions, {arguments}, "mimflow-sample")
+sys.exit(command.run(lambda: sys.stdout.write("much") and 0, "mimflow-sample"))"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_trained_run_whose_judging_is_interrupted_says_so(folder, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mimflow_train.finish.finish", interrupted)
+    arguments = ["--data", folder, "--out", tmp_path / "run", *QUICK, "--steps", 1]
+    assert run(train_command, *arguments) == 130
+    assert "is trained. Run the same command again to judge it." in capsys.readouterr().err
+
+
+def test_a_number_names_a_class_unless_classes_are_called_by_numbers():
+    assert choose_labels(["1"], ["a", "b"]) == [1]
+    assert choose_labels(["7"], ["3", "7"]) == [1]
+    with pytest.raises(ConfigError, match=r"got 1\. Choose from 3, 7"):
+        choose_labels(["1"], ["3", "7"])
 
 
 def test_a_run_s_configuration_begins_another_with_its_images(folder, tmp_path):

@@ -1,5 +1,6 @@
 """``mimflow-eval``: the files it leaves, and that its numbers are genmetrics' own on them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -93,6 +94,32 @@ def test_other_images_must_have_the_run_s_classes(finished, tmp_path, capsys):
             Image.new("RGB", (20, 20)).save(path)
     assert run(finished, "--data", tmp_path / "images") == 2
     assert "Expected the run's 3 classes in" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_no_scores_is_not_replaced(finished, tmp_path, capsys):
+    before = (finished / "config.json").read_text()
+    assert run(finished, "--json", finished / "config.json") == 2
+    assert "new file or earlier scores; " in capsys.readouterr().err
+    assert (finished / "config.json").read_text() == before
+    assert run(finished, "--json", tmp_path / "nowhere" / "a.json") == 2
+    assert "in a folder that exists" in capsys.readouterr().err
+
+
+def test_images_that_have_moved_are_asked_for(finished, tmp_path, capsys):
+    config = read_config(finished)
+    source = str(tmp_path / "gone")
+    write_config(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, source=source)), finished
+    )
+    assert run(finished) == 2
+    assert f"images in {source}; they are not there. Say" in capsys.readouterr().err
+
+
+def test_kid_takes_subsets_that_there_are(finished):
+    assert run(finished, "--device", "cpu", "--num", 12, "--metrics", "kid") == 0
+    report = json.loads((finished / "eval" / "scores.json").read_text())["samples"]
+    assert report["protocol"]["kid_subset_size"] == 12
+    assert "kid_efflite0" in report["metrics"]
 
 
 def test_mistakes_are_one_sentence(finished, capsys):

@@ -19,7 +19,9 @@ SCORES = {each.name: 0.5 for each in dataclasses.fields(Evaluation)} | {"num_ima
 )
 def test_a_gap_that_is_none_is_no_number(config, posterior, flow, gaussian, said):
     distances = {"fd_posterior": posterior, "fd_flow": flow, "fd_gaussian": gaussian}
-    scores = Evaluation(**SCORES | distances | {"gap_closed": 0.8})
-    text = summary(scores, None, config, Path("run"), 60.0)
+    closed = 0.8 if gaussian > posterior else None
+    scores = Evaluation(**SCORES | distances | {"gap_closed": closed})
+    text = summary(scores, None, config, Path("a run"), 60.0)
+    assert "mimflow-sample 'a run' --num 12" in text
     (line,) = (each for each in text.splitlines() if "gap closed by the flow" in each)
     assert line.endswith(f" {said}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
-from mimflow_train.errors import StorageError
+from mimflow_train.errors import StorageError, remedy
 from mimflow_train.model import MIMFlow
 from mimflow_train.provenance import code_commit
 from mimflow_train.run_folder import checkpoints, read_manifest
@@ -239,8 +239,7 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)
         raise StorageError(
-            f"Expected to write weights to {target}; {error}. Free some space, or choose another "
-            "place."
+            f"Expected to write weights to {target}; {error}. {remedy(error)}"
         ) from error
     return name
 

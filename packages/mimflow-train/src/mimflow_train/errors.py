@@ -53,3 +53,16 @@ class WorkerError(MimflowError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def remedy(error: Exception) -> str:
+    """Return what to do about a file that could not be written.
+
+    Example:
+        >>> remedy(OSError(28, "No space left on device"))
+        'Free some space.'
+    """
+    text = str(error).lower()
+    if "no space" in text or "quota" in text:
+        return "Free some space."
+    return "Check that it may be written to, or choose another place."

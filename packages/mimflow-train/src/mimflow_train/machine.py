@@ -57,7 +57,8 @@ def require_gpu(scale: str, wanted: str) -> None:
     if scale != "tiny" and wanted == "auto" and choose_device(wanted) == "cpu":
         raise ConfigError(
             f"Expected a GPU for --scale {scale}; this machine has none. Use --scale tiny, or "
-            "--device cpu to train on the CPU all the same; --dry-run says how long that takes."
+            "--device cpu to train on the CPU all the same; mimflow-train's --dry-run says how "
+            "long that takes."
         )
 
 

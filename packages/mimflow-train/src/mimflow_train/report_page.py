@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mimflow_train.errors import StorageError
+from mimflow_train.errors import StorageError, remedy
 
 __all__ = ["escaped", "figure", "missing", "note", "page", "picture", "section", "table", "write"]
 
@@ -135,7 +135,7 @@ def write(text: str, path: Path) -> Path:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"Expected to write {path}; {error}. Free some space.") from error
+        raise StorageError(f"Expected to write {path}; {error}. {remedy(error)}") from error
     return path
 
 

@@ -10,6 +10,7 @@ from mimflow_train.config_file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
 
 __all__ = [
+    "FILES_OF_A_RUN",
     "checkpoints",
     "last_step",
     "prepare_run",
@@ -18,7 +19,7 @@ __all__ = [
     "steps_done",
 ]
 
-_FILES_OF_A_RUN = (
+FILES_OF_A_RUN = (
     "ATTRIBUTION.txt",
     "bad_images.txt",
     "checkpoints",
@@ -74,6 +75,8 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
     elif _begun(run_dir):
         recorded = _recorded(run_dir)
         free = (*OPERATIONAL, *_not_yet_used(config, run_dir))
+        if config.data.fingerprint and config.data.fingerprint == _fingerprint(recorded):
+            free += ("data.source",)  # the same images, elsewhere
         changed = _differences(recorded, to_dict(config), free) if recorded else []
         if changed:
             raise ConfigError(
@@ -101,7 +104,7 @@ def _not_yet_used(config: TrainConfig, run_dir: Path) -> tuple[str, ...]:
 def _require_nothing_else(run_dir: Path) -> None:
     """Raise if a folder for a new run is one of something else, such as images."""
     folders = (each.name for each in sorted(run_dir.glob("*")) if each.is_dir())
-    others = [name for name in folders if name not in _FILES_OF_A_RUN]
+    others = [name for name in folders if name not in FILES_OF_A_RUN]
     if others:
         raise ConfigError(
             f"Expected a new folder or one of a run as --out; {run_dir} holds "
@@ -113,7 +116,7 @@ def _remove_run(run_dir: Path) -> None:
     """Remove a run's files, and nothing of a folder that is no run."""
     if not (run_dir / "config.json").exists() and not _begun(run_dir):
         return
-    for each in _FILES_OF_A_RUN:
+    for each in FILES_OF_A_RUN:
         path = run_dir / each
         if path.is_dir():
             shutil.rmtree(path)
@@ -127,6 +130,10 @@ def _recorded(run_dir: Path) -> dict[str, Any]:
         return to_dict(read_config(run_dir))
     manifests = (read_manifest(folder) for folder in reversed(checkpoints(run_dir)))
     return next((manifest["config"] for manifest in manifests if "config" in manifest), {})
+
+
+def _fingerprint(recorded: dict[str, Any]) -> object:
+    return recorded.get("data", {}).get("fingerprint")
 
 
 def _in_short(changed: list[str]) -> str:

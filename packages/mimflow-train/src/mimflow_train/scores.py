@@ -104,7 +104,7 @@ class RunScores:
         if self.spectrum is not None:
             parts.append(("Jacobian of the flow, no class", self.spectrum.to_text()))
         if self.probe is not None:
-            title = "linear probes of the class, accuracy on held-out images"
+            title = "linear probes of the class, accuracy on held-out images, mean over classes"
             parts.append((title, self.probe.to_text()))
         return "\n\n".join(f"{title}\n{text}" for title, text in parts)
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,25 +30,41 @@ def parse(kind: type[Options], arguments: Sequence[str] | None, program: str) ->
         version = importlib.metadata.version("mimflow-train")
         sys.stdout.write(f"{program} {version}{f' ({commit})' if commit else ''}\n")
         sys.exit(0)
-    return tyro.cli(kind, args=arguments, prog=program)
+    try:
+        return tyro.cli(kind, args=arguments, prog=program)
+    except BrokenPipeError:  # of whom --help was for
+        sys.exit(_unread())
 
 
 def run(body: Callable[[], int], program: str) -> int:
     """Return a command's exit code; a user's mistake is one sentence on stderr."""
     try:
-        return body()
+        code = body()
+        sys.stdout.flush()  # while a reader that has gone can be told from a disk that is full
+        return code
     except (MimflowError, GenmetricsError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return error.exit_code
     except PeerError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return 1
+    except BrokenPipeError:
+        return _unread()
     except OSError as error:  # a folder that cannot be written, a file where a folder should be
-        sys.stderr.write(f"{program}: Expected to read and write the run's files; {error}.\n")
+        sys.stderr.write(f"{program}: Expected to read and write files; {error}.\n")
         return StorageError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted; nothing was being trained.\n")
         return 130
+
+
+def _unread() -> int:
+    """Return the exit code for output that nobody reads, as for SIGPIPE; nothing more is written.
+
+    Python would else try once more as it ends, and show a traceback.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def leave(body: Callable[[], int]) -> NoReturn:

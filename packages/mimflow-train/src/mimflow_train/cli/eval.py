@@ -68,16 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: EvalOptions) -> int:
-    config = read_config(options.run)
     for name, least in (("num", 0), ("spectra", 0), ("probe", 0), ("inversion", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
     if options.num == 1:
         raise ConfigError("Expected --num of 2 or more, since one image has no spread; got 1.")
-    if options.guidance is not None:
-        config = dataclasses.replace(config, guidance=options.guidance)
-    if options.data is not None:
-        config = _on_other_images(config, options.data)
+    config = _config(options)
+    _require_report(options.json)
     names = tuple(options.metrics.split(","))
     extractor_name = check_extractor_name(options.extractor)
     protocol = choose_protocol(None, extractor_name, metrics=names)
@@ -94,6 +91,9 @@ def _main(options: EvalOptions) -> int:
     model = trained_model(config, options.run, torch.device(device))
     data = load_data(config, None, lambda _: None)
     count = options.num or len(data.held_out.labels)
+    if "kid" in names:
+        subset = min(protocol.kid_subset_size, count, len(data.held_out.labels))
+        protocol = dataclasses.replace(protocol, kid_subset_size=subset)
     say(f"{count} samples, {len(data.held_out.labels)} held-out images, guidance {config.guidance}")
     scores = score_run(
         model,
@@ -117,6 +117,40 @@ def _main(options: EvalOptions) -> int:
     for remark in scores.samples.remarks:
         say(f"warning: {remark.message}")
     return 0
+
+
+def _config(options: EvalOptions) -> TrainConfig:
+    """Return the run's configuration, for the images and guidance that it is judged with."""
+    config = read_config(options.run)
+    if options.guidance is not None:
+        config = dataclasses.replace(config, guidance=options.guidance)
+    if options.data is not None:
+        return _on_other_images(config, options.data)
+    if config.data.source != "emoji" and not Path(config.data.source).exists():
+        raise ConfigError(
+            f"Expected the run's images in {config.data.source}; they are not there. Say where "
+            "they are with --data DIR."
+        )
+    return config
+
+
+def _require_report(path: Path | None) -> None:
+    """Raise if a file to be written would not be, or would replace something else than scores."""
+    if path is None or str(path) == "-":
+        return
+    if not path.parent.is_dir():
+        raise ConfigError(f"Expected --json in a folder that exists; got {path}. Make it first.")
+    if not path.exists():
+        return
+    try:
+        is_report = "inversion_error" in json.loads(path.read_text())
+    except (OSError, ValueError, TypeError):
+        is_report = False
+    if not is_report:
+        raise ConfigError(
+            f"Expected --json to name a new file or earlier scores; {path} is neither. "
+            "Name another."
+        )
 
 
 def _on_other_images(config: TrainConfig, root: Path) -> TrainConfig:

@@ -15,6 +15,7 @@ from mimflow_train.cli.command import parse, run
 from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.machine import choose_device
+from mimflow_train.run_folder import FILES_OF_A_RUN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +73,10 @@ def _main(options: SampleOptions) -> int:
             f"Expected a new or empty folder as --out; {options.out} has files, which would be "
             "taken for samples of this run. Remove them, or name another."
         )
+    if options.out.name in FILES_OF_A_RUN and options.out.resolve().parent == options.run.resolve():
+        raise ConfigError(
+            f"Expected another --out than {options.out}, which is the run's own. Name a new file."
+        )
     config = read_config(options.run)
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
@@ -89,12 +94,16 @@ def _main(options: SampleOptions) -> int:
     draw = generator(options.seed, "mimflow-sample")
     batches = generate(model, config, wanted, draw, temperature=options.temperature)
     _save(batches, wanted, config.data.class_names, options.out)
-    sys.stdout.write(f"{len(wanted)} images in {options.out}\n")
+    drawn = [config.data.class_names[label] for label in labels]
+    whose = f" of {', '.join(drawn)}" if options.label else ""
+    sys.stdout.write(f"{len(wanted)} images{whose} in {options.out}\n")
     return 0
 
 
 def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     """Return class numbers for names or numbers, each once; all classes for none.
+
+    Numbers are those of the sorted classes, unless a class is called by a number.
 
     Raises:
         ConfigError: If there is no such class.
@@ -104,10 +113,11 @@ def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
         [1, 0]
     """
     labels = []
+    are_numbered = not any(name.isdecimal() for name in names)
     for each in wanted:
         if each in names:
             labels.append(names.index(each))
-        elif each.isdecimal() and int(each) < len(names):
+        elif are_numbered and each.isdecimal() and int(each) < len(names):
             labels.append(int(each))
         else:
             close = difflib.get_close_matches(each, names, n=1)

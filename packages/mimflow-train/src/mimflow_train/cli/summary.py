@@ -1,6 +1,7 @@
 """The table that ends a run."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from mimflow_train.config import TrainConfig
@@ -54,8 +55,8 @@ def summary(
         ("samples", run_dir / "samples.png"),
         ("reconstructions", run_dir / "reconstructions.png"),
         ("report", run_dir / "report.html"),
-        ("curves", f"tensorboard --logdir {run_dir / 'tensorboard'}"),
-        ("more images", f"mimflow-sample {run_dir} --num 12 --out grid.png"),
+        ("curves", f"tensorboard --logdir {quote(str(run_dir / 'tensorboard'))}"),
+        ("more images", f"mimflow-sample {quote(str(run_dir))} --num 12 --out grid.png"),
     ]
     minutes = f"{config.scale} on {config.data.source}: finished in {seconds / 60:.1f} min"
     lines = [minutes, *(f"  {name:<24} {text}" for name, text in [*rows, *files])]
@@ -64,7 +65,7 @@ def summary(
 
 def _gap(scores: "Evaluation") -> str:
     """Return the share of what a prior can do that the flow does, or why there is none."""
-    if scores.fd_gaussian <= scores.fd_posterior:
+    if scores.gap_closed is None:
         return f"{'none':>8}   Gaussian latents decode as well as posterior ones"
     if scores.fd_flow < scores.fd_posterior:
         return f"{'all':>8}   samples score better than what a perfect prior would reach"

@@ -166,7 +166,11 @@ def _train_and_finish(
     from mimflow_train.finish import finish
 
     wanted = "auto" if launch.address else options.device  # this machine is not the cluster
-    scores, before = finish(config, run_dir, torch.device(choose_device(wanted)))
+    try:
+        scores, before = finish(config, run_dir, torch.device(choose_device(wanted)))
+    except KeyboardInterrupt:
+        say(f"Interrupted; {run_dir} is trained. Run the same command again to judge it.")
+        return 130
     sys.stdout.write(summary(scores, before, config, run_dir, time.monotonic() - began))
     return 0
 
