@@ -1,17 +1,26 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tests.mimflow_train.conftest import SMALL
 
+from genmetrics import LogisticProbe
 from mim_encoder import MaskRatio
 from mimflow_train import evaluate as module
 from mimflow_train import reconstruction
+from mimflow_train.cli.summary import summary
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
+from mimflow_train.diagnostics import diagnose, write_diagnostics
 from mimflow_train.evaluate import evaluate, generate
+from mimflow_train.overrides import override
 from mimflow_train.pictures import save_grid, to_bytes
+from mimflow_train.recipes import tiny
 from mimflow_train.reconstruction import Reconstruction, decode, encode, evaluate_reconstruction
-from mimflow_train.run_pictures import reconstruction_grid
+from mimflow_train.report_diagnostics import latents_section
+from mimflow_train.run_pictures import grid_pixels, reconstruction_grid, sample_rows
 from mimflow_train.state import TrainState
 from tarflow_prior import Guidance
 
@@ -81,7 +90,10 @@ def test_posterior_images_that_are_judged_by_class_are_held_out(config, data, mo
     assert torch.equal(judged[0], decode(model, z).cpu().float().flatten(1))
 
 
-class FakeProbe:
+class FakeProbe(LogisticProbe):
+    def __init__(self):
+        pass
+
     def balanced_accuracy(self, *_):
         return 0.5
 
@@ -195,3 +207,24 @@ def test_images_that_are_large_enough_are_shown_as_they_are(side, shown, tmp_pat
     save_grid([torch.zeros(1, 3, side, side).to(torch.uint8)], ["one"], tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (96 + shown + 2, shown + 2)
+
+
+def test_one_class_is_judged_without_a_probe(data, tmp_path):
+    config = override(tiny(("all",), "emoji"), [*SMALL, "loss.perceptual=0.0"])
+    split = Split(data.train.images, torch.zeros(16, dtype=torch.int64))
+    alone = LabelledImages(split, split, ("all",))
+    model = TrainState(config, CPU).ema
+    scores = evaluate(model, config, alone)
+    assert (scores.class_accuracy, scores.class_accuracy_real, scores.class_chance) == (None,) * 3
+    assert scores.fd_flow > 0
+    text = summary(scores, None, config, Path("run"), 60.0)
+    assert "decoded flow" in text
+    assert "class" not in text
+    rows, names = sample_rows(model, config, alone)
+    assert ([len(row) for row in rows], names) == ([12] * 4, ["all"] * 4)
+    assert grid_pixels(config) == 4 * 12 * 16 * 16
+    diagnostics = json.loads(
+        write_diagnostics(diagnose(model, config, alone), tmp_path).read_text()
+    )
+    assert diagnostics["probe"] is None
+    assert "Linear probes" not in latents_section(diagnostics, ("all",))

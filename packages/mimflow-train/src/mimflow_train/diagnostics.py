@@ -77,7 +77,7 @@ class Diagnostics:
         base: What the flow makes of held-out latents.
         depth: The flow block by block, on the same.
         latents: The encoder's output.
-        probe: Where in the model the class can be read off.
+        probe: Where in the model the class can be read off; None where there is one class.
     """
 
     likelihood: dict[str, Likelihood]
@@ -87,7 +87,7 @@ class Diagnostics:
     base: BaseNoise
     depth: FlowByDepth
     latents: Latents
-    probe: ClassProbe
+    probe: ClassProbe | None
 
 
 @torch.no_grad()
@@ -100,7 +100,6 @@ def diagnose(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Diagn
         data: Training and held-out images.
 
     Raises:
-        genmetrics.BadInput: If the images are of one class only, which leaves nothing to probe.
         ValueError: If fewer than two images are held out.
     """
     flow, drawn = model.flow, generator(config.seed, "diagnostics samples")
@@ -123,7 +122,7 @@ def diagnose(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Diagn
         base=base_noise(passage.states[-1]),
         depth=by_depth(passage),
         latents=_spread_of(mean.cpu(), config.model.encoder.sigma, label),
-        probe=probe_classes(model, config, data),
+        probe=probe_classes(model, config, data) if len(data.class_names) > 1 else None,
     )
 
 

@@ -14,6 +14,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from genmetrics import (
+    Extractor,
+    LogisticProbe,
     extract_features,
     frechet_distance_from_features,
     get_extractor,
@@ -65,7 +67,8 @@ class Evaluation:
         gap_closed: ``(fd_gaussian - fd_flow) / (fd_gaussian - fd_posterior)``; None where Gaussian
             latents decode as well as posterior ones, to 1 %.
         class_accuracy: Share of new samples, equally many of twelve classes, in which a probe of
-            real images of all classes sees the one that was asked for.
+            real images of all classes sees the one that was asked for. With all that follow None
+            where there is one class.
         class_accuracy_posterior: The same in decoded posterior latents of held-out images, which
             the probe has not seen either; mean over classes.
         class_accuracy_real: The same in held-out real images, mean over classes.
@@ -84,10 +87,10 @@ class Evaluation:
     fd_flow: float
     fd_gaussian: float
     gap_closed: float | None
-    class_accuracy: float
-    class_accuracy_posterior: float
-    class_accuracy_real: float
-    class_chance: float
+    class_accuracy: float | None
+    class_accuracy_posterior: float | None
+    class_accuracy_real: float | None
+    class_chance: float | None
 
 
 @torch.no_grad()
@@ -108,7 +111,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     sets = {
         "real": real,
         "posterior": decode(model, posterior),
-        "posterior held out": decode(model, posterior_unseen),
+        "posterior_unseen": decode(model, posterior_unseen),
         "flow": torch.cat([*generate(model, config, label, draw)]),
         "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
         "held_out": unseen,
@@ -120,9 +123,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         for name, each in features.items()
     }
     rebuilt = evaluate_reconstruction(model, config, data)
-    shown = _evenly_from_classes(data, config.seed)
-    shown_features = extract_features(data.train.stack(shown), extractor)
-    probe = logistic_probe(shown_features, data.train.labels[shown], balanced=True)
+    probe = _class_probe(data, config.seed, extractor)
     asked = spread(len(data.class_names), _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
     drawn = torch.cat([*generate(model, config, asked, draw)])
     return Evaluation(
@@ -138,10 +139,12 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         fd_flow=distance["flow"],
         fd_gaussian=distance["gaussian"],
         gap_closed=_gap_closed(distance),
-        class_accuracy=probe.accuracy(extract_features(drawn, extractor), asked),
-        class_accuracy_posterior=probe.balanced_accuracy(features["posterior held out"], label),
-        class_accuracy_real=probe.balanced_accuracy(features["held_out"], label),
-        class_chance=1 / len(data.class_names),
+        class_accuracy=probe.accuracy(extract_features(drawn, extractor), asked) if probe else None,
+        class_accuracy_posterior=probe.balanced_accuracy(features["posterior_unseen"], label)
+        if probe
+        else None,
+        class_accuracy_real=probe.balanced_accuracy(features["held_out"], label) if probe else None,
+        class_chance=1 / len(data.class_names) if probe else None,
     )
 
 
@@ -188,11 +191,15 @@ def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: 
     return latents.mean(0) + latents.std(0) * noise
 
 
-def _evenly_from_classes(data: LabelledImages, seed: int) -> list[int]:
-    """Choose training images for the probe, as many of each class as there are."""
+def _class_probe(data: LabelledImages, seed: int, extractor: Extractor) -> LogisticProbe | None:
+    """Return a probe of real images, equally many of each class; None for one class alone."""
+    if len(data.class_names) == 1:
+        return None
     even = torch.arange(_PROBE_IMAGES) % len(data.class_names)
     present = even[torch.isin(even, data.train.labels)]
-    return sorted(set(same_classes(data.train, present, seed)))
+    shown = sorted(set(same_classes(data.train, present, seed)))
+    features = extract_features(data.train.stack(shown), extractor)
+    return logistic_probe(features, data.train.labels[shown], balanced=True)
 
 
 @torch.no_grad()

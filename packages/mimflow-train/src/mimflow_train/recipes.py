@@ -68,7 +68,7 @@ def tiny(class_names: tuple[str, ...] = CLASS_NAMES, source: str = "emoji") -> T
         ),
         data=DataConfig(source=source, class_names=class_names, even_classes=True, flip=False),
         mask=MaskRatio(),
-        guidance=3.0,
+        guidance=3.0 if len(class_names) > 1 else 0.0,
         global_batch=64,
         steps=620,
         decoder_phase=DecoderPhaseConfig(
@@ -119,7 +119,7 @@ def paper(scale: str, class_names: tuple[str, ...], source: str) -> TrainConfig:
         optim=OptimConfig(),
         data=DataConfig(source=source, class_names=class_names, loaders=6),
         mask=MaskRatio(),
-        guidance=2.0,
+        guidance=2.0 if len(class_names) > 1 else 0.0,
     )
 
 

@@ -101,16 +101,16 @@ def latents_section(diagnostics: Mapping[str, Any], class_names: tuple[str, ...]
             f"vary between images; effective rank {statistics['effective_rank']:.1f}; mean "
             f"absolute correlation of two dimensions {latents['correlation']:.3f}.",
         ),
-        figure(
-            _probe(probe),
+    ]
+    if probe is not None:
+        words = (
             "Linear probes of the class on tokens pooled to their mean, whole images, no noise, "
             f"class not told to the flow; N = {probe['n_train']} training and "
             f"{probe['n_held_out']} held-out images. Good: far above chance (line), and no "
-            "lower after the flow than before it (paper, Fig. 6).",
-        ),
-        "</div>",
-    ]
-    return "\n".join(parts)
+            "lower after the flow than before it (paper, Fig. 6)."
+        )
+        parts.append(figure(_probe(probe), words))
+    return "\n".join([*parts, "</div>"])
 
 
 def spectrum_section(scores: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from mim_encoder import mask_image
@@ -17,6 +18,7 @@ from mimflow_train.reconstruction import decode, encode, spread
 __all__ = ["grid_pixels", "reconstruction_grid", "sample_grid", "sample_rows"]
 
 _COLUMNS, _ROWS = 12, 12
+_ROWS_OF_ONE_CLASS = 4
 
 
 def grid_pixels(config: TrainConfig) -> int:
@@ -25,8 +27,8 @@ def grid_pixels(config: TrainConfig) -> int:
     Args:
         config: The run.
     """
-    size, classes = config.model.encoder.image_size, len(config.data.class_names)
-    return min(_ROWS, classes) * _COLUMNS * size * size
+    size = config.model.encoder.image_size
+    return len(_shown_classes(len(config.data.class_names))) * _COLUMNS * size * size
 
 
 def sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path) -> None:
@@ -44,7 +46,7 @@ def sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path:
 def sample_rows(
     model: MIMFlow, config: TrainConfig, data: LabelledImages
 ) -> tuple[list[Tensor], list[str]]:
-    """Draw samples of up to twelve classes, a row for each; the same noise every time.
+    """Draw samples of up to twelve classes, a row for each, four of one class; equal noise always.
 
     Args:
         model: Draws the samples.
@@ -54,10 +56,17 @@ def sample_rows(
     Returns:
         The rows, and the name of each.
     """
-    shown = spread(len(data.class_names), _ROWS)
+    shown = _shown_classes(len(data.class_names))
     label = shown.repeat_interleave(_COLUMNS)
     images = torch.cat([*generate(model, config, label, generator(config.seed, "sample grid"))])
     return [*images.split(_COLUMNS)], [data.class_names[each] for each in shown.tolist()]
+
+
+def _shown_classes(num_classes: int) -> Int64[Tensor, " rows"]:
+    """Return the class of each row."""
+    if num_classes == 1:
+        return torch.zeros(_ROWS_OF_ONE_CLASS, dtype=torch.int64)
+    return spread(num_classes, _ROWS)
 
 
 def reconstruction_grid(

@@ -124,6 +124,8 @@ def _config(options: EvalOptions) -> TrainConfig:
     config = read_config(options.run)
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
+    if options.probe and len(config.data.class_names) == 1:
+        raise ConfigError("Expected a run of several classes for --probe; got one. Leave it out.")
     if options.data is not None:
         return _on_other_images(config, options.data)
     if config.data.source != "emoji" and not Path(config.data.source).exists():

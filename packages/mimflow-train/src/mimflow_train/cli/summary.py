@@ -45,12 +45,13 @@ def summary(
         ("  decoded flow", f"{scores.fd_flow:8.1f}   the samples"),
         ("  decoded Gaussian", f"{scores.fd_gaussian:8.1f}   no prior"),
         ("gap closed by the flow", _gap(scores)),
-        (
-            "class seen in samples",
-            f"{scores.class_accuracy:8.3f}   chance {scores.class_chance:.3f}, decoded posterior "
-            f"{scores.class_accuracy_posterior:.3f}, real {scores.class_accuracy_real:.3f}",
-        ),
     ]
+    if scores.class_accuracy is not None:
+        seen = (
+            f"{scores.class_accuracy:8.3f}   chance {scores.class_chance:.3f}, decoded posterior "
+            f"{scores.class_accuracy_posterior:.3f}, real {scores.class_accuracy_real:.3f}"
+        )
+        rows.append(("class seen in samples", seen))
     files = [
         ("samples", run_dir / "samples.png"),
         ("reconstructions", run_dir / "reconstructions.png"),
