@@ -1,4 +1,6 @@
 import importlib.util
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,13 @@ def test_vae_prior_generates_images(runs):
     for *_, images in runs:
         assert images.shape == (64, 256)
         assert ((images >= 0) & (images <= 1)).all()
+
+
+@pytest.mark.parametrize("name", ["density_2d", "vae_prior"])
+def test_missing_matplotlib_is_said_before_training(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--out", "s.png"])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("it trains"))
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert "Expected the package matplotlib for --out; got none. " in capsys.readouterr().err

@@ -455,7 +455,7 @@ def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
 
 WRONG_KIND = """
 import torch
-from tarflow_prior import Guidance, Jacobi, TarFlow, TarFlowConfig
+from tarflow_prior import Guidance, Jacobi, TarFlow, TarFlowConfig, nll_per_dim
 shape = dict(num_tokens=5, token_dim=3, width=16, head_dim=8, depths=(1,), num_classes=4)
 flow, z, label = TarFlow(TarFlowConfig(**shape)), torch.zeros(2, 5, 3), torch.tensor([1, 2])
 for call in (
@@ -470,6 +470,11 @@ for call in (
     lambda: flow.sample(2, tile=2.0),
     lambda: flow.sample(label, guidance=2.0),
     lambda: flow.sample(label, solver=Jacobi),
+    lambda: flow.sample(label, generator=5),
+    lambda: flow.sample(label, generator=0),
+    lambda: nll_per_dim(z),
+    lambda: TarFlow("tiny"),
+    lambda: TarFlow(shape),
     lambda: flow.decode(z, solver="jacobi"),
     lambda: flow.decoder(2.0),
     lambda: flow.decoder(2, guidance=2.0),
@@ -503,6 +508,11 @@ def test_arguments_of_the_wrong_kind_are_named_without_a_type_checker():
         "tile to be a whole number or None; got float 2.0",
         "guidance to be a Guidance or None; got float 2.0",
         "solver to be a solver or None; got type",
+        "generator to be a torch.Generator or None; got int 5",
+        "generator to be a torch.Generator or None; got int 0",
+        "output to be a FlowOutput; got Tensor",
+        "config to be a TarFlowConfig; got str 'tiny'",
+        "config to be a TarFlowConfig; got dict",
         "solver to be a solver or None; got str 'jacobi'",
         "num_samples to be a whole number; got float 2.0",
         "guidance to be a Guidance or None; got float 2.0",

@@ -5,6 +5,7 @@ coordinates are two tokens of one entry, so every block predicts one of them fro
 """
 
 import argparse
+import importlib.util
 import math
 from typing import NamedTuple
 
@@ -92,7 +93,10 @@ def plot(path: str, densities: list[Tensor], samples: Float[Tensor, "n 2 1"]) ->
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="PNG to draw both densities and samples into")
-    fit = main(out=parser.parse_args().out)
+    out = parser.parse_args().out
+    if out and importlib.util.find_spec("matplotlib") is None:
+        parser.error("Expected the package matplotlib for --out; got none. Install it.")
+    fit = main(out=out)
     print(f"integral over {CELLS}x{CELLS} cells of [-{SIDE:g}, {SIDE:g}]^2: {fit.integral:.4f}")
     gap = fit.truth - fit.flow
     error, kl_error = (each.std() / len(each) ** 0.5 for each in (fit.truth, gap))

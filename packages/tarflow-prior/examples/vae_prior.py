@@ -5,6 +5,7 @@ images are synthetic: one anti-aliased ellipse or bar, 16x16, of random place, s
 """
 
 import argparse
+import importlib.util
 
 import torch
 from einops import rearrange
@@ -88,6 +89,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="PNG of data, samples with N(0, I), samples with the flow")
     out = parser.parse_args().out
+    if out and importlib.util.find_spec("matplotlib") is None:
+        parser.error("Expected the package matplotlib for --out; got none. Install it.")
     (_, gaussian, blobs), (_, flow, images) = main()
     for name, nats in (("N(0, I)", gaussian), ("flow", flow), ("gain, paired", flow - gaussian)):
         print(

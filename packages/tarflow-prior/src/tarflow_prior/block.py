@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tarflow_prior.affine import Affine
 from tarflow_prior.attention import Attend, Layer, causal_attention
-from tarflow_prior.config import TarFlowConfig
+from tarflow_prior.config import TarFlowConfig, check_type
 
 NULL_CLASS = -1
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus maps it to 1
@@ -42,10 +42,14 @@ def nll_per_dim(output: FlowOutput) -> Float[Tensor, " b"]:
     Args:
         output: What the flow made of the data.
 
+    Raises:
+        TypeError: If it is the data, or anything else.
+
     Example:
         >>> nll_per_dim(FlowOutput(torch.ones(1, 4, 3), torch.tensor([6.0])))
         tensor([0.])
     """
+    check_type(FlowOutput, "a FlowOutput", "Write nll_per_dim(flow(z)).", output=output)
     num_dims = output.u.shape[1:].numel()
     return 0.5 * reduce(output.u.square(), "b k d -> b", "mean") - output.log_det / num_dims
 

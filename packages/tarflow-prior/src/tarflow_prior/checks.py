@@ -1,5 +1,6 @@
 """What a flow accepts: tokens, labels and weights, each refused in one sentence."""
 
+import math
 from numbers import Integral
 
 import torch
@@ -106,6 +107,33 @@ def check_count(count: int) -> None:
     check_type(Integral, kinds, advice, label_or_count=count)
     if count < 0:
         raise ValueError(f"Expected a count of at least 0; got {count}. Ask for 1 or more.")
+
+
+def check_noise(temperature: float, generator: torch.Generator | None) -> None:
+    """Check how the noise of samples is drawn.
+
+    Raises:
+        TypeError: If the generator is no generator, a seed, say.
+        ValueError: If the temperature is negative or not finite.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"Expected temperature of at least 0 and finite; got {temperature}. "
+            "Use 1 for the model's own."
+        )
+    if generator is not None:
+        kinds, advice = "a torch.Generator or None", "Write torch.Generator().manual_seed(5)."
+        check_type(torch.Generator, kinds, advice, generator=generator)
+
+
+def check_config(config: TarFlowConfig) -> None:
+    """Check what a flow is built from.
+
+    Raises:
+        TypeError: If it is no config, the name of a preset, say.
+    """
+    advice = 'Write TarFlowConfig.preset("tiny", num_tokens=16, token_dim=8), say.'
+    check_type(TarFlowConfig, "a TarFlowConfig", advice, config=config)
 
 
 def check_options(guidance: Guidance | None, solver: Solver | None) -> None:

@@ -20,7 +20,9 @@ from tarflow_prior.block import Block, FlowOutput, nll_per_dim
 from tarflow_prior.checks import (
     accepted_labels,
     accepted_tokens,
+    check_config,
     check_count,
+    check_noise,
     check_options,
     check_range,
     check_tensor,
@@ -58,6 +60,7 @@ class TarFlow(nn.Module):
 
     def __init__(self, config: TarFlowConfig) -> None:
         super().__init__()
+        check_config(config)
         self.config = config
         self.blocks = nn.ModuleList(
             Block(
@@ -268,11 +271,7 @@ class TarFlow(nn.Module):
             >>> TarFlow(config).sample(torch.tensor([3, 7]), guidance=Guidance(2.0)).shape
             torch.Size([2, 4, 3])
         """
-        if not 0 <= temperature < math.inf:
-            raise ValueError(
-                f"Expected temperature of at least 0 and finite; got {temperature}. "
-                "Use 1 for the model's own."
-            )
+        check_noise(temperature, generator)
         if isinstance(label_or_count, Tensor):
             count = label_or_count.numel()
             label = accepted_labels(label_or_count, self.config, count)
