@@ -1,5 +1,8 @@
 """No command writes over its inputs, or over a file of another kind."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +89,7 @@ def test_what_is_read_is_not_written(files, capsys, argv):
         ["probe", "--train", "features.npz", "--val", "features.npz"],
         ["recon", "folder", "folder"],
         ["doctor"],
+        ["protocols"],
     ],
     ids=lambda argv: argv[0],
 )
@@ -94,6 +98,40 @@ def test_a_report_replaces_nothing_but_a_report(files, capsys, argv):
     assert main([*argv, "--json", "images.npz"]) == 2
     assert "--json to be new, or a report to replace; got images.npz" in capsys.readouterr().err
     assert (files / "images.npz").read_bytes() == before
+
+
+def test_a_report_that_cannot_be_written_leaves_the_table(tmp_path, capsys, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    assert main(["protocols"]) == 0
+    table = capsys.readouterr().out
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["protocols", "--json", str(tmp_path / "p.json")]) == 2
+    out, err = capsys.readouterr()
+    assert out == table
+    assert "Expected a writable --json file; got [Errno 28] No space left on device" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "place"),
+    [
+        (["fid", "images.npz", "folder", *FAST, "--json", "report.json"], "--json"),
+        (["features", "folder", "new.npz", *FAST], "OUT"),
+    ],
+    ids=["report", "arrays"],
+)
+def test_a_folder_that_is_read_only_is_refused_before_the_work(
+    files, capsys, monkeypatch, argv, place
+):
+    (files / "old.json").write_text("{}")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != files)
+    capsys.readouterr()
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"Expected {place} where this user may write; got " in err
+    assert main(["doctor", "--json", "old.json"]) in (0, 4)  # the file itself may be written
 
 
 def test_images_are_not_converted_in_place(files, capsys):

@@ -167,8 +167,13 @@ def open_source(options: argparse.Namespace, path: Path) -> "ImageSource":
 
 
 def require_parent(path: Path, flag: str) -> None:
-    """Raise UsageError unless the folder of a file that will be written exists."""
-    if not path.absolute().parent.is_dir():
+    """Raise UsageError unless a file can be written there, or into the folder that is there."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise UsageError(
             f"Expected {flag} in an existing folder; got {path}. Make the folder first."
+        )
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UsageError(
+            f"Expected {flag} where this user may write; got {path}. Name another folder."
         )

@@ -26,6 +26,10 @@ def require_report(target: str | None) -> None:
         return
     path = Path(target)
     require_parent(path, "--json")
+    if path.is_dir():
+        raise UsageError(
+            f"Expected a writable --json file; got the folder {path}. Name a file in it."
+        )
     if path.is_file() and _first_byte(path) not in (b"", b"{"):
         raise UsageError(
             f"Expected --json to be new, or a report to replace; got {path}, which holds something "

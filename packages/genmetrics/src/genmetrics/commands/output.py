@@ -60,15 +60,17 @@ def write(document: dict[str, Any], table: str, target: str | None) -> None:
     """Print the table, or JSON in its place for ``-``; a file gets the JSON besides.
 
     Raises:
-        UsageError: If the file cannot be written.
+        UsageError: If the file cannot be written; the table is printed all the same.
     """
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
         return
-    if target is not None:
-        try:
+    try:
+        if target is not None:
             Path(target).write_text(text)
-        except OSError as error:
-            raise UsageError(f"Expected a writable --json file; got {error}.") from error
-    sys.stdout.write(table + "\n")
+    except OSError as error:
+        raise UsageError(f"Expected a writable --json file; got {error}.") from error
+    finally:  # a table that took hours is not lost with the file
+        sys.stdout.write(table + "\n")
+        sys.stdout.flush()

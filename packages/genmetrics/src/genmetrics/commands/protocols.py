@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, write
 from genmetrics.protocols import METRICS, PROTOCOLS
 
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Print the protocols and what the metrics are."""
+    require_report(options.json)
     plain = {name: asdict(protocol) for name, protocol in PROTOCOLS.items()}
     lines = []
     for name, fields in plain.items():
