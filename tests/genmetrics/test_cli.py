@@ -234,6 +234,28 @@ def test_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"genmetrics {version('genmetrics')}\n"
 
 
+@pytest.fixture
+def broken_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("argv", [["protocols"], ["protocols", "--json", "-"], ["--help"]])
+def test_a_reader_that_is_gone_is_no_error(argv, broken_pipe, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    command = [sys.executable, "-m", "genmetrics", *argv]
+    done = subprocess.run(command, stdout=broken_pipe, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_reader_of_errors_that_is_gone_is_no_error(broken_pipe):
+    command = [sys.executable, "-m", "genmetrics", "compare", "/no", "/where"]
+    done = subprocess.run(command, stdout=broken_pipe, stderr=broken_pipe, check=False)
+    assert done.returncode == 141
+
+
 def python(*arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = time.process_time()

@@ -4,6 +4,7 @@ Imports torch only once the arguments are known to be good and the images to be 
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments; None takes the process's own.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # of `genmetrics ... | head`
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # which Python flushes once more as it ends
+            os.dup2(nowhere, stream.fileno())
+        return 141
+
+
+def _run(words: list[str]) -> int:
     options, unknown = _parser().parse_known_args(_with_values_joined(words))
     if unknown:
         options.parser.error(_unrecognized(unknown, options.parser))
