@@ -224,6 +224,13 @@ def test_floats_in_their_range_score_as_their_bytes(samples, real, npz, capsys, 
     assert of_floats["metrics"] == report(capsys, fid(samples, real))["metrics"]
 
 
+def test_floats_read_by_too_wide_a_range_are_warned_of(real, npz, capsys):
+    floats = npz(arr_0=pixels() / 255)
+    told = run(capsys, fid(floats, real, "--float-range", "-1,1"))[2]
+    assert "warning: All values of the 11 images looked at" in told
+    assert "--float-range 0,1" in told
+
+
 @pytest.mark.parametrize("value", [1.004, -0.2, np.nan, np.inf])
 def test_floats_out_of_their_range_are_refused_by_image(real, npz, capsys, value):
     images = pixels() / 255

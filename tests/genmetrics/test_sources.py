@@ -256,6 +256,28 @@ def test_fingerprints_of_floats_follow_their_range(tmp_path):
     assert a == c != b
 
 
+@pytest.mark.parametrize("wrong", [(-1.0, 1.0), (0.0, 255.0)])
+def test_floats_that_fit_a_narrower_range_are_remarked(tmp_path, wrong):
+    np.savez(tmp_path / "x.npz", pixels(3) / 255)
+    remarks = open_images(tmp_path / "x.npz", float_range=wrong).select([1]).remarks()
+    assert len(remarks) == 1
+    assert "All values of the 3 images looked at in arr_0 of " in remarks[0]
+    assert f"though black is {wrong[0]:g} and white {wrong[1]:g}" in remarks[0]
+    assert "--float-range 0,1" in remarks[0]
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_floats_of_their_range_are_not_remarked(tmp_path, low):
+    np.savez(tmp_path / "x.npz", low + pixels(100) / 255 * (1 - low))
+    assert open_images(tmp_path / "x.npz", float_range=(low, 1.0)).remarks() == []
+
+
+def test_the_remark_on_floats_says_how_many_images_were_looked_at(tmp_path):
+    np.savez(tmp_path / "x.npz", pixels(200) / 255)
+    (remark,) = open_images(tmp_path / "x.npz", float_range=(-1.0, 1.0)).remarks()
+    assert "the 64 images looked at" in remark
+
+
 def test_a_float_range_out_of_order_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", pixels(3) / 255)
     with pytest.raises(UsageError, match="black, then white"):

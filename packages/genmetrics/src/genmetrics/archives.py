@@ -184,6 +184,7 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
     if images.dtype.kind == "f" and float_range is not None:
         digest += f" {float_range[0]!r} {float_range[1]!r}"
         pixels = FloatImages(path, images, float_range)
+        notes += pixels.remarks()
     array = ImageArray(path, pixels, range(len(images)), digest=digest, labels=labels, notes=notes)
     if labels is not None and names.ndim == 1 and names.dtype.kind == "U":
         array.class_names = {label: name for label, name in enumerate(names.tolist()) if name}

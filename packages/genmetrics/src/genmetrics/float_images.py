@@ -11,6 +11,7 @@ from genmetrics.errors import BadInput, UsageError
 __all__ = ["FloatImages", "FloatRange", "check_float_range"]
 
 FloatRange = tuple[float, float]
+_LOOKED_AT = 64  # images, of a file that may be larger than the memory
 
 
 def check_float_range(low: float, high: float) -> FloatRange:
@@ -67,3 +68,20 @@ class FloatImages:
                 f"got {image[bad][0]:g} in image {row}. Clip them, or correct --float-range."
             )
         return levels.astype(np.uint8)
+
+    def remarks(self) -> list[str]:
+        """Return a sentence if images, taken at even distances, fit 0,1 in a much wider range."""
+        low, high = self.float_range
+        count = min(len(self), _LOOKED_AT)
+        rows = np.linspace(0, len(self) - 1, count).astype(int).tolist()
+        if high - low < 2 or not all(_fits(self.images[row]) for row in rows):
+            return []
+        return [
+            f"All values of the {count} images looked at in arr_0 of {self.path} are from 0 to 1, "
+            f"though black is {low:g} and white {high:g}. If 0 is black, read them with "
+            "--float-range 0,1 (float_range in Python)."
+        ]
+
+
+def _fits(image: np.ndarray) -> bool:
+    return bool(image.min() >= 0 and image.max() <= 1)
