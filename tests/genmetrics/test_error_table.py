@@ -205,12 +205,13 @@ def test_sixteen_bits_are_kept_to_eight_when_allowed(samples, real, capsys):
             ["key arr_0", "images uint8 (2, 5, 7, 3), y int64 (2,)"],
         ),
         ({"arr_0": pixels(2).astype(np.int32)}, ["uint8", "got int32 (2, 5, 7, 3)"]),
+        ({"arr_0": pixels(2).astype(np.int64)}, ["got int64", "Save images.astype(np.uint8)"]),
         ({"arr_0": pixels(2)[..., :1]}, ["(n, h, w, 3)", "got uint8 (2, 5, 7, 1)"]),
         ({"arr_0": pixels(2).transpose(0, 2, 3, 1)}, ["images.transpose(0, 2, 3, 1)"]),
         ({"arr_0": pixels(2) / 255}, ["got float64", "--float-range 0,1 or --float-range -1,1"]),
         ({"arr_0": np.array([{}, {}], dtype=object)}, ["allow_pickle=False"]),
     ],
-    ids=["no key", "dtype", "shape", "axes", "floats", "objects"],
+    ids=["no key", "dtype", "int64", "shape", "axes", "floats", "objects"],
 )
 def test_an_unsuitable_npz_says_what_it_has(real, npz, capsys, arrays, said):
     error = refused(capsys, fid(npz(**arrays), real), 3)

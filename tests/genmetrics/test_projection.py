@@ -95,7 +95,10 @@ def test_umap_keeps_clusters_together():
 
 @pytest.mark.parametrize(
     ("package", "message"),
-    [("umap", r"\[plot\], or choose pca, which needs nothing"), ("matplotlib", r"\[plot\]\.")],
+    [
+        ("umap", r"\[plot\], or choose pca, which needs matplotlib alone, for the picture\."),
+        ("matplotlib", r"\[plot\]\."),
+    ],
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, package, message):
     real = importlib.import_module

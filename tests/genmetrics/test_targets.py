@@ -150,3 +150,11 @@ def test_a_forgotten_target_of_merge_is_no_loss(files, capsys):
     assert (files / "more.npz").read_bytes() == before
     assert main([*argv, "--force", "--replace"]) == 0
     assert (files / "more.npz").read_bytes() != before
+
+
+@pytest.mark.parametrize("pair", [("features", "features"), ("images", "features")])
+def test_features_in_place_of_images_are_called_so(files, capsys, pair):
+    assert main(["fid", *(f"{name}.npz" for name in pair), *FAST]) == 3
+    error = capsys.readouterr().err
+    assert "got features in features.npz. Pass the images that they are of" in error
+    assert "frechet_distance_from_features" in error

@@ -4,7 +4,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,10 @@ _TORN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _LONGEST_HEADER = 2**16  # of an array
 
 STATISTICS_NOT_USED = "they are not used, so this is not the score of ADM's protocol"
+FEATURES_NOT_READ = (
+    "Pass the images that they are of, or arrays of two such files to "
+    "frechet_distance_from_features in Python; `genmetrics probe` and `umap` read these files."
+)
 
 
 def list_members(path: Path) -> list[zipfile.ZipInfo]:
@@ -197,10 +201,17 @@ def _no_images(path: Path, archive: Any) -> BadInput:
             f"Expected images in {path}; got statistics. Pass the images that they are of; two "
             "files of statistics are compared by `genmetrics fid`."
         )
+    if is_of_features(archive.files):
+        return BadInput(f"Expected images; got features in {path}. {FEATURES_NOT_READ}")
     return BadInput(
         f"Expected the key arr_0 in {path}; got {_listing(archive.zip)}. "
         "Save images with np.savez(path, images)."
     )
+
+
+def is_of_features(keys: Collection[str]) -> bool:
+    """Say whether a file with arrays of these names was written by ``genmetrics features``."""
+    return {"ids", "meta"} <= set(keys)
 
 
 def torn_archive(path: Path, error: Exception) -> BadInput:
@@ -258,7 +269,9 @@ def _require_images(path: Path, images: np.ndarray, float_range: FloatRange | No
             "--float-range -1,1 (float_range in Python)."
         )
     if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise BadInput(f"{wanted} {found}. Save bytes.")
+        raise BadInput(
+            f"{wanted} {found}. Save images.astype(np.uint8), black being 0 and white 255."
+        )
     if len(images) == 0:
         raise BadInput(f"Expected images in {path}; got an arr_0 of length 0.")
 

@@ -100,5 +100,5 @@ def _import_umap() -> Any:
     except ImportError as error:
         raise UsageError(
             f"Expected the package umap-learn; got '{error}'. Install genmetrics[plot], or choose "
-            "pca, which needs nothing."
+            "pca, which needs matplotlib alone, for the picture."
         ) from error

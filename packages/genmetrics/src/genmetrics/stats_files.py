@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from genmetrics.archives import FEATURES_NOT_READ, is_of_features
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import GaussianStats
 
@@ -145,6 +146,8 @@ def _from_arrays(
         for output, mean, cov in (("pool3", "mu", "sigma"), ("spatial", "mu_s", "sigma_s"))
         if mean in arrays and cov in arrays
     }
+    if not found and is_of_features(keys):
+        raise BadInput(f"Expected statistics; got features in {path}. {FEATURES_NOT_READ}")
     if not found:
         raise BadInput(
             f"Expected mu and sigma in {path}; got {', '.join(keys) or 'no keys'}. "
