@@ -36,6 +36,38 @@ def test_transparent_ground_is_white(tmp_path):
     assert load_rgb(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
+def wide(mode, name, folder):
+    """Save a picture of more than 8 bits a channel, which Pillow would clip at 255."""
+    Image.new(mode, (20, 24), 3000).save(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "bits"),
+    [("I;16", "3.png", "16"), ("I", "3.tif", "more than 8"), ("F", "3.tif", "more than 8")],
+)
+def test_more_than_eight_bits_a_channel_are_refused(tmp_path, mode, name, bits):
+    wide(mode, name, tmp_path)
+    with pytest.raises(OSError, match=f"^{bits} bits a channel; save it with 8$"):
+        load_rgb(tmp_path / name)
+
+
+def test_picture_of_16_bits_is_replaced_with_its_reason(folder, tmp_path):
+    wide("I;16", "3.png", folder / "blue")
+    data, warnings, bad_list = images_of(folder, tmp_path)
+    blue = data.train.stack(torch.nonzero(data.train.labels == 0).flatten().tolist())
+    assert blue[:, 1].unique().tolist() == [20]
+    assert len(warnings) == 1
+    assert "(16 bits a channel; save it with 8)" in warnings[0]
+    assert bad_list.read_text() == f"{folder / 'blue' / '3.png'}\n"
+
+
+def test_too_many_pictures_of_16_bits_end_the_run_with_their_reason(folder, tmp_path):
+    for number in (3, 4):
+        wide("I;16", f"{number}.png", folder / "blue")
+    with pytest.raises(DataError, match="got 2: .*16 bits a channel; save it with 8"):
+        images_of(folder, tmp_path)
+
+
 def test_crop_keeps_the_centre():
     image = Image.new("RGB", (64, 32), "black")
     image.paste("white", (16, 0, 48, 32))

@@ -76,6 +76,13 @@ def test_unreadable_images_are_left_out_and_listed(source, tmp_path, capsys):
     assert (tmp_path / "out" / "skipped.txt").read_text() == f"{source / 'a/03.png'}: no image\n"
 
 
+def test_images_of_16_bits_are_left_out_and_listed(source, tmp_path, capsys):
+    Image.new("I;16", (19, 23), 3000).save(source / "a" / "03.png")
+    assert crop(source, tmp_path / "out") == 0
+    assert "03.png: 16 bits a channel; save it with 8" in capsys.readouterr().err
+    assert "save it with 8" in (tmp_path / "out" / "skipped.txt").read_text()
+
+
 @pytest.mark.parametrize("change", ["options", "images"])
 def test_copy_with_something_else_is_refused(source, tmp_path, capsys, change):
     crop(source, tmp_path / "out")

@@ -45,11 +45,19 @@ def load_rgb(file: Path | BytesIO) -> Image.Image:
         file: Where it is, or its bytes.
 
     Raises:
-        OSError: If it cannot be decoded to its end.
+        OSError: If it cannot be decoded to its end, or has more bits than RGB has.
     """
     with Image.open(file) as image:
+        _require_narrow(image.mode)
         image.load()
         return on_white(image)
+
+
+def _require_narrow(mode: str) -> None:
+    """Refuse grey of 16 or 32 bits: a conversion to RGB would make all above 255 white."""
+    if mode in {"I", "F"} or mode.startswith("I;"):
+        bits = "16" if "16" in mode else "more than 8"
+        raise OSError(f"{bits} bits a channel; save it with 8")
 
 
 def reason(error: Exception) -> str:

@@ -106,8 +106,9 @@ class BadImages:
             if len(self.paths) > self.allowed:
                 raise DataError(
                     f"Expected at most {self.allowed} unreadable image(s); got {len(self.paths)}: "
-                    f"{', '.join(str(each) for each in sorted(self.paths)[:3])}. "
-                    "Repair or remove them and run the same command again."
+                    f"{', '.join(str(each) for each in sorted(self.paths)[:3])} "
+                    f"(the latest: {unreadable.reason}). Repair or remove them and run the same "
+                    "command again."
                 )
 
     def _listed(self) -> set[Path]:
