@@ -64,7 +64,7 @@ def test_picture_of_16_bits_is_replaced_with_its_reason(folder, tmp_path):
 def test_too_many_pictures_of_16_bits_end_the_run_with_their_reason(folder, tmp_path):
     for number in (3, 4):
         wide("I;16", f"{number}.png", folder / "blue")
-    with pytest.raises(DataError, match="got 2: .*16 bits a channel; save it with 8"):
+    with pytest.raises(DataError, match=r"got 2: .*16 bits a channel; save it with 8"):
         images_of(folder, tmp_path)
 
 

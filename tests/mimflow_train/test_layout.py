@@ -169,6 +169,66 @@ def test_class_tar_may_hold_its_folder(photos, tmp_path):
     assert read_layout(tmp_path / "tars").train.name(0) == "n1/t_00.JPEG"
 
 
+def hide(folder):
+    """Put what computers leave behind at every level of a folder; all of it looks like images."""
+    image = (folder / "train/n1/t_00.JPEG").read_bytes()
+    for place in (
+        ".hidden/x.png",
+        "__MACOSX/train/n1/x.png",
+        "train/.ipynb_checkpoints/x.png",
+        "train/__MACOSX/x.png",
+        "train/n1/.ipynb_checkpoints/t_00-checkpoint.JPEG",
+        "train/n3/deep/__MACOSX/x.png",
+        "train/n2/.t_00.png",
+        "val/.cache/x.png",
+        "val/n1/.ipynb_checkpoints/x.png",
+    ):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(image)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_hidden_files_and_folders_are_passed_over(photos, tmp_path, packed):
+    before = read_layout(photos)
+    fingerprint = before.fingerprint
+    hide(photos)
+    root = pack(photos, tmp_path / "all.tar", "./data/") if packed else photos
+    assert read_layout(root).class_names == before.class_names
+    assert read_layout(root).fingerprint == fingerprint
+
+
+def test_hidden_folders_are_no_classes(photos):
+    before = read_layout(photos / "train")
+    hide(photos)
+    assert read_layout(photos / "train").fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("imagenet", [False, True])
+def test_hidden_members_and_tars_are_passed_over(photos, tmp_path, imagenet):
+    before = read_layout(photos)
+    for hidden in (".ipynb_checkpoints/x.png", "__MACOSX/n1/x.png"):
+        (photos / "train/n1" / hidden).parent.mkdir(parents=True)
+        shutil.copy(photos / "train/n1/t_00.JPEG", photos / "train/n1" / hidden)
+    if imagenet:
+        tars = tmp_path / "tars"
+        pack_classes(photos / "train", tars / "classes")
+        (tars / "classes" / "._n1.tar").write_bytes(b"what macOS knows about it")
+        pack(tars / "classes", tars / "ILSVRC2012_img_train.tar")
+        shutil.rmtree(tars / "classes")
+        shutil.copytree(photos / "val", tars / "val")
+    else:
+        tars = pack_classes(photos / "train", tmp_path / "tars" / "train").parent
+        (tars / "train" / "._n1.tar").write_bytes(b"what macOS knows about it")
+        pack_classes(photos / "val", tars / "val")
+    assert read_layout(tars).fingerprint == before.fingerprint
+
+
+def test_root_itself_may_be_hidden(photos, tmp_path):
+    before = read_layout(photos).fingerprint
+    photos.rename(tmp_path / ".photos")
+    assert read_layout(tmp_path / ".photos").fingerprint == before
+
+
 @pytest.mark.parametrize("kept", [700, 0.5, 0.9])
 def test_truncated_tar_is_one_sentence(photos, tmp_path, kept):
     whole = pack(photos, tmp_path / "all.tar")
@@ -290,6 +350,16 @@ def test_damaged_index_is_made_anew(photos, kept):
     index_path(photos).write_bytes(index_path(photos).read_bytes()[:900])
     assert_same(read_layout(photos), first)
     assert index_path(photos).stat().st_size > 900
+
+
+def test_index_of_an_earlier_format_is_made_anew(photos, kept, monkeypatch):
+    age(photos)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_FORMAT", 2)  # of before hidden folders were passed over
+        read_layout(photos)
+    looked = scans(monkeypatch)
+    read_layout(photos)
+    assert looked == [photos]
 
 
 def test_index_lies_in_the_cache_folder(photos, kept):

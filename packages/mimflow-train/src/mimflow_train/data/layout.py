@@ -9,7 +9,7 @@ from pathlib import Path
 from mimflow_train.data.files import FolderLayout, Found, ImageFiles
 from mimflow_train.data.index import read_index, write_index
 from mimflow_train.data.scan import Scan, scan_images
-from mimflow_train.data.tars import EXTENSIONS, is_image
+from mimflow_train.data.tars import EXTENSIONS, is_hidden, is_image
 from mimflow_train.errors import DataError
 
 __all__ = ["read_layout"]
@@ -116,7 +116,7 @@ def _no_images(folder: Path) -> DataError:
         return DataError(
             f"{_EXPECTED} in the tar; {folder} has no images in folders. Check the path."
         )
-    inside = list(folder.iterdir())
+    inside = [each for each in folder.iterdir() if not is_hidden(each.name)]
     loose = sum(is_image(each.name) for each in inside)
     advice = "Check the path."
     if loose:

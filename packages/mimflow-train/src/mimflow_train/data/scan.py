@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mimflow_train.data.files import Found
 from mimflow_train.data.imagenet import DEVKIT, TRAIN_TAR, VAL_TAR, validation_classes
-from mimflow_train.data.tars import class_tar, is_image, members, tar_of_tars, whole_tar
+from mimflow_train.data.tars import class_tar, is_hidden, is_image, members, tar_of_tars, whole_tar
 from mimflow_train.errors import DataError
 
 __all__ = ["Scan", "scan_images", "stamp"]
@@ -81,13 +81,13 @@ def scan_images(root: Path) -> Scan:
 def _add_classes(scan: Scan, folder: Path, prefix: str) -> None:
     """Add the images of the class folders, or of CLASS.tar where no folder has any."""
     scan.watch(folder)
-    classes = [each for each in folder.iterdir() if each.is_dir()]
+    classes = [each for each in folder.iterdir() if each.is_dir() and not is_hidden(each.name)]
     if not prefix:
         classes = [each for each in classes if each.name != "val"]
     found = [each for one in classes for each in _walk(scan, one, f"{prefix}{one.name}/")]
     if not found:
         for tar in sorted(folder.glob("*.tar")):
-            if tar.name != VAL_TAR:
+            if tar.name != VAL_TAR and not is_hidden(tar.name):
                 found += class_tar(tar, scan.add_archive(tar), prefix)
     scan.found += found
 
@@ -95,6 +95,8 @@ def _add_classes(scan: Scan, folder: Path, prefix: str) -> None:
 def _walk(scan: Scan, folder: Path, prefix: str) -> Iterator[Found]:
     with os.scandir(scan.watch(folder)) as entries:
         for each in entries:
+            if is_hidden(each.name):
+                continue
             if each.is_dir(follow_symlinks=False):
                 yield from _walk(scan, Path(each.path), f"{prefix}{each.name}/")
             elif is_image(each.name):

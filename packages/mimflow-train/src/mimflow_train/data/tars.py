@@ -8,15 +8,28 @@ from pathlib import Path, PurePosixPath
 from mimflow_train.data.files import Found
 from mimflow_train.errors import DataError
 
-__all__ = ["EXTENSIONS", "class_tar", "is_image", "members", "tar_of_tars", "whole_tar"]
+__all__ = [
+    "EXTENSIONS",
+    "class_tar",
+    "is_hidden",
+    "is_image",
+    "members",
+    "tar_of_tars",
+    "whole_tar",
+]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"})
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's, as notebooks and macOS leave behind."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its name; ``._NAME`` holds what macOS knows about one."""
+    """Whether a file is an image by its name or path; none is in a hidden folder."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith("._")
+    return path.suffix.lower() in EXTENSIONS and not any(map(is_hidden, path.parts))
 
 
 def whole_tar(path: Path) -> list[Found]:
@@ -72,9 +85,10 @@ def tar_of_tars(path: Path, archive: int, prefix: str) -> list[Found]:
     found = []
     with _opened(path) as outer:
         for inner in _files(outer):
-            if not inner.name.endswith(".tar"):
+            path_inside = PurePosixPath(inner.name)
+            if path_inside.suffix != ".tar" or any(map(is_hidden, path_inside.parts)):
                 continue
-            name = f"{prefix}{PurePosixPath(inner.name).stem}"
+            name = f"{prefix}{path_inside.stem}"
             window = outer.extractfile(inner)
             assert window is not None
             with window, tarfile.open(fileobj=window, mode="r:") as tar:
