@@ -1,4 +1,10 @@
 import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +14,7 @@ from mimflow_train.cli import data as data_command
 from mimflow_train.data.crop import crop_square, load_rgb
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.photos import _regions, cut_photos
+from mimflow_train.errors import DataError
 
 
 @pytest.fixture
@@ -62,6 +69,104 @@ def test_copy_goes_on_where_it_was_stopped(source, tmp_path, capsys):
     assert crop(source, tmp_path / "out") == 0
     assert "1 written, 50 already there, 0 unreadable" in capsys.readouterr().out
     assert second.read_bytes() == b"left alone"
+
+
+def stop_midway(monkeypatch):
+    """Make the next copy stop when its training images are done."""
+
+    def stop(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data_command.tqdm, "update", stop)
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_copy_that_was_stopped_is_refused_with_what_finishes_it(
+    source, tmp_path, monkeypatch, place
+):
+    out = tmp_path / "out of it"
+    with monkeypatch.context() as patch:
+        stop_midway(patch)
+        assert crop(source, out) == 130
+    assert list((out / "train").rglob("*.png"))
+    with pytest.raises(
+        DataError, match=r"^Expected a whole set of images; .*not finished"
+    ) as caught:
+        read_layout(out / place)
+    command = shlex.split(str(caught.value).split("`")[1])
+    assert command[:1] == ["mimflow-data"]
+    assert run(*command[1:], "--processes", 1) == 0
+    assert len(read_layout(out / place).class_names) == 2
+
+
+def test_copy_that_is_checked_again_is_whole_only_when_that_is_done(source, tmp_path, monkeypatch):
+    crop(source, tmp_path / "out")
+    stop_midway(monkeypatch)
+    assert crop(source, tmp_path / "out") == 130
+    with pytest.raises(DataError, match="not finished"):
+        read_layout(tmp_path / "out")
+
+
+def test_copy_that_was_stopped_before_its_record_goes_on(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: sys.exit(9))
+        assert crop(source, tmp_path / "out") == 9
+    assert crop(source, tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("content", ["no json", "[1]", '{"mine": 1}'])
+def test_a_users_own_file_of_that_name_is_not_looked_at(source, content):
+    (source / "crop.json").write_text(content)
+    assert len(read_layout(source).class_names) == 2
+
+
+def descendants(process):
+    """Return the processes below one, by Linux's list of children."""
+    found = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def gone(process):
+    """Whether a process has ended, perhaps unnoticed by its parent."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return state.rpartition(")")[2].split()[0] == "Z"
+
+
+def wait_until(done, seconds=60):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    draw = np.random.default_rng(0)
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    (tmp_path / "source" / "b").mkdir()
+    noise = Image.fromarray(draw.integers(0, 256, (700, 700, 3), dtype=np.uint8))
+    noise.save(tmp_path / "source" / "noise.png")
+    for number in range(480):
+        name = f"{'ab'[number % 2]}/{number:03}.png"
+        os.link(tmp_path / "source" / "noise.png", tmp_path / "source" / name)
+    out = tmp_path / "out"
+    main = "from mimflow_train.cli.data import main; main()"
+    command = [sys.executable, "-c", main, "crop", tmp_path / "source", out, "--processes", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as driver:
+        wait_until(lambda: list(out.rglob("*.png.jpeg")))
+        started = descendants(driver.pid)
+        driver.kill()
+    assert len(started) >= 3  # the server that forks them, and two
+    wait_until(lambda: all(map(gone, started)))
+    assert len(list(out.rglob("*.png.jpeg"))) < 400
+    with pytest.raises(DataError, match="not finished"):
+        read_layout(out)
 
 
 def test_copy_leaves_no_drafts(source, tmp_path):
@@ -132,6 +237,35 @@ def test_no_held_out_square_shares_a_pixel_with_one_to_train_on():
 
 def test_tall_photograph_is_cut_across():
     assert _regions(Image.new("RGB", (40, 80))) == ((0, 0, 40, 60), (0, 60, 40, 80))
+
+
+@pytest.mark.parametrize("name", ["photos", "emoji"])
+def test_set_that_was_stopped_leaves_nothing_that_looks_whole(tmp_path, monkeypatch, name):
+    out = tmp_path / "new" / "images"
+    image = Image.new("RGB", (8, 8))
+    few = [(split, f"a/{number}.png", image) for split in ("train", "val") for number in range(3)]
+
+    def stopped(_size):
+        yield from few[:4]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data_command, f"_{name}", stopped)
+        patch.setattr(data_command.shutil, "rmtree", lambda *_, **__: None)  # as kill -9 leaves it
+        assert run(name, out, "--size", 8) == 130
+    left = list(out.parent.iterdir())
+    assert [each.name for each in left] == [".images.partial"]
+    (left[0] / "train" / "old").mkdir()
+    monkeypatch.setattr(data_command, f"_{name}", lambda _: iter(few))
+    assert run(name, out, "--size", 8) == 0
+    assert list(out.parent.iterdir()) == [out]
+    assert not (out / "train" / "old").exists()
+
+
+def test_set_that_was_interrupted_is_cleared_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_command.glyphs, "draw", lambda *_: sys.exit(9))
+    assert run("emoji", tmp_path / "out" / "emoji") == 9
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_photos_command_writes_what_training_reads(tmp_path):

@@ -1,5 +1,6 @@
 """``mimflow-data``: writes image folders from what installed packages carry, and cropped copies."""
 
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,8 +48,9 @@ class Photos:
 class Crop:
     """A smaller copy of a data set, cropped as training would crop it, which is read faster.
 
-    The same command again goes on where it was stopped. Where SRC has no held-out images, one in
-    eight is written to OUT/val, the same that training would hold out.
+    The same command again goes on where it was stopped; training refuses an unfinished copy.
+    Where SRC has no held-out images, one in eight is written to OUT/val, the same that training
+    would hold out.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -108,16 +110,23 @@ def _photos(size: int) -> Iterator[tuple[str, str, Image.Image]]:
 
 
 def _write_new(out: Path, images: Iterator[tuple[str, str, Image.Image]], attribution: str) -> int:
-    """Write images, each with its split and its name, to a folder that is not there yet."""
+    """Write images, each with its split and its name, to a folder that is there when whole."""
     if out.exists():
         raise ConfigError(f"Expected a new folder; {out} exists. Remove it or name another.")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what was left by a command that was killed
+    partial.mkdir(parents=True)
     counts: Counter[str] = Counter()
-    for split, name, image in images:
-        path = out / split / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-        counts[split] += 1
-    (out / "ATTRIBUTION.txt").write_text(attribution)
+    try:
+        for split, name, image in images:
+            path = partial / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+            counts[split] += 1
+        (partial / "ATTRIBUTION.txt").write_text(attribution)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     sys.stdout.write(f"{counts['train']} train and {counts['val']} val images in {out}\n")
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+from mimflow_train.data.copy_record import require_whole
 from mimflow_train.data.files import FolderLayout, Found, ImageFiles
 from mimflow_train.data.index import read_index, write_index
 from mimflow_train.data.scan import Scan, scan_images
@@ -31,10 +32,11 @@ def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> Fold
         say: Receives a sentence about what was left out.
 
     Raises:
-        DataError: If it is missing, empty, damaged, or not laid out in classes.
+        DataError: If it is missing, empty, damaged, an unfinished copy, or not laid out in classes.
     """
     if not root.exists():
         raise DataError(f"{_EXPECTED}; there is no folder {root}. Check the path.")
+    require_whole(root)
     layout = read_index(root)
     if layout is None:
         began = time.time_ns()

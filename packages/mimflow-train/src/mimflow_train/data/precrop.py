@@ -1,25 +1,28 @@
 """Writes a smaller copy of a data set, cropped once for all; imports no torch."""
 
-import json
 import multiprocessing
+import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
+from mimflow_train.data.copy_record import begin_copy, finish_copy
 from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
 from mimflow_train.data.files import FolderLayout, ImageFiles
-from mimflow_train.errors import ConfigError
 
 __all__ = ["CropOptions", "Cropped", "crop_copy"]
 
-_RECORD, _SKIPPED = "crop.json", "skipped.txt"
+_SKIPPED = "skipped.txt"
 _AT_ONCE = 256  # images that a process is given
 _SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
 
@@ -64,8 +67,8 @@ def crop_copy(
 ) -> Cropped:
     """Write ``OUT/train/CLASS`` and ``OUT/val/CLASS``, leaving alone what is there.
 
-    A file is renamed into place when it is whole, so a copy that was stopped goes on. Files keep
-    their names; those of another format get a second ending.
+    A file is renamed into place when it is whole, so a copy that was stopped goes on; until then
+    ``read_layout`` refuses it. Files keep their names; those of another format get a second ending.
 
     Args:
         layout: The images.
@@ -77,12 +80,13 @@ def crop_copy(
     Raises:
         ConfigError: If the folder holds something else.
     """
-    _claim(out, layout, options)
+    record = {"source": layout.fingerprint, **asdict(options)}
+    begin_copy(out, layout.train.root, record)
     tally: Counter[str] = Counter()
     skipped: list[str] = []
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(processes, context)
+    pool = ProcessPoolExecutor(processes, context, _end_with_parent)
     try:
         for files, split in ((layout.train, "train"), (layout.held_out, "val")):
             parts = [files.part(slice(i, i + _AT_ONCE)) for i in range(0, len(files), _AT_ONCE)]
@@ -95,27 +99,24 @@ def crop_copy(
         pool.shutdown(cancel_futures=True)
     if skipped:
         (out / _SKIPPED).write_text("".join(f"{line}\n" for line in skipped))
+    finish_copy(out)
     return Cropped(tally["written"], tally["present"], tuple(skipped))
 
 
-def _claim(out: Path, layout: FolderLayout, options: CropOptions) -> None:
-    """Write down what the folder is to hold, or check that it is that."""
-    record = json.dumps({"source": layout.fingerprint, **asdict(options)}, indent=2) + "\n"
-    path = out / _RECORD
-    if path.exists():
-        if path.read_text() != record:
-            raise ConfigError(
-                f"Expected the images and options that {out} was begun with; {path.name} in it "
-                "says others. Name a new folder, or give the same ones."
-            )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(
-            f"Expected a new folder, or one that this command began; {out} holds something else. "
-            "Name another."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(record)
+def _end_with_parent() -> None:
+    """End this process, in whatever it is, when the one that it works for has ended or Ctrl-C has.
+
+    The end of a pool's processes is up to the process that made it, which may be killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # in silence: a traceback would say nothing
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _copy(
