@@ -255,6 +255,34 @@ def test_compressed_tar_is_refused(photos, tmp_path):
         read_layout(tmp_path / "all.tar")
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("photo.jpg", "Give the folder that has a folder for each class."),
+        ("x.zip", "Unpack it and give the folder."),
+        ("x.tar.gz", "Unpack it and give the folder."),
+        ("x.npz", "Save its images as files in a folder for each class."),
+        ("notes.txt", "Give a folder with a folder for each class."),
+        ("empty", "Give a folder with a folder for each class."),
+    ],
+)
+def test_file_that_is_no_tar_is_told_what_to_give(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"" if name == "empty" else b"PK" * 700)
+    with pytest.raises(DataError) as caught:
+        read_layout(tmp_path / name)
+    assert str(caught.value) == (
+        f"Expected a folder, or a tar that is not compressed; got the file {tmp_path / name}. "
+        f"{advice}"
+    )
+
+
+def test_tar_needs_no_ending(photos, tmp_path):
+    assert_same(read_layout(pack(photos, tmp_path / "all")), read_layout(photos))
+    (tmp_path / "all").write_bytes((tmp_path / "all").read_bytes()[:9000])
+    with pytest.raises(DataError, match="Expected a whole, uncompressed tar"):
+        read_layout(tmp_path / "all")
+
+
 def test_tar_that_shrank_since_it_was_indexed_is_an_unreadable_image(photos, tmp_path):
     path = pack(photos, tmp_path / "all.tar")
     files = read_layout(path).train

@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"})
+_PACKED = frozenset({".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 
 
 def is_hidden(name: str) -> bool:
@@ -38,6 +39,7 @@ def whole_tar(path: Path) -> list[Found]:
     Raises:
         DataError: If it is not a whole, uncompressed tar.
     """
+    _require_tar(path)
     found = [each for each in members(path, 0) if is_image(each.name)]
     names = [PurePosixPath(each.name).parts for each in found]
     depth = 0
@@ -116,6 +118,32 @@ def members(path: Path, archive: int) -> list[Found]:
             Found(each.name.removeprefix("./"), each.size, archive, each.offset_data)
             for each in _files(tar)
         ]
+
+
+def _require_tar(path: Path) -> None:
+    """Refuse a file that neither is called a tar nor begins like one."""
+    if path.suffix.lower() == ".tar":
+        return
+    with path.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    try:
+        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise DataError(
+            f"Expected a folder, or a tar that is not compressed; got the file {path}. "
+            f"{_advice(path.suffix.lower())}"
+        ) from error
+
+
+def _advice(suffix: str) -> str:
+    """Return what to do with a file that is no tar."""
+    if suffix in EXTENSIONS:
+        return "Give the folder that has a folder for each class."
+    if suffix in _PACKED:
+        return "Unpack it and give the folder."
+    if suffix in {".npz", ".npy"}:
+        return "Save its images as files in a folder for each class."
+    return "Give a folder with a folder for each class."
 
 
 @contextmanager
