@@ -2,6 +2,7 @@ import io
 import os
 import shutil
 import tarfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mimflow_train.data import index
+import genmetrics.sources
+from mimflow_train.data import index, naming
 from mimflow_train.data.folder import ImageReader
 from mimflow_train.data.index import index_path
 from mimflow_train.data.layout import read_layout
@@ -169,6 +171,153 @@ def test_class_tar_may_hold_its_folder(photos, tmp_path):
     assert read_layout(tmp_path / "tars").train.name(0) == "n1/t_00.JPEG"
 
 
+def fill(root, *names):
+    """Write files that are called images."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * number)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [(True, "d8b8d139543f1281f9ccbcf3e4794c9b"), (False, "6b50eb1259c8c5aae79d8b355f733ff8")],
+)
+def test_fingerprint_of_ordinary_images_stays_so_that_runs_go_on(tmp_path, split, expected):
+    prefix = "train/" if split else ""
+    fill(tmp_path, *(f"{prefix}{name}/{i}.png" for name in "cab" for i in (2, 10, 1)))
+    if split:
+        fill(tmp_path, "val/a/1.jpg", "val/c/deep/1.JPEG")
+    assert read_layout(tmp_path).fingerprint == expected
+
+
+def remarks(root):
+    said = []
+    layout = read_layout(root, said.append)
+    assert said == ([layout.remark] if layout.remark else [])
+    return layout.remark
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_valid_and_validation_beside_train_are_val(photos, tmp_path, name, packed):
+    (photos / "val").rename(photos / name)
+    layout = read_layout(pack(photos, tmp_path / "all.tar") if packed else photos)
+    assert [layout.held_out.name(i) for i in (0, 4)] == [
+        f"{name}/n1/v_00.JPEG",
+        f"{name}/n3/v_01.JPEG",
+    ]
+    assert len(layout.train) == 23
+    assert ImageReader(layout.held_out, 8).decode(4).pixels.shape == (3, 8, 8)
+    assert not layout.remark
+
+
+def test_val_comes_before_valid(photos):
+    shutil.copytree(photos / "val", photos / "valid")
+    assert read_layout(photos).held_out.name(0) == "val/n1/v_00.JPEG"
+    assert remarks(photos) == "5 image(s) of valid/ are left out; only train/ and val/ are read."
+
+
+def test_valid_without_train_is_a_class_as_ever(tmp_path):
+    fill(tmp_path, *(f"{name}/{i}.png" for name in ("a", "valid") for i in range(9)))
+    assert read_layout(tmp_path).class_names == ("a", "valid")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_other_splits_are_left_out_aloud(photos, tmp_path, packed):
+    fill(photos, "test/1.png", "test/n1/2.png", "Valid/n1/1.png", "test/readme.txt")
+    root = pack(photos, tmp_path / "all.tar") if packed else photos
+    assert remarks(root) == (
+        "1 image(s) of Valid/ and 2 of test/ are left out; only train/ and val/ are read."
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "packed"),
+    [
+        *product(("Train Val", "training validation", "Train val"), (False, True)),
+        ("TRAIN", False),  # in a tar it is the folder around them all
+    ],
+)
+def test_splits_that_would_be_classes_are_refused(photos, tmp_path, names, packed):
+    (photos / "train").rename(photos / names.split()[0])
+    if " " in names:
+        (photos / "val").rename(photos / names.split()[1])
+    else:
+        shutil.rmtree(photos / "val")
+    root = pack(photos, tmp_path / "all.tar") if packed else photos
+    with pytest.raises(DataError, match=f"got {names.split()[0]}.* Rename ") as caught:
+        read_layout(root)
+    assert str(caught.value).count(". ") == 1
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, *(f"{name}/{i}.png" for name in ("Bus", "Train") for i in range(9)))
+    assert read_layout(tmp_path).class_names == ("Bus", "Train")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_loose_images_are_left_out_aloud(photos, tmp_path, packed):
+    before = read_layout(photos)
+    fingerprint = before.fingerprint
+    fill(photos, "1.png", "train/2.png", "val/3.png", "train/notes.txt")
+    root = pack(photos, tmp_path / "all.tar") if packed else photos
+    assert remarks(root) == "3 image(s) that lie in no class folder are left out."
+    assert read_layout(root).fingerprint == fingerprint
+
+
+def test_tar_without_a_class_is_one_sentence(photos, tmp_path):
+    shutil.rmtree(photos / "train")
+    fill(photos, "train/1.png")
+    with pytest.raises(DataError, match=r"Expected DIR/CLASS.* has no images in folders\. Check"):
+        read_layout(pack(photos, tmp_path / "all.tar"))
+
+
+@pytest.mark.parametrize("packed", ["", "whole", "classes"])
+def test_files_of_other_kinds_are_left_out_aloud(photos, tmp_path, packed):
+    fill(photos, "train/n1/1.GIF", "train/n1/2.gif", "train/n2/3.heic", "train/n2/notes.txt")
+    fill(photos, "train/n1/.4.gif", "val/n1/5.avif")
+    root = photos
+    if packed == "whole":
+        root = pack(photos, tmp_path / "all.tar")
+    elif packed:
+        root = pack_classes(photos / "train", tmp_path / "tars/train").parent
+        pack_classes(photos / "val", tmp_path / "tars/val")
+    assert remarks(root) == (
+        "4 file(s) of kinds that are not read are left out (2 .gif, 1 .avif, 1 .heic)."
+    )
+
+
+def test_kinds_are_those_of_genmetrics_but_none_is_both_read_and_not():
+    assert set(genmetrics.sources.EXTENSIONS) == naming.EXTENSIONS
+    assert not naming.EXTENSIONS & naming.UNREAD
+
+
+def test_tiff_is_read(photos):
+    noise = Image.effect_noise((9, 9), 50).convert("RGB")
+    noise.save(photos / "train/n1/a.tif")
+    pixels = ImageReader(read_layout(photos).train, 9).decode(0).pixels
+    assert np.array_equal(pixels.movedim(0, -1).numpy(), np.array(noise))
+
+
+@pytest.mark.parametrize("place", ["train/n4", "val", "train/n5.png"])
+def test_link_that_leads_nowhere_is_left_out_aloud(photos, place):
+    shutil.rmtree(photos / place, ignore_errors=True)
+    (photos / place).symlink_to(photos / "nowhere")
+    assert remarks(photos) == f"1 link(s) that lead nowhere are left out ({place})."
+
+
+def test_remarks_name_a_few(photos):
+    for number in range(9):
+        (photos / f"train/m{number}").symlink_to("nowhere")
+    fill(photos, "1.png", "test/1.png", "train/n1/x.gif")
+    assert remarks(photos) == (
+        "1 image(s) of test/ are left out; only train/ and val/ are read. "
+        "1 image(s) that lie in no class folder are left out. "
+        "1 file(s) of kinds that are not read are left out (1 .gif). "
+        "9 link(s) that lead nowhere are left out (train/m0, train/m1, train/m2, ...)."
+    )
+
+
 def hide(folder):
     """Put what computers leave behind at every level of a folder; all of it looks like images."""
     image = (folder / "train/n1/t_00.JPEG").read_bytes()
@@ -318,7 +467,7 @@ def kept(monkeypatch, tmp_path):
 
 def age(root):
     """Make a folder or tar look as if nothing had changed for a while."""
-    for each in [root, *root.rglob("*")]:
+    for each in (each for each in [root, *root.rglob("*")] if each.exists()):
         os.utime(each, (1_000_000_000, 1_000_000_000))
 
 
@@ -378,6 +527,23 @@ def test_damaged_index_is_made_anew(photos, kept):
     index_path(photos).write_bytes(index_path(photos).read_bytes()[:900])
     assert_same(read_layout(photos), first)
     assert index_path(photos).stat().st_size > 900
+
+
+def test_index_keeps_what_was_left_out(photos, kept, monkeypatch):
+    fill(photos, "1.png", "test/1.png")
+    age(photos)
+    first, looked = remarks(photos), scans(monkeypatch)
+    assert remarks(photos) == first != ""
+    assert not looked
+
+
+def test_index_is_not_kept_of_links_that_lead_nowhere_yet(photos, tmp_path, kept):
+    (photos / "train/n4").symlink_to(tmp_path / "n4")
+    age(photos / "train")
+    age(photos)
+    read_layout(photos)
+    shutil.copytree(photos / "train/n1", tmp_path / "n4")
+    assert len(read_layout(photos).class_names) == 4
 
 
 def test_index_of_an_earlier_format_is_made_anew(photos, kept, monkeypatch):

@@ -52,6 +52,16 @@ def test_copy_has_the_splits_and_the_order_of_the_source(source, tmp_path):
     assert (tmp_path / "out" / "val").is_dir()
 
 
+def test_copy_of_valid_beside_train_is_in_val(source, tmp_path):
+    crop(source, tmp_path / "split")
+    (tmp_path / "split" / "crop.json").unlink()
+    (tmp_path / "split" / "val").rename(tmp_path / "split" / "valid")
+    assert crop(tmp_path / "split", tmp_path / "out") == 0
+    before, after = read_layout(tmp_path / "split"), read_layout(tmp_path / "out")
+    assert names(after.held_out) == [name.removeprefix("valid/") for name in names(before.held_out)]
+    assert (tmp_path / "out" / "val").is_dir()
+
+
 def test_copy_has_the_pixels_that_training_would_see(source, tmp_path):
     crop(source, tmp_path / "out")
     files = read_layout(tmp_path / "out").train

@@ -102,7 +102,7 @@ class FolderLayout:
         class_names: Names of the classes, in order.
         train: Files to train on.
         held_out: Files that training never sees.
-        remark: What was left out; a sentence, or nothing.
+        remark: What was left out; a sentence for each thing, or nothing.
     """
 
     class_names: tuple[str, ...]

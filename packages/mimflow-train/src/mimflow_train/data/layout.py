@@ -2,15 +2,17 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 from pathlib import Path
 
 from mimflow_train.data.copy_record import require_whole
 from mimflow_train.data.files import FolderLayout, Found, ImageFiles
 from mimflow_train.data.index import read_index, write_index
+from mimflow_train.data.left_out import LeftOut
+from mimflow_train.data.naming import EXTENSIONS, SPLITS, held_out_folder, is_hidden, is_image
 from mimflow_train.data.scan import Scan, scan_images
-from mimflow_train.data.tars import EXTENSIONS, is_hidden, is_image
 from mimflow_train.errors import DataError
 
 __all__ = ["read_layout"]
@@ -22,6 +24,7 @@ _EXPECTED = "Expected DIR/CLASS/*.png, or DIR/train/CLASS and DIR/val/CLASS"
 def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> FolderLayout:
     """Return the files of ``DIR/CLASS/*``, or ``DIR/train/CLASS/*`` with ``DIR/val/CLASS/*``.
 
+    ``valid`` and ``validation`` beside ``train`` are ``val``, unless there is one.
     A tar counts as the folder that it unpacks to, CLASS.tar as the folder CLASS, and
     ``ILSVRC2012_img_train.tar`` as ``train``. Without held-out images one file in eight is held
     out, chosen by its name. The list of a large folder is kept in the user's cache folder until
@@ -29,7 +32,7 @@ def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> Fold
 
     Args:
         root: The folder or tar.
-        say: Receives a sentence about what was left out.
+        say: Receives what was left out, a sentence for each thing.
 
     Raises:
         DataError: If it is missing, empty, damaged, an unfinished copy, or not laid out in classes.
@@ -42,29 +45,33 @@ def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> Fold
         began = time.time_ns()
         scan = scan_images(root)
         layout = _lay_out(root, scan)
-        write_index(root, layout, scan.sources, began)
+        if not scan.left_out.links:  # no folder changes when what they lead to comes to be
+            write_index(root, layout, scan.sources, began)
     if layout.remark:
         say(layout.remark)
     return layout
 
 
 def _lay_out(root: Path, scan: Scan) -> FolderLayout:
-    val = [each for each in scan.found if each.name.startswith("val/")]
-    rest = [each for each in scan.found if not each.name.startswith("val/")]
-    in_train = (root / "train").is_dir() or any(each.name.startswith("train/") for each in rest)
-    prefix = "train/" if in_train else ""
-    by_class = _by_class(rest, prefix)
+    by_folder = _by_folder(scan.found)
+    folders = scan.folders | by_folder.keys()
+    val = held_out_folder(folders)
+    used = {"train"} if "train" in folders else by_folder.keys() - {"", val}
+    prefix = "train/" if "train" in folders else ""
+    by_class = _by_class((each for name in used for each in by_folder.get(name, ())), prefix)
     if not by_class:
         raise _no_images(root / prefix)
+    _require_classes(root, by_class)
     classes = tuple(by_class)
-    train = _numbered(by_class, classes)
-    if val or (root / "val").is_dir():
-        val_by_class = _by_class(val, "val/")
+    train, held_out = _numbered(by_class, classes), []
+    if val:
+        val_by_class = _by_class(by_folder.get(val, ()), f"{val}/")
         if not val_by_class:
-            raise _no_images(root / "val")
-        _require_known(val_by_class, classes, root / "val")
+            raise _no_images(root / val)
+        _require_known(val_by_class, classes, root / val)
         held_out = _numbered(val_by_class, classes)
-    else:
+    _count_left_out(scan.left_out, by_folder, used | {val}, len(train) + len(held_out))
+    if not val:
         train, held_out = _hold_out(train, prefix)
     _require_enough(root, classes, len(train), len(held_out))
     archives = tuple(scan.archives)
@@ -72,11 +79,11 @@ def _lay_out(root: Path, scan: Scan) -> FolderLayout:
         classes,
         ImageFiles.of(root, archives, train),
         ImageFiles.of(root, archives, held_out),
-        scan.remark,
+        scan.left_out.remark(val or "val"),
     )
 
 
-def _by_class(found: list[Found], prefix: str) -> dict[str, list[Found]]:
+def _by_class(found: Iterable[Found], prefix: str) -> dict[str, list[Found]]:
     """Sort files by class and path; those that lie in no class folder are left out."""
     inside = (each for each in found if each.name.startswith(prefix))
     files = [(each.name.removeprefix(prefix).split("/"), each) for each in inside]
@@ -84,6 +91,15 @@ def _by_class(found: list[Found], prefix: str) -> dict[str, list[Found]]:
     return {
         name: [each for _, each in group] for name, group in groupby(files, lambda each: each[0][0])
     }
+
+
+def _by_folder(found: list[Found]) -> dict[str, list[Found]]:
+    """Sort files by the folder of the root that they lie in, loose ones under no name."""
+    folders: defaultdict[str, list[Found]] = defaultdict(list)
+    for each in found:
+        name, below, _ = each.name.partition("/")
+        folders[name if below else ""].append(each)
+    return folders
 
 
 def _numbered(files: dict[str, list[Found]], classes: tuple[str, ...]) -> list[tuple[Found, int]]:
@@ -114,7 +130,7 @@ def _drawn(name: str) -> int:
 
 
 def _no_images(folder: Path) -> DataError:
-    if folder.is_file():
+    if not folder.is_dir():
         return DataError(
             f"{_EXPECTED} in the tar; {folder} has no images in folders. Check the path."
         )
@@ -127,6 +143,26 @@ def _no_images(folder: Path) -> DataError:
         f"{_EXPECTED}; {folder} has {sum(each.is_dir() for each in inside)} sub-folder(s) and none "
         f"with images ({' '.join(sorted(EXTENSIONS))}). {advice}"
     )
+
+
+def _require_classes(root: Path, names: Collection[str]) -> None:
+    """Refuse splits of other names or capitals, which would be taken for classes."""
+    if all(name.lower() in SPLITS for name in names):
+        raise DataError(
+            f"Expected in {root} the folders train and val, or one for each class; got "
+            f"{', '.join(names)}. Rename the one to train on to train, one to hold out to val."
+        )
+
+
+def _count_left_out(
+    left_out: LeftOut, by_folder: dict[str, list[Found]], used: set[str], num_used: int
+) -> None:
+    """Count what is no image of a class: in other folders, and else loose."""
+    for name, files in by_folder.items():
+        if name and name not in used:
+            left_out.splits[name] += len(files)
+    num_found = sum(map(len, by_folder.values()))
+    left_out.loose = num_found - num_used - left_out.splits.total()
 
 
 def _require_known(files: dict[str, list[Found]], classes: tuple[str, ...], root: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from mimflow_train.data.files import Found
 from mimflow_train.data.imagenet import DEVKIT, TRAIN_TAR, VAL_TAR, validation_classes
-from mimflow_train.data.tars import class_tar, is_hidden, is_image, members, tar_of_tars, whole_tar
+from mimflow_train.data.left_out import LeftOut
+from mimflow_train.data.naming import SPLITS, held_out_folder, is_hidden
+from mimflow_train.data.tars import class_tar, members, tar_of_tars, whole_tar
 from mimflow_train.errors import DataError
 
 __all__ = ["Scan", "scan_images", "stamp"]
@@ -18,16 +20,19 @@ class Scan:
     """What lies under a root.
 
     Attributes:
-        found: Image files, named ``CLASS/..``, or ``train/CLASS/..`` and ``val/CLASS/..``.
+        found: Image files, named ``CLASS/..``, or ``train/CLASS/..`` and ``val/CLASS/..``; also
+            those that lie in no class folder, or in another split's beside ``train``.
         archives: Tars that hold some of them, by number.
         sources: Each folder and tar that was read, with its stamp from before it was.
-        remark: What was left out; a sentence, or nothing.
+        folders: Names of the folders of the root.
+        left_out: What is not read.
     """
 
     found: list[Found] = field(default_factory=list)
     archives: list[Path] = field(default_factory=list)
     sources: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    remark: str = ""
+    folders: set[str] = field(default_factory=set)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def watch(self, path: Path) -> Path:
         """Remember the stamp of a folder or tar that is about to be read."""
@@ -50,7 +55,8 @@ def scan_images(root: Path) -> Scan:
     """Look through a folder or tar.
 
     Training images are those of ``train/``, else of ``ILSVRC2012_img_train.tar``, else of the root;
-    held-out ones those of ``val/``, else of ``ILSVRC2012_img_val.tar`` with its development kit.
+    held-out ones those of ``val/``, or beside ``train/`` of ``valid/`` or ``validation/``, else of
+    ``ILSVRC2012_img_val.tar`` with its development kit.
 
     Args:
         root: A tar; or a folder of class folders, of CLASS.tar, or of ImageNet's tars.
@@ -61,34 +67,56 @@ def scan_images(root: Path) -> Scan:
     scan = Scan()
     if root.is_file():
         scan.add_archive(root)
-        scan.found = whole_tar(root)
+        scan.found = whole_tar(root, scan.left_out)
         return scan
-    scan.watch(root)
-    if (root / "train").is_dir():
-        _add_classes(scan, root / "train", "train/")
+    inside = _folders(scan, root, "")
+    scan.folders = {each.name for each in inside}
+    if "train" in scan.folders:
+        _add_split(scan, root / "train", "train/")
     elif (root / TRAIN_TAR).is_file():
         number = scan.add_archive(root / TRAIN_TAR)
-        scan.found += tar_of_tars(root / TRAIN_TAR, number, "train/")
+        scan.found += tar_of_tars(root / TRAIN_TAR, number, "train/", scan.left_out)
+        scan.folders.add("train")
     else:
-        _add_classes(scan, root, "")
-    if (root / "val").is_dir():
-        _add_classes(scan, root / "val", "val/")
+        _add_classes(scan, root, [each for each in inside if each.name != "val"], "")
+    held_out = held_out_folder(scan.folders)
+    if held_out:
+        _add_split(scan, root / held_out, f"{held_out}/")
     elif (root / VAL_TAR).is_file():
         _add_validation(scan, root)
+    if "train" in scan.folders:
+        for name in scan.folders - {"train", held_out}:
+            if name.lower() in SPLITS:
+                scan.found += _walk(scan, root / name, f"{name}/")
     return scan
 
 
-def _add_classes(scan: Scan, folder: Path, prefix: str) -> None:
+def _folders(scan: Scan, folder: Path, prefix: str) -> list[Path]:
+    """Return the folders in a folder; add the images beside them, and note dead links."""
+    folders = []
+    for each in scan.watch(folder).iterdir():
+        if is_hidden(each.name):
+            continue
+        if each.is_dir():
+            folders.append(each)
+        elif not each.exists():
+            scan.left_out.links.append(f"{prefix}{each.name}")
+        elif scan.left_out.reads(each.name):
+            scan.found.append(Found(f"{prefix}{each.name}", 0))
+    return folders
+
+
+def _add_split(scan: Scan, folder: Path, prefix: str) -> None:
+    _add_classes(scan, folder, _folders(scan, folder, prefix), prefix)
+
+
+def _add_classes(scan: Scan, folder: Path, classes: list[Path], prefix: str) -> None:
     """Add the images of the class folders, or of CLASS.tar where no folder has any."""
-    scan.watch(folder)
-    classes = [each for each in folder.iterdir() if each.is_dir() and not is_hidden(each.name)]
-    if not prefix:
-        classes = [each for each in classes if each.name != "val"]
     found = [each for one in classes for each in _walk(scan, one, f"{prefix}{one.name}/")]
     if not found:
         for tar in sorted(folder.glob("*.tar")):
             if tar.name != VAL_TAR and not is_hidden(tar.name):
-                found += class_tar(tar, scan.add_archive(tar), prefix)
+                found += class_tar(tar, scan.add_archive(tar), prefix, scan.left_out)
     scan.found += found
 
 
@@ -99,7 +127,7 @@ def _walk(scan: Scan, folder: Path, prefix: str) -> Iterator[Found]:
                 continue
             if each.is_dir(follow_symlinks=False):
                 yield from _walk(scan, Path(each.path), f"{prefix}{each.name}/")
-            elif is_image(each.name):
+            elif scan.left_out.reads(each.name):
                 yield Found(f"{prefix}{each.name}", _size(each))
 
 
@@ -113,7 +141,7 @@ def _size(entry: os.DirEntry[str]) -> int:
 def _add_validation(scan: Scan, root: Path) -> None:
     """Add ImageNet's validation images, whose classes stand in another file."""
     if not (root / DEVKIT).is_file():
-        scan.remark = (
+        scan.left_out.validation = (
             f"{VAL_TAR} is left out and one training image in eight held out instead: the classes "
             f"of its images stand in {DEVKIT}, which is not beside it."
         )
@@ -121,7 +149,7 @@ def _add_validation(scan: Scan, root: Path) -> None:
     classes = validation_classes(scan.watch(root / DEVKIT))
     number = scan.add_archive(root / VAL_TAR)
     images = sorted(
-        (each for each in members(root / VAL_TAR, number) if is_image(each.name)),
+        (each for each in members(root / VAL_TAR, number) if scan.left_out.reads(each.name)),
         key=lambda each: each.name,
     )
     if len(images) != len(classes):

@@ -6,41 +6,27 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from mimflow_train.data.files import Found
+from mimflow_train.data.left_out import LeftOut
+from mimflow_train.data.naming import EXTENSIONS, is_hidden
 from mimflow_train.errors import DataError
 
-__all__ = [
-    "EXTENSIONS",
-    "class_tar",
-    "is_hidden",
-    "is_image",
-    "members",
-    "tar_of_tars",
-    "whole_tar",
-]
+__all__ = ["class_tar", "members", "tar_of_tars", "whole_tar"]
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"})
 _PACKED = frozenset({".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's, as notebooks and macOS leave behind."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is an image by its name or path; none is in a hidden folder."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not any(map(is_hidden, path.parts))
-
-
-def whole_tar(path: Path) -> list[Found]:
+def whole_tar(path: Path, left_out: LeftOut) -> list[Found]:
     """Return the images of a tar with a folder for each class, without folders around them all.
+
+    Args:
+        path: The tar.
+        left_out: Counts images of other kinds.
 
     Raises:
         DataError: If it is not a whole, uncompressed tar.
     """
     _require_tar(path)
-    found = [each for each in members(path, 0) if is_image(each.name)]
+    found = [each for each in members(path, 0) if left_out.reads(each.name)]
     names = [PurePosixPath(each.name).parts for each in found]
     depth = 0
     while names and all(len(parts) > depth + 2 for parts in names):
@@ -54,32 +40,34 @@ def whole_tar(path: Path) -> list[Found]:
     ]
 
 
-def class_tar(path: Path, archive: int, prefix: str) -> list[Found]:
+def class_tar(path: Path, archive: int, prefix: str, left_out: LeftOut) -> list[Found]:
     """Return the images of ``CLASS.tar`` as files of ``prefix``CLASS.
 
     Args:
         path: The tar; its images may or may not lie in a folder CLASS.
         archive: Its number.
         prefix: ``train/``, ``val/`` or nothing.
+        left_out: Counts images of other kinds.
 
     Raises:
         DataError: If it is not a whole, uncompressed tar.
     """
     found = []
     for each in members(path, archive):
-        if is_image(each.name):
+        if left_out.reads(each.name):
             name = f"{prefix}{path.stem}/{each.name.removeprefix(f'{path.stem}/')}"
             found.append(Found(name, each.size, archive, each.offset))
     return found
 
 
-def tar_of_tars(path: Path, archive: int, prefix: str) -> list[Found]:
+def tar_of_tars(path: Path, archive: int, prefix: str, left_out: LeftOut) -> list[Found]:
     """Return the images of a tar of CLASS.tar, as ImageNet's training set comes.
 
     Args:
         path: The tar.
         archive: Its number.
         prefix: Put before the name of each class.
+        left_out: Counts images of other kinds.
 
     Raises:
         DataError: If it or a tar in it is not whole and uncompressed.
@@ -102,7 +90,7 @@ def tar_of_tars(path: Path, archive: int, prefix: str) -> list[Found]:
                         inner.offset_data + each.offset_data,
                     )
                     for each in _files(tar)
-                    if is_image(each.name)
+                    if left_out.reads(each.name)
                 ]
     return found
 
