@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from safetensors.numpy import save_file
 from tests.mimflow_train.conftest import SMALL
 
 from mimflow_train.cli import data as data_command
+from mimflow_train.cli import eval as eval_command
 from mimflow_train.cli import inspect as inspect_command
+from mimflow_train.cli import reproduce as reproduce_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
 from mimflow_train.cli.command import parse
@@ -456,3 +459,22 @@ def test_a_file_says_the_scale_unless_the_option_disagrees(tmp_path, capsys, mon
     file.write_text('scale = "Q"\n')
     assert run(train_command, "--config", file) == 2
     assert "XXL; got Q." in capsys.readouterr().err
+
+
+def test_images_without_classes_are_trained_on(folder, tmp_path, capsys):
+    for path in (folder / "red").iterdir():
+        path.rename(folder / path.name)
+    shutil.rmtree(folder / "blue")
+    (folder / "red").rmdir()
+    out = tmp_path / "run"
+    assert run(train_command, "--data", folder, "--out", out, *QUICK) == 0
+    captured = capsys.readouterr()
+    assert "held out, of one class, so that none is learned." in captured.err
+    assert "class seen" not in captured.out
+    config = read_config(out)
+    assert (config.data.class_names, config.guidance) == (("all",), 0.0)
+    assert run(sample_command, out, "--num", 3, "--out", tmp_path / "s.npz") == 0
+    assert run(eval_command, out, "--probe", 9) == 2
+    assert "Expected a run of several classes for --probe" in capsys.readouterr().err
+    assert run(reproduce_command, "table9", "--data", folder, "--out", tmp_path / "r") == 3
+    assert "Expected images of several classes in" in capsys.readouterr().err

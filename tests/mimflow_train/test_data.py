@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -130,11 +132,11 @@ def test_every_class_keeps_an_image_to_train_on(folder):
     assert len(layout.held_out)
 
 
-def test_one_class_is_refused(folder):
-    for path in (folder / "red").iterdir():
-        path.unlink()
-    with pytest.raises(DataError, match="at least 2 classes"):
-        read_layout(folder)
+def test_one_class_is_enough(folder):
+    shutil.rmtree(folder / "red")
+    layout = read_layout(folder)
+    assert layout.class_names == ("blue",)
+    assert layout.described.endswith("held out, of one class, so that none is learned.")
 
 
 def test_too_many_corrupt_images_end_the_run(folder, tmp_path):
@@ -154,10 +156,32 @@ def test_empty_folder(tmp_path):
         read_layout(tmp_path)
 
 
-def test_images_without_classes(tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"Move the 1 image\(s\)"):
-        read_layout(tmp_path)
+@pytest.mark.parametrize("split", [".", "train"])
+@pytest.mark.parametrize("has_val", [False, True])
+def test_images_without_classes_are_of_one(folder, tmp_path, split, has_val):
+    root = tmp_path / "flat"
+    root.mkdir()
+    for name, where in [("blue", split)] + [("red", "val")] * has_val:
+        (root / where).mkdir(exist_ok=True)
+        for path in (folder / name).iterdir():
+            path.rename(root / where / path.name)
+    layout = read_layout(root)
+    assert (layout.class_names, layout.remark) == (("all",), "")
+    assert set(layout.train.labels.tolist() + layout.held_out.labels.tolist()) == {0}
+    assert len(layout.train) + len(layout.held_out) == 20 + 20 * has_val
+    assert has_val == (len(layout.held_out) == 20)
+    places = [layout.train.place(index) for index in range(len(layout.train))]
+    assert [each.stat().st_size for each in places] == layout.train.sizes.tolist()
+
+
+def test_a_folder_around_the_classes_is_no_class(folder, tmp_path):
+    around = tmp_path / "around"
+    around.mkdir()
+    folder.rename(around / "images")
+    with pytest.raises(DataError, match=r"got images alone.* Give .*around/images, or put"):
+        read_layout(around)
+    (around / "images" / "red").rename(tmp_path / "red")
+    assert read_layout(around).class_names == ("images",)  # as in images/000/1.png
 
 
 def test_class_of_val_alone_is_refused(folder):

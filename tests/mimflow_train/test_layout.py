@@ -265,11 +265,18 @@ def test_loose_images_are_left_out_aloud(photos, tmp_path, packed):
     assert read_layout(root).fingerprint == fingerprint
 
 
-def test_tar_without_a_class_is_one_sentence(photos, tmp_path):
+def test_tar_without_classes_is_of_one_as_its_folder_is(photos, tmp_path):
+    shutil.rmtree(photos)
+    fill(photos, "train/1.png", "train/2.png", "val/1.png", "val/2.png")
+    layout = read_layout(pack(photos, tmp_path / "all.tar"))
+    assert (layout.class_names, layout.fingerprint) == (("all",), read_layout(photos).fingerprint)
+
+
+def test_classes_in_one_split_alone_are_refused(photos):
     shutil.rmtree(photos / "train")
     fill(photos, "train/1.png")
-    with pytest.raises(DataError, match=r"Expected DIR/CLASS.* has no images in folders\. Check"):
-        read_layout(pack(photos, tmp_path / "all.tar"))
+    with pytest.raises(DataError, match=r"classes that the training folder has; got also n1"):
+        read_layout(photos)
 
 
 @pytest.mark.parametrize("packed", ["", "whole", "classes"])

@@ -24,7 +24,7 @@ from mimflow_train.cli.preflight import (
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
-from mimflow_train.errors import ConfigError
+from mimflow_train.errors import ConfigError, DataError
 from mimflow_train.machine import choose_device, require_gpu
 from mimflow_train.overrides import override
 from mimflow_train.provenance import code_commit
@@ -225,6 +225,11 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
     size = RECIPES[options.scale](CLASS_NAMES, "emoji").model.encoder.image_size
     root = quick_images(out / "images", size) if source == "emoji" else Path(source)
     layout = read_layout(root.resolve())
+    if len(layout.class_names) == 1:
+        raise DataError(
+            f"Expected images of several classes in {root}, which the paper's tables are about; "
+            "got one. Give another folder."
+        )
     return layout.class_names, str(root.resolve()), layout.fingerprint
 
 

@@ -115,10 +115,10 @@ class FolderLayout:
         """How many images there are, and which classes have none to judge by; a sentence."""
         counts = np.bincount(self.held_out.labels, minlength=len(self.class_names))
         absent = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
-        text = (
-            f"{len(self.train):,} images to train on and {len(self.held_out):,} held out, in "
-            f"{len(self.class_names):,} classes"
-        )
+        text = f"{len(self.train):,} images to train on and {len(self.held_out):,} held out, "
+        if len(self.class_names) == 1:
+            return f"{text}of one class, so that none is learned."
+        text += f"in {len(self.class_names):,} classes"
         if absent:
             more = ", ..." if len(absent) > _MOST_NAMED else ""
             text += (

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mimflow_train.data.copy_record import require_whole
 from mimflow_train.data.files import FolderLayout, Found, ImageFiles
 from mimflow_train.data.index import read_index, write_index
 from mimflow_train.data.left_out import LeftOut
-from mimflow_train.data.naming import EXTENSIONS, SPLITS, held_out_folder, is_hidden, is_image
+from mimflow_train.data.naming import EXTENSIONS, SPLITS, held_out_folder, is_hidden
 from mimflow_train.data.scan import Scan, scan_images
 from mimflow_train.errors import DataError
 
@@ -19,11 +19,13 @@ __all__ = ["read_layout"]
 
 _HELD_OUT_SHARE = 8  # one file in eight, where the folder has no val/
 _EXPECTED = "Expected DIR/CLASS/*.png, or DIR/train/CLASS and DIR/val/CLASS"
+_ONE_CLASS = "all"  # of images that lie in no class folder
 
 
 def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> FolderLayout:
     """Return the files of ``DIR/CLASS/*``, or ``DIR/train/CLASS/*`` with ``DIR/val/CLASS/*``.
 
+    Images without class folders are of one class, ``all``.
     ``valid`` and ``validation`` beside ``train`` are ``val``, unless there is one.
     A tar counts as the folder that it unpacks to, CLASS.tar as the folder CLASS, and
     ``ILSVRC2012_img_train.tar`` as ``train``. Without held-out images one file in eight is held
@@ -56,12 +58,14 @@ def _lay_out(root: Path, scan: Scan) -> FolderLayout:
     by_folder = _by_folder(scan.found)
     folders = scan.folders | by_folder.keys()
     val = held_out_folder(folders)
-    used = {"train"} if "train" in folders else by_folder.keys() - {"", val}
+    used = (
+        {"train"} if "train" in folders else {name for name in by_folder if not val or name != val}
+    )
     prefix = "train/" if "train" in folders else ""
     by_class = _by_class((each for name in used for each in by_folder.get(name, ())), prefix)
     if not by_class:
         raise _no_images(root / prefix)
-    _require_classes(root, by_class)
+    _require_classes(root, by_class, prefix)
     classes = tuple(by_class)
     train, held_out = _numbered(by_class, classes), []
     if val:
@@ -73,7 +77,7 @@ def _lay_out(root: Path, scan: Scan) -> FolderLayout:
     _count_left_out(scan.left_out, by_folder, used | {val}, len(train) + len(held_out))
     if not val:
         train, held_out = _hold_out(train, prefix)
-    _require_enough(root, classes, len(train), len(held_out))
+    _require_enough(root, len(train), len(held_out))
     archives = tuple(scan.archives)
     return FolderLayout(
         classes,
@@ -84,9 +88,11 @@ def _lay_out(root: Path, scan: Scan) -> FolderLayout:
 
 
 def _by_class(found: Iterable[Found], prefix: str) -> dict[str, list[Found]]:
-    """Sort files by class and path; those that lie in no class folder are left out."""
+    """Sort files by class and path; those that lie in no class folder are left out, or all."""
     inside = (each for each in found if each.name.startswith(prefix))
     files = [(each.name.removeprefix(prefix).split("/"), each) for each in inside]
+    if files and all(len(path) == 1 for path, _ in files):
+        return {_ONE_CLASS: [each for _, each in sorted(files, key=lambda each: each[0])]}
     files = sorted((each for each in files if len(each[0]) > 1), key=lambda each: each[0])
     return {
         name: [each for _, each in group] for name, group in groupby(files, lambda each: each[0][0])
@@ -109,15 +115,19 @@ def _numbered(files: dict[str, list[Found]], classes: tuple[str, ...]) -> list[t
 def _hold_out(
     items: list[tuple[Found, int]], prefix: str
 ) -> tuple[list[tuple[Found, int]], list[tuple[Found, int]]]:
-    """Hold out one file in eight by its name, and of each class at least one but not the first."""
+    """Hold out one file in eight by its name; of each class at least one but not the first.
+
+    Of one class alone at least two, without which nothing can be judged.
+    """
+    least = 1 if len({label for _, label in items}) > 1 else 2
     train: list[tuple[Found, int]] = []
     held_out: list[tuple[Found, int]] = []
     for _, group in groupby(items, lambda item: item[1]):
         first, *others = group
         drawn = [_drawn(each.name.removeprefix(prefix)) for each, _ in others]
         chosen = {i for i, number in enumerate(drawn) if number % _HELD_OUT_SHARE == 0}
-        if others and not chosen:
-            chosen = {drawn.index(min(drawn))}
+        if len(chosen) < least:
+            chosen |= set(sorted(range(len(others)), key=drawn.__getitem__)[:least])
         train.append(first)
         for i, item in enumerate(others):
             (held_out if i in chosen else train).append(item)
@@ -131,26 +141,27 @@ def _drawn(name: str) -> int:
 
 def _no_images(folder: Path) -> DataError:
     if not folder.is_dir():
-        return DataError(
-            f"{_EXPECTED} in the tar; {folder} has no images in folders. Check the path."
-        )
+        return DataError(f"{_EXPECTED} in the tar; {folder} has no images. Check the path.")
     inside = [each for each in folder.iterdir() if not is_hidden(each.name)]
-    loose = sum(is_image(each.name) for each in inside)
-    advice = "Check the path."
-    if loose:
-        advice = f"Move the {loose} image(s) beside them into a folder for each class."
     return DataError(
         f"{_EXPECTED}; {folder} has {sum(each.is_dir() for each in inside)} sub-folder(s) and none "
-        f"with images ({' '.join(sorted(EXTENSIONS))}). {advice}"
+        f"with images ({' '.join(sorted(EXTENSIONS))}). Check the path."
     )
 
 
-def _require_classes(root: Path, names: Collection[str]) -> None:
-    """Refuse splits of other names or capitals, which would be taken for classes."""
-    if all(name.lower() in SPLITS for name in names):
+def _require_classes(root: Path, by_class: dict[str, list[Found]], prefix: str) -> None:
+    """Refuse what would be taken for classes: splits of other names, a folder around them all."""
+    if all(name.lower() in SPLITS for name in by_class):
         raise DataError(
             f"Expected in {root} the folders train and val, or one for each class; got "
-            f"{', '.join(names)}. Rename the one to train on to train, one to hold out to val."
+            f"{', '.join(by_class)}. Rename the one to train on to train, one to hold out to val."
+        )
+    (name, files), *others = by_class.items()
+    inside = [each.name.removeprefix(f"{prefix}{name}/").split("/") for each in files]
+    if not others and len({first for first, *below in inside if below}) > 1:
+        raise DataError(
+            f"Expected a folder for each class in {root / prefix}; got {name} alone, which has "
+            f"folders itself. Give {root / prefix / name}, or put all its images into one folder."
         )
 
 
@@ -174,12 +185,7 @@ def _require_known(files: dict[str, list[Found]], classes: tuple[str, ...], root
         )
 
 
-def _require_enough(root: Path, classes: tuple[str, ...], train: int, held_out: int) -> None:
-    if len(classes) < 2:
-        raise DataError(
-            f"Expected at least 2 classes in {root}; got {', '.join(classes)} alone. "
-            "Sort the images into two or more sub-folders."
-        )
+def _require_enough(root: Path, train: int, held_out: int) -> None:
     if train < 2 or held_out < 2:
         raise DataError(
             f"Expected at least 2 images to train on and 2 to hold out under {root}; "

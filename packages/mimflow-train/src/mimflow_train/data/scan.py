@@ -102,7 +102,7 @@ def _folders(scan: Scan, folder: Path, prefix: str) -> list[Path]:
         elif not each.exists():
             scan.left_out.links.append(f"{prefix}{each.name}")
         elif scan.left_out.reads(each.name):
-            scan.found.append(Found(f"{prefix}{each.name}", 0))
+            scan.found.append(Found(f"{prefix}{each.name}", each.stat().st_size))
     return folders
 
 
