@@ -313,6 +313,17 @@ def test_link_that_leads_nowhere_is_left_out_aloud(photos, place):
     assert remarks(photos) == f"1 link(s) that lead nowhere are left out ({place})."
 
 
+def test_linked_folders_are_followed_as_classes_and_else_left_out_aloud(photos, tmp_path):
+    (photos / "train/n2").rename(tmp_path / "n2")
+    (photos / "train/n2").symlink_to(tmp_path / "n2")
+    before = read_layout(photos).fingerprint
+    (photos / "train/n1/more").symlink_to(tmp_path / "n2")
+    assert remarks(photos) == (
+        "1 link(s) to folders inside of classes are not followed (train/n1/more)."
+    )
+    assert read_layout(photos).fingerprint == before
+
+
 def test_remarks_name_a_few(photos):
     for number in range(9):
         (photos / f"train/m{number}").symlink_to("nowhere")

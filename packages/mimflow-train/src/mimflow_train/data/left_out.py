@@ -21,6 +21,7 @@ class LeftOut:
         splits: Images of each folder beside train and val.
         kinds: Files of each extension of images that are not read.
         links: Links that lead nowhere.
+        linked_folders: Links to folders inside of classes, which may lead back.
     """
 
     validation: str = ""
@@ -28,6 +29,7 @@ class LeftOut:
     splits: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     links: list[str] = field(default_factory=list)
+    linked_folders: list[str] = field(default_factory=list)
 
     def reads(self, name: str) -> bool:
         """Whether a file is an image that is read; one of another kind is counted."""
@@ -63,8 +65,17 @@ class LeftOut:
                 f"({counts})."
             )
         if self.links:
-            names = sorted(self.links)[:_MOST_NAMED] + ["..."] * (len(self.links) > _MOST_NAMED)
             sentences.append(
-                f"{len(self.links):,} link(s) that lead nowhere are left out ({', '.join(names)})."
+                f"{len(self.links):,} link(s) that lead nowhere are left out ({_some(self.links)})."
+            )
+        if self.linked_folders:
+            sentences.append(
+                f"{len(self.linked_folders):,} link(s) to folders inside of classes are not "
+                f"followed ({_some(self.linked_folders)})."
             )
         return " ".join(sentences)
+
+
+def _some(names: list[str]) -> str:
+    """Return the first few names."""
+    return ", ".join(sorted(names)[:_MOST_NAMED] + ["..."] * (len(names) > _MOST_NAMED))

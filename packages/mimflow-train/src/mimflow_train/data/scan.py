@@ -129,6 +129,8 @@ def _walk(scan: Scan, folder: Path, prefix: str) -> Iterator[Found]:
                 yield from _walk(scan, Path(each.path), f"{prefix}{each.name}/")
             elif scan.left_out.reads(each.name):
                 yield Found(f"{prefix}{each.name}", _size(each))
+            elif each.is_symlink() and each.is_dir():
+                scan.left_out.linked_folders.append(f"{prefix}{each.name}")
 
 
 def _size(entry: os.DirEntry[str]) -> int:
