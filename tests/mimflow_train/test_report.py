@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimflow_train import report_curves
+from mimflow_train import report_curves, report_tables
 from mimflow_train.cli import report as command
 from mimflow_train.config_file import write_config
 from mimflow_train.diagnostics import diagnose, write_diagnostics
@@ -131,6 +131,13 @@ def test_metrics_come_with_their_n(finished, capsys):
     for cells in ("12.50</td>", "0.2500</td>", "24 and 16</td>", "13</td>", "N = 16 held-out"):
         assert cells in text, cells
     assert "Few images." in text
+
+
+def test_scores_that_there_are_not_are_no_numbers():
+    table = report_tables.scores({"gap_closed": None, "fd_flow": 7.5, "class_accuracy": None})
+    assert 'closes</td><td class="number">none<' in table
+    assert "7.500" in table
+    assert "probe sees" not in table
 
 
 def test_names_are_text_and_no_markup(folder, capsys):

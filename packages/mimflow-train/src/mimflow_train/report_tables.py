@@ -48,9 +48,13 @@ def scores(summary: Mapping[str, Any]) -> str:
     before: Mapping[str, Any] = summary.get("before_decoder_phase", {})
     head = ["", "now", *(["before the decoder phase"] if before else [])]
     rows = [
-        [ABOUT.get(name, name), number(value), *([number(before.get(name))] if before else [])]
+        [
+            ABOUT.get(name, name),
+            number(value) or "none",
+            *([number(before.get(name))] if before else []),
+        ]
         for name, value in summary.items()
-        if name != "before_decoder_phase"
+        if name != "before_decoder_phase" and not (value is None and name.startswith("class_"))
     ]
     words = (
         "Good: fd_efflite0 of samples near that of decoded posterior latents, the share of the "
