@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -130,22 +131,12 @@ def test_a_users_own_file_of_that_name_is_not_looked_at(source, content):
     assert len(read_layout(source).class_names) == 2
 
 
-def descendants(process):
-    """Return the processes below one, by Linux's list of children."""
-    found = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
-
-
 def gone(process):
     """Whether a process has ended, perhaps unnoticed by its parent."""
     try:
-        state = Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
-    return state.rpartition(")")[2].split()[0] == "Z"
 
 
 def wait_until(done, seconds=60):
@@ -155,7 +146,6 @@ def wait_until(done, seconds=60):
         time.sleep(0.01)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     draw = np.random.default_rng(0)
     (tmp_path / "source" / "a").mkdir(parents=True)
@@ -170,7 +160,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     command = [sys.executable, "-c", main, "crop", tmp_path / "source", out, "--processes", "2"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as driver:
         wait_until(lambda: list(out.rglob("*.png.jpeg")))
-        started = descendants(driver.pid)
+        started = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
     assert len(started) >= 3  # the server that forks them, and two
     wait_until(lambda: all(map(gone, started)))
