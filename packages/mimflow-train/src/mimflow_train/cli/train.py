@@ -49,8 +49,8 @@ class TrainOptions:
     """Recipe: tiny (32 px), or S, B, L, XL, XXL (256 px); L is the paper's model. Tiny if neither
     this nor --config says."""
     data: str | None = None
-    """A folder with one sub-folder of images for each class, such a folder as tar or tars, or
-    `emoji`, tiny's default."""
+    """A folder with one sub-folder of images for each class, or of images alone; such a folder as
+    tar or tars; or `emoji`, tiny's default."""
     out: Path | None = None
     """Run folder; runs/SCALE-DATA if not given."""
     steps: int | None = None

@@ -18,7 +18,7 @@ from mimflow_train.errors import DataError
 __all__ = ["read_layout"]
 
 _HELD_OUT_SHARE = 8  # one file in eight, where the folder has no val/
-_EXPECTED = "Expected DIR/CLASS/*.png, or DIR/train/CLASS and DIR/val/CLASS"
+_EXPECTED = "Expected DIR/CLASS/*.png, DIR/train/CLASS with DIR/val/CLASS, or DIR/*.png"
 _ONE_CLASS = "all"  # of images that lie in no class folder
 
 
