@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from mimflow_train.console import Progress, duration
+from mimflow_train.console import Progress, duration, said_to, say
 
 
 class Clock:
@@ -90,3 +90,19 @@ def test_collapse_is_told(clock, capsys):
 )
 def test_duration_in_its_two_largest_units(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_is_said_in_a_block_goes_to_its_file_and_to_stderr_afterwards(tmp_path, capsys):
+    path = tmp_path / "0.words"
+    with said_to(path):
+        say("one")
+        say("two")
+    say("three")
+    assert path.read_text() == "one\ntwo\n"
+    assert capsys.readouterr().err == "three\n"
+
+
+def test_what_no_file_takes_goes_to_stderr(tmp_path, capsys):
+    with said_to(tmp_path / "gone" / "0.words"):
+        say("one")
+    assert capsys.readouterr().err == "one\n"

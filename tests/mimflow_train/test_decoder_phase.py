@@ -11,7 +11,6 @@ from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError
 from mimflow_train.loop import Calls, train
 from mimflow_train.overrides import override
-from mimflow_train.plan import Plan
 from mimflow_train.pretrained import trained_model
 from mimflow_train.run import train_phases
 from mimflow_train.run_folder import last_step
@@ -46,9 +45,7 @@ def run(config, data, state=None, *, until=6, save=lambda _: None):
         reports.append(state.step)
         save(state)
 
-    state = train_phases(
-        context, state, data, plan=Plan(until=until, checkpoint_every=1), save=stepped
-    )
+    state = train_phases(context, state, data, until=until, calls=Calls(1, stepped))
     return state, reports
 
 

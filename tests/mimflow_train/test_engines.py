@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -163,7 +164,9 @@ def test_a_ray_worker_killed_on_the_way_changes_no_bit_of_what_two_learn(tmp_pat
     assert last_step(tmp_path / "ray") < ALL
     assert process.wait(900) == 0, (tmp_path / "ray.log").read_text()[-3000:]
     assert fingerprints(tmp_path / "ray") == expected
-    assert (tmp_path / "ray.log").read_text().count("\n") < 12  # ours only
+    log = (tmp_path / "ray.log").read_text()
+    assert log.count("\n") < 12  # ours only
+    assert re.search(r"^Worker [01] ended: The actor died .* Ray starts all anew", log, re.M), log
     assert processes(mark) == []
 
 

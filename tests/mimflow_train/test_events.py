@@ -6,7 +6,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
-from mimflow_train.events import Recorder, follow
+from mimflow_train.events import Recorder, follow, follow_words
 
 
 def events(path):
@@ -129,3 +129,16 @@ def test_follower_reads_only_what_is_new(tmp_path):
     next(reports)
     path.write_text('{"step": 99}\n{"step": 20}\n')
     assert next(reports) == [(20, {})]
+
+
+def test_words_of_all_workers_are_followed_line_by_line(tmp_path):
+    words = follow_words(tmp_path)
+    assert next(words) == []
+    (tmp_path / "0.words").write_text("one\ntwo\nth")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert next(words) == ["one", "two"]
+    with (tmp_path / "0.words").open("a") as file:
+        file.write("ree\n")
+    (tmp_path / "1.words").write_text("four\n")
+    assert next(words) == ["three", "four"]
+    assert next(words) == []

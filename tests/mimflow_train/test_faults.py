@@ -11,12 +11,13 @@ import weakref
 import pytest
 import torch
 
+from genmetrics import GenmetricsError
 from mimflow_train import checkpoint
 from mimflow_train import run as run_module
 from mimflow_train.checkpoint import fingerprint, load_state, snapshot, write_checkpoint
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
-from mimflow_train.failures import StepError, note_failure
+from mimflow_train.failures import StepError, ended, note_failure
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.lock import locked
 from mimflow_train.loop import Calls
@@ -321,3 +322,28 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
         pass
     for stream in (first.stdin, first.stdout):
         stream.close()
+
+
+class _Died(Exception):
+    """As Ray's, which has a dump of its records as its own text."""
+
+    health_check_failure = RuntimeError("The actor died unexpectedly.\n\tclass_name: Worker")
+
+
+LOST = PeerError("Step 3 met with the end of another worker, which says why.")
+GO_ON = " Ray starts all anew from the newest checkpoint, up to three times."
+
+
+@pytest.mark.parametrize(
+    ("errors", "sentence"),
+    [
+        ({0: LOST, 1: _Died("records")}, "Worker 1 ended: The actor died unexpectedly." + GO_ON),
+        ({0: LOST}, f"Worker 0 ended: {LOST}" + GO_ON),
+        ({0: RuntimeError()}, "Worker 0 ended: RuntimeError" + GO_ON),
+        ({1: LOST, 0: ConfigError("Expected 3; got 4.")}, ""),
+        ({0: GenmetricsError("Expected weights.")}, ""),
+    ],
+    ids=["one died", "all lost another", "no words", "a mistake", "a mistake about weights"],
+)
+def test_who_ended_is_told_with_the_reason(errors, sentence):
+    assert ended(errors) == sentence

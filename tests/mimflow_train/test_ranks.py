@@ -36,7 +36,7 @@ from mimflow_train import averaging, joint_phase
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
-from mimflow_train.plan import Plan
+from mimflow_train.loop import Calls
 from mimflow_train.run import train_phases
 from mimflow_train.sharding import whole
 from mimflow_train.state import DecoderState, TrainState
@@ -82,7 +82,7 @@ for name in ("plain", "all", "captured", "shared", "fixed"):
             for key, value in state.chosen.state_dict().items():
                 assert torch.equal(value, kept[state.step]["ema"][key])
     def trained(state, save=lambda _: None):
-        return train_phases(context, state, data, plan=Plan(until=6, checkpoint_every=1), save=save)
+        return train_phases(context, state, data, until=6, calls=Calls(1, save))
     state = trained(TrainState(config, torch.device("cpu")), keep)
     if rank == 0:
         (folder / f"{name}-{world_size}.json").write_text(json.dumps(context.reported[3]))
@@ -176,7 +176,11 @@ def launch(folder, places):
         )
         for rank, world_size in places
     ]
-    assert [worker.wait(300) for worker in workers] == [0] * len(places)
+    try:
+        assert [worker.wait(900) for worker in workers] == [0] * len(places)
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -194,7 +198,9 @@ def images(tmp_path):
 
 
 def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
-    arguments = ["--data", images(tmp_path), "--out", tmp_path / "run", "--device", "cpu"]
+    folder = images(tmp_path)
+    (folder / "red" / "notes.heic").write_bytes(b"of no kind that is read")
+    arguments = ["--data", folder, "--out", tmp_path / "run", "--device", "cpu"]
     for value in [*SMALL, "loss.perceptual=0.0", "decoder_phase.steps=2", "shard=True"]:
         arguments += ["--set", value]
 
@@ -211,7 +217,9 @@ def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
         assert done.stdout.count("gap closed by the flow") == 1
         return done.stderr
 
-    assert train().count("8 steps of 8 images") == 1
+    said = train()
+    for once in ("8 steps of 8 images", "in 2 classes", "kinds that are not read"):
+        assert said.count(once) == 1, said
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step_00000006", "step_00000008"]
 

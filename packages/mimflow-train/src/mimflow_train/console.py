@@ -2,23 +2,49 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
 
 from mimflow_train.collapse import CollapseWarning
 
-__all__ = ["Progress", "duration", "say"]
+__all__ = ["Progress", "duration", "said_to", "say"]
 
 _LINE_EVERY_SECONDS = 30.0
 _IN_LINE = ("loss", "rate", "gan", "discriminator")
 _IF_ANY = {"skipped_steps": "skipped steps", "bad_images": "bad images"}
 _IN_BAR = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
+_elsewhere: Path | None = None  # of the process, since a checkpoint's thread speaks as well
 
 
 def say(message: str) -> None:
-    """Write one line to stderr, above the bar if there is one."""
+    """Write one line to stderr, above the bar if there is one, or where :func:`said_to` says."""
+    if _elsewhere is not None:
+        try:
+            with _elsewhere.open("a") as file:
+                file.write(message + "\n")
+        except OSError:  # a full disk, which may be what the line is about
+            pass
+        else:
+            return
     tqdm.write(message, file=sys.stderr)
+
+
+@contextmanager
+def said_to(path: Path) -> Iterator[None]:
+    """Let what is said within a block go to a file, which another process reads out.
+
+    Args:
+        path: The file; lines are appended.
+    """
+    global _elsewhere
+    before, _elsewhere = _elsewhere, path
+    try:
+        yield
+    finally:
+        _elsewhere = before
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[impor
 from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
 from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 
-__all__ = ["Recorder", "follow"]
+__all__ = ["Recorder", "follow", "follow_words"]
 
 
 class Recorder:
@@ -124,6 +124,21 @@ def follow(path: Path) -> Iterator[list[tuple[int, dict[str, float]]]]:
         values = [json.loads(line) for line in lines if newest < _step(line) < float("inf")]
         newest = max([newest, *(int(each["step"]) for each in values)])
         yield [(int(each.pop("step")), each) for each in values]
+
+
+def follow_words(folder: Path) -> Iterator[list[str]]:
+    """Yield, for ever, the lines that were added to the files ``*.words`` of a folder.
+
+    Args:
+        folder: Where workers leave what :func:`mimflow_train.console.said_to` takes from them.
+    """
+    positions: dict[Path, int] = {}
+    while True:
+        said: list[str] = []
+        for path in sorted(folder.glob("*.words")):
+            lines, positions[path] = _lines_after(path, positions.get(path, 0))
+            said += lines
+        yield said
 
 
 def _lines_after(path: Path, position: int) -> tuple[list[str], int]:

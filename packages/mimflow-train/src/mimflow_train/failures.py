@@ -11,10 +11,19 @@ from typing import NamedTuple
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mimflow_train.errors import RetriesError
+from genmetrics import GenmetricsError
+from mimflow_train.errors import MimflowError, PeerError, RetriesError
 from mimflow_train.sharding import part_of
 
-__all__ = ["Skipped", "StepError", "diagnosis", "is_lost_peer", "note_failure", "note_skipped"]
+__all__ = [
+    "Skipped",
+    "StepError",
+    "diagnosis",
+    "ended",
+    "is_lost_peer",
+    "note_failure",
+    "note_skipped",
+]
 
 _BLOCK = re.compile(r".*?\.\d+|[^.]+")  # a weight's name to its first number, or to the first dot
 _TRIES = 3
@@ -57,6 +66,27 @@ def is_lost_peer(error: Exception) -> bool:
         error: What a collective has raised.
     """
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def ended(errors: Mapping[int, Exception]) -> str:
+    """Say which workers of Ray ended, why, and what comes now.
+
+    Args:
+        errors: What ended them, by rank; of a worker that has died, what Ray says of it.
+
+    Returns:
+        A sentence, which leaves out those that only met with the end of another; empty if it was a
+        user's mistake, which the command's last sentence is about.
+    """
+    if any(isinstance(error, MimflowError | GenmetricsError) for error in errors.values()):
+        return ""
+    others = {rank: each for rank, each in errors.items() if not isinstance(each, PeerError)}
+    whys = []
+    for rank, error in sorted((others or errors).items()):
+        # Ray wraps what it has found in words about its own records.
+        found = str(getattr(error, "health_check_failure", error)).strip().splitlines()
+        whys.append(f"Worker {rank} ended: {found[0] if found else type(error).__name__}")
+    return " ".join([*whys, "Ray starts all anew from the newest checkpoint, up to three times."])
 
 
 def diagnosis(terms: Mapping[str, Tensor], model: nn.Module) -> str:

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from typing import Any
 # and fails outside the workspace root; the workers share this interpreter instead.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
-import psutil  # type: ignore[import-untyped]
 import ray
 import ray.train
 import torch
@@ -27,11 +26,13 @@ from genmetrics import GenmetricsError
 from mimflow_train import errors
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict, to_dict
-from mimflow_train.console import Progress
+from mimflow_train.console import Progress, said_to, say
 from mimflow_train.context import Place, RayContext, StopRequest, leave_spare_workers
-from mimflow_train.events import follow
+from mimflow_train.events import follow, follow_words
+from mimflow_train.failures import ended
 from mimflow_train.machine import count_cores
 from mimflow_train.plan import Plan
+from mimflow_train.processes import descendants, kill
 from mimflow_train.reports import Reports
 from mimflow_train.run import train_run
 from mimflow_train.workers import Workers, usable_workers
@@ -111,7 +112,7 @@ def run_ray(
         MimflowError: If a worker ended with one, or workers kept dying.
     """
     workers = workers if isinstance(workers, Workers) else Workers(workers, workers)
-    others = _descendants()
+    others = descendants()
     # Ray would take its own record of an earlier launch for the state of this one.
     shutil.rmtree(run_dir / _RAY_FOLDER, ignore_errors=True)
     (run_dir / _RAY_FOLDER).mkdir()
@@ -120,33 +121,19 @@ def run_ray(
     elif not ray.is_initialized():
         join_cluster(address)
     trainer = _trainer(config, run_dir, device, workers=workers, plan=plan)
-    stop = StopRequest(before_exit=lambda: _kill(_descendants() - others))
+    # Some of Ray's processes outlive their driver by half a minute. After a second signal they end
+    # in place of a shutdown, in which the thread that waits for the job would end this process.
+    stop = StopRequest(before_exit=lambda: kill(descendants() - others))
     try:
         with stop.listening():
             outcome = _fit(trainer.fit, run_dir, stop, plan.until)
     finally:
-        rays = _descendants() - others
+        rays = descendants() - others
         ray.shutdown()
-        _kill(rays)
+        kill(rays)
     if outcome["status"] == "failed":
         raise errors.WorkerError(outcome["message"], int(outcome["code"]))
     return stop.received if outcome["status"] == "stopped" else None
-
-
-def _descendants() -> set[psutil.Process]:
-    """Return the processes that this one has started, and those that these have."""
-    return set(psutil.Process().children(recursive=True))
-
-
-def _kill(processes: Iterable[psutil.Process]) -> None:
-    """Kill Ray's processes, of which some outlive their driver by half a minute.
-
-    After ``ray.shutdown``, or in its place: the thread that waits for the job would end this
-    process in Ray's way.
-    """
-    for each in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
 
 
 def _start_cluster(workers: Workers) -> None:
@@ -189,8 +176,22 @@ def _trainer(
             storage_path=str(run_dir),
             failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[_Witness(run_dir / _RAY_FOLDER / "ray.words")],
         ),
     )
+
+
+class _Witness(ray.train.UserCallback):  # type: ignore[misc]
+    """Says, in a process of Ray's own, why workers have ended."""
+
+    def __init__(self, words: Path) -> None:
+        self._words = words
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        sentence = ended(worker_exceptions)
+        if sentence:
+            with said_to(self._words):
+                say(sentence)
 
 
 def _fit(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
@@ -206,11 +207,14 @@ def _fit(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) -
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     progress, reports, began = None, follow(run_dir / "metrics.jsonl"), False
+    words = follow_words(run_dir / _RAY_FOLDER)
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
         if stop.received is not None and not began:
             began = True
             (run_dir / _RAY_FOLDER / _STOP_FILE).touch()
+        for line in next(words):
+            say(line)
         for step, values in next(reports):
             progress = progress or Progress(step, until)
             progress.show(step, values)
@@ -284,7 +288,8 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
     stop_file = run_dir / _RAY_FOLDER / _STOP_FILE
     # The question to Ray waits for all workers, so it is not asked where some are spare.
     notice = _preemption if count == started else lambda: None
-    with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
+    words = run_dir / _RAY_FOLDER / f"{rank}.words"
+    with said_to(words), contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
         context = RayContext(place, reports.write, stop_file, notice=notice)
         step = train_run(context, config, run_dir, plan, reports).step
         while context.stopped_to_save() and step < plan.until:

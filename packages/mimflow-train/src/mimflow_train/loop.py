@@ -39,11 +39,13 @@ class Calls(NamedTuple):
         save_every: Steps between calls of ``save``.
         save: Receives the state, also at the end of a phase.
         skipped: Receives each step whose gradient was not finite.
+        stepped: Receives the number of steps done after each.
     """
 
     save_every: int
     save: Callable[[State], object]
     skipped: Callable[[Skipped], object] = lambda _: None
+    stepped: Callable[[int], object] = lambda _: None
 
 
 def train(
@@ -128,6 +130,7 @@ def _train(
                 )
         state.step += 1
         health.after_step(skipped=skipped > 0)
+        calls.stepped(state.step)
         if state.step % _REPORT_EVERY == 0 or state.step == state.end:
             means = _means(context, config, values | norms)
             if context.rank == 0:

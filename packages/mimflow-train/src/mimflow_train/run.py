@@ -25,6 +25,7 @@ from mimflow_train.reports import Reports
 from mimflow_train.run_folder import read_manifest
 from mimflow_train.saver import Saver
 from mimflow_train.sharding import shares_out
+from mimflow_train.stall import StallWatch
 from mimflow_train.state import DecoderState, State, TrainState
 
 __all__ = ["load_data", "run_local", "run_torchrun", "train_phases", "train_run"]
@@ -44,7 +45,7 @@ def load_data(
     if config.data.source == "emoji":
         return emoji_images(size)
     bad_list = None if run_dir is None else run_dir / "bad_images.txt"
-    layout = read_layout(Path(config.data.source), warn)
+    layout = read_layout(Path(config.data.source))  # the command has said what is left out
     return folder_images(layout, size, bad_list=bad_list, warn=warn)
 
 
@@ -110,9 +111,11 @@ def train_run(
     saver = Saver(config, data, run_dir, plan, writes=context.rank == 0)
 
     def go_on(state: State) -> State:
-        with _leaving_a_trace(context, saver, reports, state):
-            save, skipped = _saving(context, saver), _noting(context, run_dir)
-            return train_phases(context, state, data, plan=plan, save=save, skipped=skipped)
+        watch = StallWatch(run_dir, context.rank, state.step)
+        save, skipped = _saving(context, saver), _noting(context, run_dir)
+        calls = Calls(plan.checkpoint_every, save, skipped, watch.stepped)
+        with _leaving_a_trace(context, saver, reports, state), watch.looking():
+            return train_phases(context, state, data, until=plan.until, calls=calls)
 
     state = _restored(context, config, run_dir)
     try:
@@ -134,9 +137,8 @@ def train_phases(
     state: State,
     data: LabelledImages,
     *,
-    plan: Plan,
-    save: Callable[[State], object],
-    skipped: Callable[[Skipped], object] = lambda _: None,
+    until: int,
+    calls: Calls,
 ) -> State:
     """Train what is left of the joint phase, then of the decoder phase.
 
@@ -144,18 +146,17 @@ def train_phases(
         context: This worker among its peers.
         state: Where to start; that of a joint phase which comes to its end is released.
         data: Images; only ``data.train`` is looked at.
-        plan: How far to go.
-        save: Called on every rank, also at the end of a phase, with the state.
-        skipped: Called on every rank with each step whose gradient was not finite.
+        until: Step to end at.
+        calls: Who hears of saves, of skipped steps and of steps that have ended.
 
     Returns:
-        The state at ``plan.until``, or where the context asked to stop.
+        The state at ``until``, or where the context asked to stop.
     """
-    config, calls = state.config, Calls(plan.checkpoint_every, save, skipped)
-    if state.step >= plan.until:
+    config = state.config
+    if state.step >= until:
         return state
     train(context, config, data, state=state, calls=calls)
-    if isinstance(state, TrainState) and config.steps == state.step < plan.until:
+    if isinstance(state, TrainState) and config.steps == state.step < until:
         joint, state = state, DecoderState.after(state, context.device)
         joint.release()
         train(context, config, data, state=state, calls=calls)

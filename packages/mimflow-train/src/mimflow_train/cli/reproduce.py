@@ -22,6 +22,7 @@ from mimflow_train.cli.preflight import (
     require_packages,
 )
 from mimflow_train.config import TrainConfig
+from mimflow_train.console import say
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError, DataError
@@ -224,7 +225,7 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
         return CLASS_NAMES, source, ""
     size = RECIPES[options.scale](CLASS_NAMES, "emoji").model.encoder.image_size
     root = quick_images(out / "images", size) if source == "emoji" else Path(source)
-    layout = read_layout(root.resolve())
+    layout = read_layout(root.resolve(), say)
     if len(layout.class_names) == 1:
         raise DataError(
             f"Expected images of several classes in {root}, which the paper's tables are about; "
@@ -235,7 +236,6 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
 
 def _reproduce(session: "Session", name: str, experiment: Experiment, command: str) -> str:
     """Measure one experiment and write its report; return the Markdown."""
-    from mimflow_train.console import say
     from mimflow_train.reproduce.estimate import left_text
     from mimflow_train.reproduce.measure import measure
     from mimflow_train.reproduce.report import write_report

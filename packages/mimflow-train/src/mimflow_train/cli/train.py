@@ -268,8 +268,10 @@ def _images(
         return CLASS_NAMES, "emoji", ""
     if source is not None:
         root = Path(source).resolve()
-        layout = read_layout(root, say)
-        say(layout.described)
+        rank, _ = torchrun_place() or (0, 1)
+        tell = say if rank == 0 else lambda _: None
+        layout = read_layout(root, tell)
+        tell(layout.described)
         return layout.class_names, str(root), layout.fingerprint
     if options.dry_run:
         return IMAGENET_CLASSES, "imagenet", ""
