@@ -324,7 +324,7 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
         stream.close()
 
 
-class _Died(Exception):
+class _DeathError(Exception):
     """As Ray's, which has a dump of its records as its own text."""
 
     health_check_failure = RuntimeError("The actor died unexpectedly.\n\tclass_name: Worker")
@@ -337,7 +337,7 @@ GO_ON = " Ray starts all anew from the newest checkpoint, up to three times."
 @pytest.mark.parametrize(
     ("errors", "sentence"),
     [
-        ({0: LOST, 1: _Died("records")}, "Worker 1 ended: The actor died unexpectedly." + GO_ON),
+        ({0: LOST, 1: _DeathError("records")}, "Worker 1 ended: The actor died unexpectedly." + GO_ON),
         ({0: LOST}, f"Worker 0 ended: {LOST}" + GO_ON),
         ({0: RuntimeError()}, "Worker 0 ended: RuntimeError" + GO_ON),
         ({1: LOST, 0: ConfigError("Expected 3; got 4.")}, ""),

@@ -114,5 +114,6 @@ def test_a_mistake_that_workers_meet_ends_them_all_with_its_sentence(folder, tmp
     first, second, *found, last = stderr.splitlines()
     assert "35 images to train on" in first
     assert "200 steps of 8 images" in second
-    assert found and all(line.startswith("Cannot decode ") for line in found)
+    assert found
+    assert all(line.startswith("Cannot decode ") for line in found)
     assert last.startswith("mimflow-train: Expected at most 1 unreadable image(s); got 2")
