@@ -337,7 +337,10 @@ GO_ON = " Ray starts all anew from the newest checkpoint, up to three times."
 @pytest.mark.parametrize(
     ("errors", "sentence"),
     [
-        ({0: LOST, 1: _DeathError("records")}, "Worker 1 ended: The actor died unexpectedly." + GO_ON),
+        (
+            {0: LOST, 1: _DeathError("records")},
+            "Worker 1 ended: The actor died unexpectedly." + GO_ON,
+        ),
         ({0: LOST}, f"Worker 0 ended: {LOST}" + GO_ON),
         ({0: RuntimeError()}, "Worker 0 ended: RuntimeError" + GO_ON),
         ({1: LOST, 0: ConfigError("Expected 3; got 4.")}, ""),
