@@ -50,6 +50,7 @@ def options(config, tmp_path):
             "launch": "7",
             "plan": dataclasses.asdict(Plan(until=7, checkpoint_every=100)),
             "least": 1,
+            "is_range": False,
             "threads": 1,
         }
 
@@ -165,3 +166,30 @@ def test_a_step_that_always_fails_is_started_three_times(
     path = tmp_path / "run" / "errors" / "step_00000000.rank_0.txt"
     assert f"The tracebacks, the first on top, are in {path}" in outcome["message"]
     assert path.read_text().index("start 1") < path.read_text().index("start 3")
+
+
+@pytest.mark.parametrize(
+    ("is_range", "started", "words"),
+    [
+        (True, 3, "2 worker(s) share 8 images; 1 more wait, as they cannot share them evenly.\n"),
+        (True, 4, "4 worker(s) share 8 images.\n"),
+        (False, 4, None),
+    ],
+)
+def test_a_range_of_workers_says_how_many_train(
+    launch_ray, options, tmp_path, monkeypatch, is_range, started, words
+):
+    place = SimpleNamespace(
+        get_world_rank=lambda: 0,
+        get_world_size=lambda: started,
+        get_local_world_size=lambda: started,
+    )
+    monkeypatch.setattr(launch_ray, "get_context", lambda: place)
+    monkeypatch.setattr(launch_ray, "_nodes_without", lambda *_: [])
+    monkeypatch.setattr(launch_ray, "leave_spare_workers", lambda *_: None)
+    context = SimpleNamespace(stopped_to_save=lambda: False)
+    monkeypatch.setattr(launch_ray, "RayContext", lambda *_, **__: context)
+    monkeypatch.setattr(launch_ray, "train_run", lambda *_: SimpleNamespace(step=7))
+    assert launch_ray._work({**options("run"), "is_range": is_range}) == {"status": "done"}
+    path = tmp_path / "run" / "ray" / "0.words"
+    assert (path.read_text() if path.exists() else None) == words

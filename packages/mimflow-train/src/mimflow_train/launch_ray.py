@@ -163,6 +163,7 @@ def _trainer(
             "launch": launch,
             "plan": dataclasses.asdict(plan),
             "least": workers.least,
+            "is_range": workers.is_range,
             "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
         },
         scaling_config=ScalingConfig(
@@ -257,7 +258,8 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
         failure: dict[str, str] = json.loads(note.read_text())
         return failure
     try:
-        return _train(options, run_dir)
+        with said_to(run_dir / _RAY_FOLDER / f"{here.get_world_rank()}.words"):
+            return _train(options, run_dir)
     except (errors.MimflowError, GenmetricsError) as error:
         whole = note.with_suffix(f".{here.get_world_rank()}")
         whole.write_text(json.dumps(_failure(error)))
@@ -280,6 +282,11 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
             f"Expected {started} workers to share {config.global_batch} images evenly, in "
             f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
         )
+    if rank == 0 and options["is_range"]:
+        spare = f"; {started - count} more wait, as they cannot share them evenly" * (
+            count < started
+        )
+        say(f"{count} worker(s) share {config.global_batch} images{spare}.")
     if count < started:
         leave_spare_workers(rank, count, get_device())
     if rank >= count:
@@ -288,8 +295,7 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
     stop_file = run_dir / _RAY_FOLDER / _STOP_FILE
     # The question to Ray waits for all workers, so it is not asked where some are spare.
     notice = _preemption if count == started else lambda: None
-    words = run_dir / _RAY_FOLDER / f"{rank}.words"
-    with said_to(words), contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
+    with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
         context = RayContext(place, reports.write, stop_file, notice=notice)
         step = train_run(context, config, run_dir, plan, reports).step
         while context.stopped_to_save() and step < plan.until:
