@@ -181,6 +181,14 @@ def test_unreadable_images_are_left_out_and_listed(source, tmp_path, capsys):
     assert (tmp_path / "out" / "skipped.txt").read_text() == f"{source / 'a/03.png'}: no image\n"
 
 
+def test_a_copy_of_nothing_is_a_failure(source, tmp_path, capsys):
+    for path in source.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    assert crop(source, tmp_path / "out") == 3
+    assert "got none among 51, the first " in capsys.readouterr().err
+    assert len((tmp_path / "out" / "skipped.txt").read_text().splitlines()) == 51
+
+
 def test_images_of_16_bits_are_left_out_and_listed(source, tmp_path, capsys):
     Image.new("I;16", (19, 23), 3000).save(source / "a" / "03.png")
     assert crop(source, tmp_path / "out") == 0

@@ -119,8 +119,8 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     extractor = get_extractor("efflite0", device=str(posterior.device))
     features = {name: extract_features(images, extractor) for name, images in sets.items()}
     distance = {
-        name: frechet_distance_from_features(each, features["held_out"]).value
-        for name, each in features.items()
+        name: frechet_distance_from_features(features[name], features["held_out"]).value
+        for name in ("real", "posterior", "flow", "gaussian")
     }
     rebuilt = evaluate_reconstruction(model, config, data)
     probe = _class_probe(data, config.seed, extractor)

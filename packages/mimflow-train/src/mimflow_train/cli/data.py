@@ -17,7 +17,7 @@ from mimflow_train.console import say
 from mimflow_train.data import glyphs, photos
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.precrop import CropOptions, crop_copy
-from mimflow_train.errors import ConfigError
+from mimflow_train.errors import ConfigError, DataError
 from mimflow_train.machine import count_cores
 
 PROGRAM = "mimflow-data"
@@ -149,6 +149,11 @@ def _crop(options: Crop) -> int:
         f"written, {cropped.present} already there, {len(cropped.skipped)} unreadable, in "
         f"{options.out}\n"
     )
+    if len(cropped.skipped) == total:
+        raise DataError(
+            f"Expected images that can be read in {options.source}; got none among {total}, the "
+            f"first {cropped.skipped[0]}. All of them are in {options.out / 'skipped.txt'}."
+        )
     if cropped.skipped:
         sys.stderr.write(
             f"Left out {cropped.skipped[0]}; all of them are in {options.out / 'skipped.txt'}.\n"
