@@ -102,7 +102,24 @@ def test_what_is_said_in_a_block_goes_to_its_file_and_to_stderr_afterwards(tmp_p
     assert capsys.readouterr().err == "three\n"
 
 
-def test_what_no_file_takes_goes_to_stderr(tmp_path, capsys):
+def test_what_no_file_takes_waits_for_the_next_line(tmp_path, capsys):
+    path = tmp_path / "away" / "0.words"
+    with said_to(path):
+        say("one, of a disk that is full")
+        path.parent.mkdir()
+        say("two")
+    assert path.read_text() == "one, of a disk that is full\ntwo\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_what_no_file_has_taken_in_the_end_goes_to_stderr(tmp_path, capsys):
     with said_to(tmp_path / "gone" / "0.words"):
         say("one")
     assert capsys.readouterr().err == "one\n"
+
+
+def test_a_name_that_is_no_text_can_be_said(tmp_path):
+    path = tmp_path / "0.words"
+    with said_to(path):
+        say("Cannot decode " + b"\xff.png".decode(errors="surrogateescape"))
+    assert path.read_text() == "Cannot decode \\udcff.png\n"

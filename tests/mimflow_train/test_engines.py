@@ -166,7 +166,8 @@ def test_a_ray_worker_killed_on_the_way_changes_no_bit_of_what_two_learn(tmp_pat
     assert fingerprints(tmp_path / "ray") == expected
     log = (tmp_path / "ray.log").read_text()
     assert log.count("\n") < 12  # ours only
-    assert re.search(r"^Worker [01] ended: The actor died .* Ray starts all anew", log, re.M), log
+    assert re.search(r"^Worker [01] on \S+ ended: The actor is dead because", log, re.M), log
+    assert "All workers have started anew" in log
     assert processes(mark) == []
 
 

@@ -86,49 +86,70 @@ def test_follower_tells_each_report_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     reports = follow(path)
     assert next(reports) == []
-    path.write_text('{"step": 10, "loss": 2.5}\n')
-    assert next(reports) == [(10, {"loss": 2.5})]
+    path.write_text('{"step": 10, "time": 1.0, "loss": 2.5}\n')
+    assert next(reports) == [(10, {"time": 1.0, "loss": 2.5})]
     assert next(reports) == []
+
+
+def report(step, time):
+    return json.dumps({"step": step, "time": time}) + "\n"
 
 
 def test_follower_waits_for_the_end_of_a_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     reports = follow(path)
-    path.write_text('{"step": 10}\n{"step": 2')
-    assert next(reports) == [(10, {})]
+    second = report(20, 2)
+    path.write_text(report(10, 1) + second[:9])
+    assert next(reports) == [(10, {"time": 1})]
     with path.open("a") as file:
-        file.write("0}\n")
-    assert next(reports) == [(20, {})]
+        file.write(second[9:])
+    assert next(reports) == [(20, {"time": 2})]
 
 
-def test_follower_passes_over_steps_that_a_restart_repeats(tmp_path):
+def test_follower_gives_the_steps_that_a_restart_repeats_and_none_before(tmp_path):
     path = tmp_path / "metrics.jsonl"
     reports = follow(path)
-    path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n')
+    path.write_text(report(10, 1) + report(20, 2) + report(30, 3))
     assert [step for step, _ in next(reports)] == [10, 20, 30]
-    path.write_text('{"step": 10}\n')  # resumed from step 10
+    path.write_text(report(10, 1))  # resumed from step 10
     assert next(reports) == []
     with path.open("a") as file:
-        file.write('{"step": 20}\n{"step": 30}\n{"step": 40}\n')
-    assert [step for step, _ in next(reports)] == [40]
+        file.write(report(20, 4))
+    assert next(reports) == [(20, {"time": 4})]
 
 
 def test_follower_starts_over_with_a_file_that_became_shorter(tmp_path):
     path = tmp_path / "metrics.jsonl"
     reports = follow(path)
-    path.write_text('{"step": 10, "loss": 1.2345678901234567890}\n')
+    path.write_text(report(10, 1) + report(20, 2) + report(30, 3))
     next(reports)
-    path.write_text('{"step": 10}\n{"step": 20}\n')
-    assert next(reports) == [(20, {})]
+    path.write_text(report(10, 1) + report(20, 4))
+    assert next(reports) == [(20, {"time": 4})]
 
 
 def test_follower_reads_only_what_is_new(tmp_path):
     path = tmp_path / "metrics.jsonl"
     reports = follow(path)
-    path.write_text('{"step": 10}\n')
+    path.write_text(report(10, 1))
     next(reports)
-    path.write_text('{"step": 99}\n{"step": 20}\n')
-    assert next(reports) == [(20, {})]
+    path.write_text(report(99, 9) + report(20, 2))
+    assert next(reports) == [(20, {"time": 2})]
+
+
+@pytest.mark.parametrize("what", ["open", "glob"])
+def test_followers_wait_for_a_file_system_that_is_away(tmp_path, monkeypatch, what):
+    path = tmp_path / "metrics.jsonl"
+    reports, words = follow(path), follow_words(tmp_path)
+    path.write_text(report(10, 1))
+    (tmp_path / "0.words").write_text("one\n")
+
+    def away(*_, **__):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, what, away)
+        assert (next(words), next(reports) if what == "open" else []) == ([], [])
+    assert (next(words), next(reports)) == (["one"], [(10, {"time": 1})])
 
 
 def test_words_of_all_workers_are_followed_line_by_line(tmp_path):

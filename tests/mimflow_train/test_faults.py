@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from mimflow_train import checkpoint
 from mimflow_train import run as run_module
 from mimflow_train.checkpoint import fingerprint, load_state, snapshot, write_checkpoint
 from mimflow_train.context import LocalContext, StopRequest
-from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
+from mimflow_train.data.layout import read_layout
+from mimflow_train.errors import ConfigError, DataError, DivergedError, PeerError, RetriesError
 from mimflow_train.failures import StepError, ended, note_failure
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.lock import locked
@@ -227,7 +229,7 @@ def test_a_step_that_failed_three_times_is_not_tried_a_fourth(tmp_path):
             try:
                 raise RuntimeError(text)
             except RuntimeError as cause:
-                raise StepError(3) from cause
+                raise StepError(3, "RuntimeError") from cause
         except StepError as error:
             note_failure(tmp_path, 0, error)
 
@@ -327,26 +329,62 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
 class _DeathError(Exception):
     """As Ray's, which has a dump of its records as its own text."""
 
-    health_check_failure = RuntimeError("The actor died unexpectedly.\n\tclass_name: Worker")
+    health_check_failure = RuntimeError(
+        "The actor died unexpectedly before finishing this task.\n\tclass_name: RayTrainWorker\n"
+        "\tpid: 941\n\tip: 192.0.2.2\nThe actor is dead because its worker process has died.\n"
+    )
 
 
 LOST = PeerError("Step 3 met with the end of another worker, which says why.")
-GO_ON = " Ray starts all anew from the newest checkpoint, up to three times."
+BROKEN = pickle.loads(pickle.dumps(StepError(3, "RuntimeError: out of luck")))  # as Ray sends it
 
 
 @pytest.mark.parametrize(
-    ("errors", "sentence"),
+    ("errors", "line"),
     [
         (
             {0: LOST, 1: _DeathError("records")},
-            "Worker 1 ended: The actor died unexpectedly." + GO_ON,
+            "Worker 1 on 192.0.2.2 ended: The actor is dead because its worker process has died.",
         ),
-        ({0: LOST}, f"Worker 0 ended: {LOST}" + GO_ON),
-        ({0: RuntimeError()}, "Worker 0 ended: RuntimeError" + GO_ON),
+        ({0: LOST}, f"Worker 0 ended: {LOST}"),
+        (
+            {0: BROKEN, 1: BROKEN, 2: LOST},
+            "Worker 0 ended: step 3 failed (RuntimeError: out of luck). "
+            "Worker 1 ended: step 3 failed (RuntimeError: out of luck).",
+        ),
+        ({0: RuntimeError()}, "Worker 0 ended: RuntimeError()"),
+        ({0: RuntimeError("one\ntwo")}, "Worker 0 ended: one"),
         ({1: LOST, 0: ConfigError("Expected 3; got 4.")}, ""),
         ({0: GenmetricsError("Expected weights.")}, ""),
     ],
-    ids=["one died", "all lost another", "no words", "a mistake", "a mistake about weights"],
+    ids=["dead", "all lost another", "failed", "no words", "lines", "mistake", "weights"],
 )
-def test_who_ended_is_told_with_the_reason(errors, sentence):
-    assert ended(errors) == sentence
+def test_who_ended_is_told_with_the_reason(errors, line):
+    assert ended(errors) == line
+
+
+def test_a_run_does_not_go_on_with_images_that_changed_on_the_way(config, folder, tmp_path):
+    layout = read_layout(folder)
+    data = dataclasses.replace(
+        config.data, source=str(folder), class_names=("blue", "red"), fingerprint=layout.fingerprint
+    )
+    flow = dataclasses.replace(config.model.flow, num_classes=2)
+    model = dataclasses.replace(config.model, flow=flow)
+    config = dataclasses.replace(config, data=data, model=model)
+    assert len(run_module.load_data(config).train.labels) == 35
+    (folder / "red" / "3.png").rename(folder / "red" / "new.png")
+    with pytest.raises(DataError, match="the images that the run began with"):
+        run_module.load_data(config)
+
+
+def test_a_machine_with_other_images_than_rank_0_is_refused(config, data, tmp_path, monkeypatch):
+    def broadcast(found, device):
+        found[0] = "rank 0's"
+
+    monkeypatch.setattr(run_module, "load_data", lambda *_: data)
+    monkeypatch.setattr(run_module.dist, "broadcast_object_list", broadcast)
+    plan = Plan(until=9, checkpoint_every=2)
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    context.rank, context.world_size = 3, 4
+    with pytest.raises(DataError, match="rank 3 has others"):
+        train_run(context, config, tmp_path, plan, Reports(config, tmp_path, plan))

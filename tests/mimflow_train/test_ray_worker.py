@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from mimflow_train import loop, run
 from mimflow_train.checkpoint import fingerprint
 from mimflow_train.config_file import to_dict
 from mimflow_train.context import StopRequest
+from mimflow_train.errors import DivergedError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
 
@@ -193,3 +195,43 @@ def test_a_range_of_workers_says_how_many_train(
     assert launch_ray._work({**options("run"), "is_range": is_range}) == {"status": "done"}
     path = tmp_path / "run" / "ray" / "0.words"
     assert (path.read_text() if path.exists() else None) == words
+
+
+def test_a_mistake_of_the_only_worker_is_its_outcome_at_once(
+    launch_ray, options, tmp_path, monkeypatch
+):
+    def mistaken(*_):
+        raise DivergedError("Expected finite gradients.")
+
+    monkeypatch.setattr(launch_ray, "train_run", mistaken)
+    outcome = launch_ray._work(options("run"))
+    assert outcome == {"status": "failed", "code": "5", "message": "Expected finite gradients."}
+
+
+def test_a_mistake_is_told_also_when_ray_starts_nobody_any_more(launch_ray, tmp_path):
+    failure = {"status": "failed", "code": "5", "message": "Expected finite gradients."}
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "failure.json").write_text(json.dumps(failure))
+
+    def fit():
+        raise RuntimeError("four times")
+
+    assert launch_ray._fit(fit, tmp_path, StopRequest(), 7) == failure
+
+
+def test_workers_that_start_again_say_so(launch_ray, options, tmp_path):
+    given = options("run")
+    words = tmp_path / "run" / "ray" / "0.words"
+    assert launch_ray._work(given) == {"status": "done"}
+    assert not words.exists()
+    assert launch_ray._work(given) == {"status": "done"}
+    assert words.read_text() == "All workers have started anew, from the newest checkpoint.\n"
+
+
+def test_why_workers_ended_is_said_once_for_each_time(launch_ray, tmp_path):
+    words = tmp_path / "ray.words"
+    witness = pickle.loads(pickle.dumps(launch_ray._Witness(words)))  # as Ray takes it along
+    for error in (RuntimeError("one"), RuntimeError("one"), RuntimeError("two")):
+        witness.after_exception(None, {0: error})
+    witness.after_exception(None, {0: DivergedError("Expected finite gradients.")})
+    assert words.read_text() == "Worker 0 ended: one\nWorker 0 ended: two\n"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import threading
 
 import pytest
@@ -36,22 +37,22 @@ def told(monkeypatch):
 
 
 def test_each_stall_is_told_and_noted_once(told, tmp_path):
-    watch = StallWatch(tmp_path, 0, 7, seconds=0.05)
+    watch = StallWatch(tmp_path, 0, seconds=0.05)
     with watch.looking():
         assert told() == (
-            "Warning: no step has ended for 0 s, the last was step 7. "
-            f"What each worker is doing is in {tmp_path}/errors/stall_00000007.*."
+            "Warning: no step has ended for 0 s, since the start. "
+            f"What each worker is doing is written to {tmp_path}/errors/stall_00000000.*"
         )
         watch.stepped(8)
-        assert "the last was step 8" in told()
+        assert "since step 8." in told()
     names = sorted(path.name for path in (tmp_path / "errors").iterdir())
-    assert names == ["stall_00000007.rank_0.txt", "stall_00000008.rank_0.txt"]
+    assert names == ["stall_00000000.rank_0.txt", "stall_00000008.rank_0.txt"]
     assert "test_each_stall_is_told_and_noted_once" in (tmp_path / "errors" / names[0]).read_text()
     assert len(told.said) == 2
 
 
 def test_a_watch_that_is_over_tells_nothing(told, tmp_path):
-    watch = StallWatch(tmp_path, 0, 7, seconds=600.0)
+    watch = StallWatch(tmp_path, 0, seconds=600.0)
     with watch.looking():
         pass
     assert told.said == [] == list(tmp_path.iterdir())
@@ -59,19 +60,31 @@ def test_a_watch_that_is_over_tells_nothing(told, tmp_path):
 
 
 def test_one_worker_speaks_for_all(told, tmp_path):
-    first, second = (StallWatch(tmp_path, rank, 7, seconds=0.05) for rank in (0, 1))
+    first, second = (StallWatch(tmp_path, rank, seconds=0.05) for rank in (0, 1))
     with second.looking():
-        while not (tmp_path / "errors" / "stall_00000007.rank_1.txt").is_file():
+        while not (tmp_path / "errors" / "stall_00000000.rank_1.txt").is_file():
             threading.Event().wait(0.01)
     assert told.said == []
     with first.looking():
         told()
 
 
-def test_a_note_that_the_disk_does_not_take_is_told(told, tmp_path):
+def test_a_note_that_the_disk_does_not_take_ends_nothing(told, tmp_path):
     (tmp_path / "errors").write_text("no folder")
-    with StallWatch(tmp_path, 0, 7, seconds=0.05).looking():
-        assert "What it is doing cannot be noted ([Errno 17] File exists" in told()
+    watch = StallWatch(tmp_path, 0, seconds=0.05)
+    with watch.looking():
+        assert "since the start" in told()
+        watch.stepped(1)
+        assert "since step 1." in told(), "it looks on"
+
+
+def test_a_note_to_a_storage_that_hangs_keeps_no_process(told, tmp_path):
+    (tmp_path / "errors").mkdir()
+    pipe = tmp_path / "errors" / "stall_00000000.rank_0.txt"
+    os.mkfifo(pipe)  # opening it waits for a reader
+    with StallWatch(tmp_path, 0, seconds=0.05).looking():
+        assert "since the start" in told()
+    pipe.read_text()  # and the thread goes on
 
 
 def test_a_step_that_hangs_is_told_while_it_does(told, config, data, tmp_path, monkeypatch):
@@ -79,7 +92,7 @@ def test_a_step_that_hangs_is_told_while_it_does(told, config, data, tmp_path, m
 
     def hanging(self, batch, draws):
         if self.state.step == 2:
-            while not told.said or "the last was step 2" not in told.said[-1]:
+            while not told.said or "since step 2." not in told.said[-1]:
                 told()
         return gradients(self, batch, draws)
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +64,19 @@ def test_ray_is_asked_every_few_seconds(context, clock):
     for clock.seconds in range(17):
         assert not worker.should_stop()
     assert asked == [5, 10, 15]
+
+
+def test_a_file_system_that_is_away_asks_nobody_to_stop(context, tmp_path, monkeypatch):
+    worker = context(lambda: None)
+    (tmp_path / "stop").touch()
+
+    def away(_):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", away)
+        assert not worker.should_stop()
+    assert worker.should_stop()
 
 
 def test_a_stop_file_ends_the_run_also_when_a_machine_will_go(context, clock, tmp_path):

@@ -1,9 +1,10 @@
 """What a person sees while a run goes on: a bar in a terminal, a line now and then elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,20 +17,32 @@ _LINE_EVERY_SECONDS = 30.0
 _IN_LINE = ("loss", "rate", "gan", "discriminator")
 _IF_ANY = {"skipped_steps": "skipped steps", "bad_images": "bad images"}
 _IN_BAR = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
-_elsewhere: Path | None = None  # of the process, since a checkpoint's thread speaks as well
+
+
+class _Letterbox:
+    """A file of lines; what a disk does not take, such as that it is full, waits for the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()  # a checkpoint's thread speaks as well
+        self.kept: list[str] = []
+
+    def put(self, line: str) -> None:
+        with self._lock, suppress(OSError):
+            self.kept.append(line)
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(f"{each}\n" for each in self.kept))
+            self.kept = []
+
+
+_letterbox: _Letterbox | None = None
 
 
 def say(message: str) -> None:
     """Write one line to stderr, above the bar if there is one, or where :func:`said_to` says."""
-    if _elsewhere is not None:
-        try:
-            with _elsewhere.open("a") as file:
-                file.write(message + "\n")
-        except OSError:  # a full disk, which may be what the line is about
-            pass
-        else:
-            return
-    tqdm.write(message, file=sys.stderr)
+    if _letterbox is None:
+        tqdm.write(message, file=sys.stderr)
+    else:
+        _letterbox.put(message)
 
 
 @contextmanager
@@ -39,12 +52,14 @@ def said_to(path: Path) -> Iterator[None]:
     Args:
         path: The file; lines are appended.
     """
-    global _elsewhere
-    before, _elsewhere = _elsewhere, path
+    global _letterbox
+    before, _letterbox = _letterbox, _Letterbox(path)
     try:
         yield
     finally:
-        _elsewhere = before
+        left, _letterbox = _letterbox.kept, before
+        for each in left:
+            say(each)
 
 
 def duration(seconds: float) -> str:

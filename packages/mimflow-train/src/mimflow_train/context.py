@@ -212,7 +212,7 @@ class RayContext:
         """
         now = self._clock()
         due = not self._noticed and now - self._asked >= _NOTICE_SECONDS
-        stop = self.rank == 0 and self._stop_file.exists()
+        stop = self.rank == 0 and self._is_asked_to_stop()
         asked = torch.tensor([stop, due], dtype=torch.uint8)
         if self.world_size > 1:
             dist.broadcast(asked, src=0, group=self._hosts)
@@ -222,6 +222,12 @@ class RayContext:
             self._noticed = self._notice() is not None
         self._only_to_save = due and self._noticed and not stop
         return stop or self._only_to_save
+
+    def _is_asked_to_stop(self) -> bool:
+        try:
+            return self._stop_file.exists()
+        except OSError:  # a file system on a network, which may be away for a while
+            return False
 
     def stopped_to_save(self) -> bool:
         """Whether the last answer of :meth:`should_stop` was for a machine that will go."""

@@ -116,14 +116,15 @@ def follow(path: Path) -> Iterator[list[tuple[int, dict[str, float]]]]:
     """Yield, for ever, the reports of a ``metrics.jsonl`` that are newer than the last ones seen.
 
     Args:
-        path: The file; it need not exist yet, and a restart of the run may cut it.
+        path: The file; it need not exist yet, and a restart of the run may cut it and repeat steps.
     """
-    newest, position = -1, 0
+    newest, position = 0.0, 0
     while True:
         lines, position = _lines_after(path, position)
-        values = [json.loads(line) for line in lines if newest < _step(line) < float("inf")]
-        newest = max([newest, *(int(each["step"]) for each in values)])
-        yield [(int(each.pop("step")), each) for each in values]
+        reports = [json.loads(line) for line in lines if _step(line) < float("inf")]
+        fresh = [each for each in reports if each["time"] > newest]
+        newest = max([newest, *(each["time"] for each in fresh)])
+        yield [(int(each.pop("step")), each) for each in fresh]
 
 
 def follow_words(folder: Path) -> Iterator[list[str]]:
@@ -135,21 +136,32 @@ def follow_words(folder: Path) -> Iterator[list[str]]:
     positions: dict[Path, int] = {}
     while True:
         said: list[str] = []
-        for path in sorted(folder.glob("*.words")):
+        for path in _words(folder):
             lines, positions[path] = _lines_after(path, positions.get(path, 0))
             said += lines
         yield said
 
 
+def _words(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.glob("*.words"))
+    except OSError:
+        return []
+
+
 def _lines_after(path: Path, position: int) -> tuple[list[str], int]:
-    """Return the whole lines after a position, and the position after them."""
-    if not path.exists():
-        return [], 0
-    with path.open("rb") as file:
-        if file.seek(0, io.SEEK_END) < position:
-            position = 0
-        file.seek(position)
-        whole, _, _ = file.read().rpartition(b"\n")
+    """Return the whole lines after a position, and the position after them.
+
+    A file on a network may be away for a while, which is no reason to end what writes it.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, io.SEEK_END) < position:
+                position = 0
+            file.seek(position)
+            whole, _, _ = file.read().rpartition(b"\n")
+    except OSError:
+        return [], position
     if not whole:
         return [], position
-    return whole.decode().splitlines(), position + len(whole) + 1
+    return whole.decode(errors="replace").splitlines(), position + len(whole) + 1

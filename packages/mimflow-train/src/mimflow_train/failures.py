@@ -35,14 +35,18 @@ class StepError(Exception):
 
     Args:
         step: Optimiser steps done before.
+        why: What the error is called and says, in a line.
     """
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, why: str) -> None:
         super().__init__(
-            f"Step {step} failed; its traceback is in the folder errors of the run as well. "
-            "The same command tries it again."
+            f"Step {step} failed ({why}); its traceback is in the folder errors of the run as "
+            "well. The same command tries it again."
         )
-        self.step = step
+        self.step, self.why = step, why
+
+    def __reduce__(self) -> tuple[type["StepError"], tuple[int, str]]:
+        return StepError, (self.step, self.why)  # Ray sends it between processes, without its cause
 
 
 class Skipped(NamedTuple):
@@ -69,24 +73,34 @@ def is_lost_peer(error: Exception) -> bool:
 
 
 def ended(errors: Mapping[int, Exception]) -> str:
-    """Say which workers of Ray ended, why, and what comes now.
+    """Say which workers of Ray ended and why.
 
     Args:
         errors: What ended them, by rank; of a worker that has died, what Ray says of it.
 
     Returns:
-        A sentence, which leaves out those that only met with the end of another; empty if it was a
+        A line, which leaves out those that only met with the end of another; empty if it was a
         user's mistake, which the command's last sentence is about.
     """
     if any(isinstance(error, MimflowError | GenmetricsError) for error in errors.values()):
         return ""
     others = {rank: each for rank, each in errors.items() if not isinstance(each, PeerError)}
-    whys = []
-    for rank, error in sorted((others or errors).items()):
-        # Ray wraps what it has found in words about its own records.
-        found = str(getattr(error, "health_check_failure", error)).strip().splitlines()
-        whys.append(f"Worker {rank} ended: {found[0] if found else type(error).__name__}")
-    return " ".join([*whys, "Ray starts all anew from the newest checkpoint, up to three times."])
+    return " ".join(
+        f"Worker {rank}{_reason(error)}" for rank, error in sorted((others or errors).items())
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return where a worker was, if that is known, and why it ended."""
+    if isinstance(error, StepError):
+        return f" ended: step {error.step} failed ({error.why})."
+    # Ray tells of a dead worker's process in a table, and below that what became of it.
+    found = str(getattr(error, "health_check_failure", error)).strip().splitlines() or [repr(error)]
+    where = [line.removeprefix("\tip: ") for line in found if line.startswith("\tip: ")]
+    below = [line for line in found[1:] if not line.startswith("\t")]
+    if not where:
+        return f" ended: {found[0]}"
+    return f" on {where[0]} ended: {(below or found)[0]}"
 
 
 def diagnosis(terms: Mapping[str, Tensor], model: nn.Module) -> str:

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,15 @@ from genmetrics import GenmetricsError
 from mimflow_train import errors
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import from_dict, to_dict
-from mimflow_train.console import Progress, said_to, say
+from mimflow_train.console import said_to, say
 from mimflow_train.context import Place, RayContext, StopRequest, leave_spare_workers
-from mimflow_train.events import follow, follow_words
 from mimflow_train.failures import ended
 from mimflow_train.machine import count_cores
 from mimflow_train.plan import Plan
 from mimflow_train.processes import descendants, kill
-from mimflow_train.reports import Reports
+from mimflow_train.reports import Readout, Reports
 from mimflow_train.run import train_run
-from mimflow_train.workers import Workers, usable_workers
+from mimflow_train.workers import Workers, handed_on, usable_workers
 
 __all__ = ["join_cluster", "run_ray"]
 
@@ -43,6 +42,7 @@ _RAY_FOLDER = "ray"  # Ray's own files, ours for the length of one launch
 _STOP_FILE = "stop-requested"
 _FAILURE_FILE = "failure.json"
 _LAUNCH_FILE = "launch"
+_BEGAN_FILE = "began"
 _POLL_SECONDS = 1.0
 _RESIZE_SECONDS = 60.0
 
@@ -65,7 +65,7 @@ def join_cluster(address: str) -> dict[str, float]:
             address=address,
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"env_vars": _handed_on(os.environ)},
+            runtime_env={"env_vars": handed_on(os.environ)},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
@@ -74,15 +74,6 @@ def join_cluster(address: str) -> dict[str, float]:
             "Start a node here with ray start --address=HOST:PORT, or leave --ray-address out."
         ) from error
     return dict(ray.cluster_resources())
-
-
-def _handed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return where weights are, for workers on nodes that were started without it; no secrets."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(("MIMFLOW_", "HF_")) and "TOKEN" not in name
-    }
 
 
 def run_ray(
@@ -183,16 +174,17 @@ def _trainer(
 
 
 class _Witness(ray.train.UserCallback):  # type: ignore[misc]
-    """Says, in a process of Ray's own, why workers have ended."""
+    """Says, in a process of Ray's own, why workers have ended; an error here would end the run."""
 
     def __init__(self, words: Path) -> None:
-        self._words = words
+        self._words, self._told = words, ""
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        sentence = ended(worker_exceptions)
-        if sentence:
+        line = ended(worker_exceptions)
+        if line and line != self._told:  # Ray may ask several times before all have ended
             with said_to(self._words):
-                say(sentence)
+                say(line)
+        self._told = line
 
 
 def _fit(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
@@ -207,32 +199,25 @@ def _fit(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) -
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    progress, reports, began = None, follow(run_dir / "metrics.jsonl"), False
-    words = follow_words(run_dir / _RAY_FOLDER)
+    readout, began = Readout(run_dir, run_dir / _RAY_FOLDER, until), False
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
         if stop.received is not None and not began:
             began = True
             (run_dir / _RAY_FOLDER / _STOP_FILE).touch()
-        for line in next(words):
-            say(line)
-        for step, values in next(reports):
-            progress = progress or Progress(step, until)
-            progress.show(step, values)
-    if progress is not None:
-        progress.close()
-    if "error" in box:
+        readout.show()
+    readout.close()
+    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
+    if "error" in box and note.exists():  # which Ray has started nobody any more to read
+        box["outcome"] = json.loads(note.read_text())
+    elif "error" in box:
+        why = str(box["error"]).strip().splitlines()[-1].rstrip(".")  # below its tracebacks
         raise errors.RetriesError(
-            f"Expected the workers to finish; Ray Train gave up: {_last_line(box['error'])} "
+            f"Expected the workers to finish; Ray Train gave up: {why}. "
             f"What was saved is in {run_dir}; run the same command again."
         )
     outcome: dict[str, str] = box["outcome"]
     return outcome
-
-
-def _last_line(error: Exception) -> str:
-    """Return what an error says below its tracebacks."""
-    return str(error).strip().splitlines()[-1].rstrip(".") + "."
 
 
 def _work(options: dict[str, Any]) -> dict[str, str]:
@@ -261,9 +246,13 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
         with said_to(run_dir / _RAY_FOLDER / f"{here.get_world_rank()}.words"):
             return _train(options, run_dir)
     except (errors.MimflowError, GenmetricsError) as error:
+        failure = _failure(error)
+        if here.get_world_size() == 1:
+            return failure
         whole = note.with_suffix(f".{here.get_world_rank()}")
-        whole.write_text(json.dumps(_failure(error)))
-        whole.replace(note)  # so that no reader meets half of it
+        with contextlib.suppress(OSError):  # a disk that is full may be what it is about
+            whole.write_text(json.dumps(failure))
+            whole.replace(note)  # so that no reader meets half of it
         raise
 
 
@@ -282,6 +271,8 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
             f"Expected {started} workers to share {config.global_batch} images evenly, in "
             f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
         )
+    if rank == 0:
+        _say_if_anew(run_dir / _RAY_FOLDER / _BEGAN_FILE)
     if rank == 0 and options["is_range"]:
         spare = f"; {started - count} more wait, as they cannot share them evenly" * (
             count < started
@@ -301,6 +292,13 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
         while context.stopped_to_save() and step < plan.until:
             step = train_run(context, config, run_dir, plan, reports).step
     return {"status": "done" if step >= plan.until else "stopped"}
+
+
+def _say_if_anew(began: Path) -> None:
+    if began.exists():
+        say("All workers have started anew, from the newest checkpoint.")
+    with contextlib.suppress(OSError):
+        began.touch()
 
 
 def _nodes_without(run_dir: Path, launch: str) -> list[str]:

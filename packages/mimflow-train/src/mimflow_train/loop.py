@@ -96,7 +96,8 @@ def train(
                 f"Step {state.step} met with the end of another worker, which says why. "
                 f"({str(error).splitlines()[0]})"
             ) from error
-        raise StepError(state.step) from error
+        said = str(error).strip().splitlines()[:1]
+        raise StepError(state.step, ": ".join([type(error).__name__, *said])) from error
 
 
 def _train(

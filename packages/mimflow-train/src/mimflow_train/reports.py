@@ -1,4 +1,4 @@
-"""What rank 0 tells of the steps: recorded in the run folder, shown on the console."""
+"""What the workers tell: recorded in the run folder, shown on the console."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.console import Progress, say
-from mimflow_train.events import Recorder
+from mimflow_train.events import Recorder, follow, follow_words
 from mimflow_train.plan import Plan
 from mimflow_train.sinks import WandbSink
 
-__all__ = ["Reports"]
+__all__ = ["Readout", "Reports"]
 
 
 class Reports:
@@ -66,6 +66,37 @@ class Reports:
         for each in (self._progress, self._recorder):
             if each is not None:
                 each.close()
+
+
+class Readout:
+    """Shows what workers report and say, for a process that only started them.
+
+    Args:
+        run_dir: The run.
+        words: Folder where the workers leave what they say.
+        until: Step at which training will end.
+    """
+
+    def __init__(self, run_dir: Path, words: Path, until: int) -> None:
+        self._reports, self._words = follow(run_dir / "metrics.jsonl"), follow_words(words)
+        self._until, self._shown = until, 0
+        self._progress: Progress | None = None
+
+    def show(self) -> None:
+        """Show what has come since the last time."""
+        for line in next(self._words):
+            say(line)
+        for step, values in next(self._reports):
+            if self._progress is None or step <= self._shown:  # after a restart
+                self.close()
+                self._progress = Progress(step, self._until)
+            self._progress.show(step, values)
+            self._shown = step
+
+    def close(self) -> None:
+        """Leave the progress as it stands."""
+        if self._progress is not None:
+            self._progress.close()
 
 
 def _count_lines(path: Path) -> int:

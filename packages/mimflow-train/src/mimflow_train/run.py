@@ -17,7 +17,7 @@ from mimflow_train.data.emoji import emoji_images
 from mimflow_train.data.folder import folder_images
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.layout import read_layout
-from mimflow_train.errors import DivergedError, StorageError
+from mimflow_train.errors import DataError, DivergedError, StorageError
 from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
 from mimflow_train.loop import Calls, train
 from mimflow_train.plan import Plan
@@ -40,12 +40,21 @@ def load_data(
         config: The run.
         run_dir: Receives the list of undecodable images, of all workers; None to keep none.
         warn: Receives a sentence for each of them.
+
+    Raises:
+        DataError: If they are not, by their names and sizes, those that the configuration is of.
     """
     size = config.model.encoder.image_size
     if config.data.source == "emoji":
         return emoji_images(size)
     bad_list = None if run_dir is None else run_dir / "bad_images.txt"
     layout = read_layout(Path(config.data.source))  # the command has said what is left out
+    if config.data.fingerprint not in ("", layout.fingerprint):
+        raise DataError(
+            f"Expected in {config.data.source} the images that the run began with; files were "
+            "added, removed, renamed or written anew, or this machine has others. Put them back, "
+            "or begin a new --out; mimflow-eval takes others by --data."
+        )
     return folder_images(layout, size, bad_list=bad_list, warn=warn)
 
 
@@ -107,14 +116,29 @@ def train_run(
         DivergedError: If it diverges again after the roll-back.
         RetriesError: If one step has failed too often.
     """
+    watch = StallWatch(run_dir, context.rank)
+    with watch.looking():
+        return _train_run(context, config, run_dir, plan, reports=reports, watch=watch)
+
+
+def _train_run(
+    context: Context,
+    config: TrainConfig,
+    run_dir: Path,
+    plan: Plan,
+    *,
+    reports: Reports,
+    watch: StallWatch,
+) -> State:
     data = load_data(config, run_dir)
+    _require_same_images(context, config)
     saver = Saver(config, data, run_dir, plan, writes=context.rank == 0)
+    save, skipped = _saving(context, saver), _noting(context, run_dir)
+    calls = Calls(plan.checkpoint_every, save, skipped, watch.stepped)
 
     def go_on(state: State) -> State:
-        watch = StallWatch(run_dir, context.rank, state.step)
-        save, skipped = _saving(context, saver), _noting(context, run_dir)
-        calls = Calls(plan.checkpoint_every, save, skipped, watch.stepped)
-        with _leaving_a_trace(context, saver, reports, state), watch.looking():
+        watch.stepped(state.step)
+        with _leaving_a_trace(context, saver, reports, state):
             return train_phases(context, state, data, until=plan.until, calls=calls)
 
     state = _restored(context, config, run_dir)
@@ -130,6 +154,18 @@ def train_run(
     state = _restored(context, config, run_dir)
     state.draw_stream += 1
     return go_on(state)
+
+
+def _require_same_images(context: Context, config: TrainConfig) -> None:
+    """Raise on a worker whose images are not rank 0's; torchrun's workers each look for them."""
+    first = [config.data.fingerprint]
+    if context.world_size > 1:
+        dist.broadcast_object_list(first, device=context.device)
+    if first[0] != config.data.fingerprint:
+        raise DataError(
+            f"Expected in {config.data.source} the images that rank 0 has there; rank "
+            f"{context.rank} has others. Give all machines the same files."
+        )
 
 
 def train_phases(

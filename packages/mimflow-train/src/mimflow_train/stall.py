@@ -3,7 +3,7 @@
 import faulthandler
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mimflow_train.console import duration, say
@@ -17,23 +17,22 @@ _LOOKS = 10  # in that time
 class StallWatch:
     """Looks whether steps end; where none does, each worker notes what its threads are doing.
 
-    Workers that wait for each other raise nothing for half an hour, and a storage that hangs never
-    does. The notes are in ``errors/`` of the run, one for each stall, and rank 0 says so. Nothing
-    is ended.
+    Workers that wait for each other raise nothing for half an hour, and images whose storage hangs
+    never do. The notes are in ``errors/`` of the run, one for each stall, and rank 0 says so.
+    Nothing is ended.
 
     Args:
         run_dir: The run.
         rank: This worker.
-        step: Steps done so far.
         seconds: How long a step, or what comes before the first, may take unnoticed.
     """
 
-    def __init__(self, run_dir: Path, rank: int, step: int, *, seconds: float = _SECONDS) -> None:
-        self._folder, self._rank, self._step = run_dir / "errors", rank, step
+    def __init__(self, run_dir: Path, rank: int, *, seconds: float = _SECONDS) -> None:
+        self._folder, self._rank, self._step = run_dir / "errors", rank, 0
         self._seconds, self._over = seconds, threading.Event()
 
     def stepped(self, step: int) -> None:
-        """Take note that a step has ended.
+        """Take note that a step has ended, or that training goes on from there.
 
         Args:
             step: Steps done.
@@ -49,7 +48,7 @@ class StallWatch:
             yield
         finally:
             self._over.set()
-            thread.join()
+            thread.join(timeout=1.0)  # it may be writing to a storage that hangs
 
     def _look(self) -> None:
         seen, looks = self._step, 0
@@ -59,14 +58,13 @@ class StallWatch:
                 self._tell(seen)
 
     def _tell(self, step: int) -> None:
-        path = self._folder / f"stall_{step:08d}.rank_{self._rank}.txt"
-        where = f"What each worker is doing is in {path.with_suffix('').with_suffix('')}.*"
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with path.open("w") as file:
-                faulthandler.dump_traceback(file)
-        except OSError as error:
-            where = f"What it is doing cannot be noted ({error})"
+        name, since = f"stall_{step:08d}", f"step {step}" if step else "the start"
         if self._rank == 0:
-            passed = duration(self._seconds)
-            say(f"Warning: no step has ended for {passed}, the last was step {step}. {where}.")
+            say(
+                f"Warning: no step has ended for {duration(self._seconds)}, since {since}. What "
+                f"each worker is doing is written to {self._folder / name}.*"
+            )
+        with suppress(OSError):  # what was said is all that can be done
+            self._folder.mkdir(exist_ok=True)
+            with (self._folder / f"{name}.rank_{self._rank}.txt").open("w") as file:
+                faulthandler.dump_traceback(file)

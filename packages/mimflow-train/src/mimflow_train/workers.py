@@ -1,11 +1,12 @@
 """How many workers share a batch: a fixed number, or as many of a range as there are devices."""
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mimflow_train.errors import ConfigError
 
-__all__ = ["Workers", "usable_workers"]
+__all__ = ["Workers", "handed_on", "usable_workers"]
 
 
 class Workers(NamedTuple):
@@ -67,3 +68,17 @@ def usable_workers(started: int, global_batch: int, micro_batch: int) -> int:
     unit = micro_batch or 1
     fits = (n for n in range(started, 0, -1) if global_batch % (n * unit) == 0)
     return next(fits, 0)
+
+
+def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return where weights are, for workers on nodes that were started without it; no secrets.
+
+    Example:
+        >>> handed_on({"MIMFLOW_WEIGHTS": "/w", "HF_TOKEN": "1", "HOME": "/"})
+        {'MIMFLOW_WEIGHTS': '/w'}
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(("MIMFLOW_", "HF_")) and "TOKEN" not in name
+    }

@@ -1,0 +1,47 @@
+"""What a driver shows of workers that are other processes."""
+
+import json
+
+import pytest
+
+from mimflow_train.reports import Readout
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Return a function that adds a report to the run's record; later ones have later times."""
+    times = map(float, range(1, 100))
+
+    def function(step):
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "time": next(times), "loss": 1.0}) + "\n")
+
+    return function
+
+
+def test_a_driver_shows_what_workers_say_and_where_they_are(tmp_path, report, capsys):
+    words = tmp_path / "ray"
+    words.mkdir()
+    readout = Readout(tmp_path, words, until=20)
+    readout.show()
+    assert capsys.readouterr().err == ""
+    (words / "0.words").write_text("Cannot decode a.png.\n")
+    for step in (10, 20):
+        report(step)
+    readout.show()
+    assert capsys.readouterr().err == "Cannot decode a.png.\nstep 20/20  loss 1\n"
+    readout.close()
+
+
+def test_steps_that_a_restart_repeats_are_shown_again(tmp_path, report, capsys):
+    readout = Readout(tmp_path, tmp_path, until=20)
+    for step in (10, 20):
+        report(step)
+    readout.show()
+    (tmp_path / "metrics.jsonl").write_text("")  # from a checkpoint on
+    readout.show()
+    for step in (10, 20):
+        report(step)
+    readout.show()
+    assert capsys.readouterr().err == "step 20/20  loss 1\n" * 2
+    readout.close()
