@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mimflow_train.console import Progress
 from mimflow_train.reports import Readout
 
 
@@ -33,7 +34,11 @@ def test_a_driver_shows_what_workers_say_and_where_they_are(tmp_path, report, ca
     readout.close()
 
 
-def test_steps_that_a_restart_repeats_are_shown_again(tmp_path, report, capsys):
+def test_steps_that_a_restart_repeats_are_shown_again(tmp_path, report, capsys, monkeypatch):
+    begun = []
+    monkeypatch.setattr(
+        "mimflow_train.reports.Progress", lambda *at: begun.append(at) or Progress(*at)
+    )
     readout = Readout(tmp_path, tmp_path, until=20)
     for step in (10, 20):
         report(step)
@@ -44,4 +49,5 @@ def test_steps_that_a_restart_repeats_are_shown_again(tmp_path, report, capsys):
         report(step)
     readout.show()
     assert capsys.readouterr().err == "step 20/20  loss 1\n" * 2
+    assert begun == [(10, 20), (10, 20)], "a bar goes back, and time left is of the new start"
     readout.close()
