@@ -161,9 +161,9 @@ def note_failure(run_dir: Path, rank: int, error: StepError) -> None:
     """
     path = run_dir / "errors" / f"step_{error.step:08d}.rank_{rank}.txt"
     path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write("".join(traceback.format_exception(error.__cause__)) + _RULE)
-    if path.read_text().count(_RULE) >= _TRIES:
+    if path.read_text(encoding="utf-8").count(_RULE) >= _TRIES:
         raise RetriesError(
             f"Expected step {error.step} to succeed; it failed {_TRIES} times, now with "
             f"{type(error.__cause__).__name__}: {error.__cause__}. The tracebacks, the first on "

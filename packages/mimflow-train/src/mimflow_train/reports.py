@@ -100,4 +100,4 @@ class Readout:
 
 
 def _count_lines(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.is_file() else 0
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

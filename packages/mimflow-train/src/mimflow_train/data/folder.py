@@ -115,7 +115,8 @@ class BadImages:
         """Return what other workers have found."""
         if self._listing is None or not self._listing.exists():
             return set()
-        return {Path(line) for line in self._listing.read_text().splitlines()}
+        listed = self._listing.read_text(encoding="utf-8", errors="surrogateescape")
+        return {Path(line) for line in listed.splitlines()}
 
     def _write(self, unreadable: Unreadable) -> None:
         self._warn(
@@ -123,7 +124,7 @@ class BadImages:
             "the next readable image of its class stands in for it."
         )
         if self._listing is not None:
-            with self._listing.open("a") as file:
+            with self._listing.open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(f"{unreadable.path}\n")
 
 

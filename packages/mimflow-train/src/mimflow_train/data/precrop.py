@@ -98,7 +98,8 @@ def crop_copy(
     finally:
         pool.shutdown(cancel_futures=True)
     if skipped:
-        (out / _SKIPPED).write_text("".join(f"{line}\n" for line in skipped))
+        text = "".join(f"{line}\n" for line in skipped)
+        (out / _SKIPPED).write_text(text, encoding="utf-8", errors="surrogateescape")
     finish_copy(out)
     return Cropped(tally["written"], tally["present"], tuple(skipped))
 
