@@ -11,10 +11,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 from tests.mimflow_train.conftest import SMALL
 
+from mimflow_train.cli import command
 from mimflow_train.cli import data as data_command
 from mimflow_train.cli import eval as eval_command
 from mimflow_train.cli import inspect as inspect_command
@@ -28,6 +30,7 @@ from mimflow_train.config_file import read_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.provenance import code_commit
 from mimflow_train.run_folder import prepare_run
+from tarflow_prior import NonFiniteError
 
 MAE = (
     "model.encoder.bottleneck=mae",
@@ -478,3 +481,50 @@ def test_images_without_classes_are_trained_on(folder, tmp_path, capsys):
     assert "Expected a run of several classes for --probe" in capsys.readouterr().err
     assert run(reproduce_command, "table9", "--data", folder, "--out", tmp_path / "r") == 3
     assert "Expected images of several classes in" in capsys.readouterr().err
+
+
+def test_a_trained_run_that_goes_on_has_no_scores_until_it_is_judged_again(
+    folder, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    arguments = ["--data", folder, "--out", out, *QUICK]
+    assert run(train_command, *arguments, "--phase", "joint") == 0
+    assert (out / "summary.json").exists()
+    assert run(train_command, *arguments, "--phase", "joint") == 0
+    assert (out / "summary.json").exists()
+    monkeypatch.setattr(train_command, "_train", lambda *_: signal.SIGTERM)
+    phase = ["--set", "decoder_phase.steps=2"]
+    assert run(train_command, *arguments, *phase) == 128 + signal.SIGTERM
+    assert not (out / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate.\nSee the manual."),
+            1,
+            "CUDA out of memory. Tried to allocate. Give --device cpu, or a card with more memory.",
+        ),
+        (
+            NonFiniteError("Expected finite samples.", torch.ones(1, 1, 1), [0]),
+            5,
+            "Expected finite samples. Give a lower guidance.",
+        ),
+    ],
+    ids=["memory", "overflow"],
+)
+def test_what_a_library_raises_is_a_sentence_too(error, code, text, capsys):
+    def body():
+        raise error
+
+    assert command.run(body, "mimflow-sample") == code
+    assert capsys.readouterr().err == f"mimflow-sample: {text}\n"
+
+
+def test_what_nobody_expects_keeps_its_traceback():
+    def body():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command.run(body, "mimflow-sample")

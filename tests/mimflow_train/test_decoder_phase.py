@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import weakref
 from itertools import pairwise
 
@@ -8,7 +9,8 @@ import torch
 from mimflow_train.checkpoint import joint_checkpoint, load_state, snapshot, write_checkpoint
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.context import LocalContext, StopRequest
-from mimflow_train.errors import ConfigError
+from mimflow_train.decoder_phase import DecoderPhase
+from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.loop import Calls, train
 from mimflow_train.overrides import override
 from mimflow_train.pretrained import trained_model
@@ -335,3 +337,28 @@ def test_discriminator_must_fit_the_image(config):
     )
     with pytest.raises(ConfigError, match=r"images of 16 px, at least 3 . 2.depth; got 3"):
         dataclasses.replace(config, decoder_phase=deep)
+
+
+def test_a_discriminator_without_finite_gradients_is_noted_and_then_stops_the_run(
+    config, data, monkeypatch
+):
+    config = changed(config, fresh_fakes=True, lecam_weight=0.1, steps=9)
+    joint, _ = run(config, data, until=3)
+    state, skipped, steps = DecoderState.after(joint, torch.device("cpu")), [], []
+    before = copies(state)
+    monkeypatch.setattr(
+        DecoderPhase, "_fresh_fakes", lambda _, part: torch.full_like(part.image, torch.nan)
+    )
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    calls = Calls(99, lambda _: None, skipped.append, steps.append)
+    with pytest.raises(DivergedError, match="3 steps in a row"):
+        train(context, config, data, state=state, calls=calls)
+    assert [each.step for each in skipped] == [3, 4, 5]
+    assert math.isnan(skipped[0].terms["discriminator_norm"])
+    assert steps == [4, 5]
+    for name in ("discriminator", "lecam"):
+        for key, value in state.tensors()[name].items():
+            assert value.isfinite().all(), f"{name}: {key}"
+    assert all(
+        torch.equal(value, before["lecam"][key]) for key, value in state.lecam.state_dict().items()
+    )

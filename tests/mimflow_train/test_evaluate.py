@@ -133,6 +133,18 @@ def test_decoding_in_chunks_equals_decoding_at_once(model, monkeypatch):
     assert whole.dtype == torch.uint8
 
 
+def test_likelihoods_are_computed_a_few_at_a_time(model, monkeypatch):
+    encoder = model.config.encoder
+    z, label = torch.randn(7, encoder.num_latents, encoder.latent_dim), torch.arange(7) % 3
+    whole = module._nll(model, z, label)
+    seen = []
+    hook = model.flow.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    monkeypatch.setattr(module, "CHUNK", 3)
+    assert module._nll(model, z, label) == pytest.approx(whole, rel=1e-6)
+    hook.remove()
+    assert seen == [3, 3, 1]
+
+
 def test_temperature_zero_draws_one_image(config, model):
     draw = torch.Generator().manual_seed(0)
     label = torch.tensor([1, 1])

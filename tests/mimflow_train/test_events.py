@@ -76,6 +76,35 @@ def test_event_files_are_those_that_tensorboardx_writes(tmp_path):
     recorder.close()
 
 
+def test_a_record_that_cannot_be_rewritten_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(report(10, 1) + report(20, 2))
+    write = Path.write_text
+
+    def full(self, text, **_):
+        write(self, text[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        Recorder(tmp_path, 10)
+    assert path.read_text() == report(10, 1) + report(20, 2)
+    Recorder(tmp_path, 20).close()  # of which nothing is to be dropped
+    assert path.read_text() == report(10, 1) + report(20, 2)
+
+
+def test_a_record_whose_file_went_away_is_opened_again(tmp_path):
+    recorder = Recorder(tmp_path, 0)
+    recorder._lines.close()
+    recorder._lines = Path("/dev/full").open("a", buffering=1)  # noqa: SIM115 - it closes it
+    with pytest.raises(OSError, match="No space left"):
+        recorder.write(10, {"loss": 2.5})
+    recorder.write(20, {"loss": 1.5})
+    recorder.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 20
+
+
 def test_what_comes_again_after_a_restart_is_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"st')
     Recorder(tmp_path, 10).close()

@@ -39,6 +39,15 @@ def test_speed_is_that_of_the_time_since_the_last_report(config, clock):
     assert health.line({})["steps_per_second"] == pytest.approx(2.0)
 
 
+def test_time_to_save_is_left_out_of_the_speed(config, clock):
+    health = Health(config, CPU, 1, clock=clock)
+    steps(health, clock, 5, 0.5)
+    with health.apart():
+        clock.now += 40.0
+    steps(health, clock, 5, 0.5)
+    assert health.line({})["steps_per_second"] == pytest.approx(2.0)
+
+
 def test_images_of_all_workers_are_counted(config, clock):
     health = Health(config, CPU, 4, clock=clock)
     steps(health, clock, 5, 0.5)

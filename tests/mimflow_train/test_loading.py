@@ -1,13 +1,17 @@
+import errno
 import multiprocessing
 import os
 import signal
 from itertools import islice
+from multiprocessing import forkserver
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
+from mimflow_train.data.files import ImageFiles
 from mimflow_train.data.folder import BadImages, FolderImages, ImageReader, Unreadable
 from mimflow_train.data.images import Split
 from mimflow_train.data.layout import read_layout
@@ -95,9 +99,12 @@ def test_signals_to_all_processes_leave_those_that_decode_alive(photos):
     iterator = batches(split, EpochOrder(len(split.images), 0), [[0]] * 20, loaders=1)
     next(iterator)
     process = multiprocessing.active_children()[0]
-    for each in (signal.SIGINT, signal.SIGTERM):
-        os.kill(process.pid, each)
+    server = forkserver._forkserver._forkserver_pid
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in (process.pid, server):  # torchrun sends it to all of a worker's
+            os.kill(number, each)
     assert len(list(iterator)) == 19
+    assert psutil.Process(server).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_process_that_dies_is_one_sentence(photos):
@@ -124,3 +131,50 @@ def test_workers_with_one_list_count_together(tmp_path):
     assert len(warnings) == 2
     with pytest.raises(DataError, match="at most 2 unreadable"):
         workers[0].add(Unreadable(tmp_path / "z", "cut"))
+
+
+def failing(monkeypatch, times, code):
+    """Let the next reads of image files fail; return the waits in between."""
+    waits, left, read = [], [times], ImageFiles._read
+
+    def away(self, index):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(code, os.strerror(code))
+        return read(self, index)
+
+    monkeypatch.setattr(ImageFiles, "_read", away)
+    monkeypatch.setattr("mimflow_train.data.files.time.sleep", waits.append)
+    return waits
+
+
+def test_a_storage_that_is_away_for_a_while_makes_no_image_a_bad_one(photos, monkeypatch):
+    split, warnings = on_disk(photos)
+    expected = split.stack([0])
+    waits = failing(monkeypatch, 3, errno.ESTALE)
+    assert torch.equal(split.stack([0]), expected)
+    assert warnings == []
+    assert waits == [0.5, 1.0, 2.0]
+
+
+def test_a_storage_that_stays_away_is_a_reason(photos, monkeypatch):
+    split, warnings = on_disk(photos)
+    waits = failing(monkeypatch, 8, errno.EIO)
+    split.stack([0])
+    assert "00.png (" in warnings[0]
+    assert "Input/output error" in warnings[0]
+    assert sum(waits) < 64
+
+
+def test_a_file_that_is_gone_is_not_waited_for(photos, monkeypatch):
+    split, warnings = on_disk(photos)
+    waits = failing(monkeypatch, 1, errno.ENOENT)
+    split.stack([0])
+    assert (len(warnings), waits) == (1, [])
+
+
+def test_a_list_that_the_disk_does_not_take_ends_no_training(tmp_path):
+    warnings = []
+    (tmp_path / "bad.txt").mkdir()
+    BadImages(2000, tmp_path / "bad.txt", warnings.append).add(Unreadable(tmp_path / "x", "cut"))
+    assert len(warnings) == 1

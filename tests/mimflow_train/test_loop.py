@@ -139,3 +139,11 @@ def test_signal_asks_the_loop_to_stop_and_is_then_given_back(number):
         os.kill(os.getpid(), number)
         assert stop.received == number
     assert signal.getsignal(number) is before
+
+
+def test_a_first_signal_after_another_worker_s_ends_nothing():
+    stop = StopRequest(before_exit=lambda: pytest.fail("it is no second one of this process"))
+    with stop.listening():
+        stop.received = signal.SIGTERM  # as a torchrun worker learns it from the others
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.received == signal.SIGTERM

@@ -1,11 +1,14 @@
 """What a driver shows of workers that are other processes."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 
 from mimflow_train.console import Progress
-from mimflow_train.reports import Readout
+from mimflow_train.plan import Plan
+from mimflow_train.reports import Readout, Reports
 
 
 @pytest.fixture
@@ -51,3 +54,20 @@ def test_steps_that_a_restart_repeats_are_shown_again(tmp_path, report, capsys, 
     assert capsys.readouterr().err == "step 20/20  loss 1\n" * 2
     assert begun == [(10, 20), (10, 20)], "a bar goes back, and time left is of the new start"
     readout.close()
+
+
+def test_a_list_that_cannot_be_read_for_a_while_ends_nothing(tmp_path, config, monkeypatch, capsys):
+    plan = Plan(until=20, checkpoint_every=10)
+    with contextlib.closing(Reports(config, tmp_path, plan, shown=False)) as reports:
+        reports.begin(0)
+
+        def away(_):
+            raise OSError(116, "Stale file handle")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "is_file", away)
+            reports.write(10, {"loss": 1.0})
+        reports.write(20, {"loss": 1.0})
+    assert "the values of step 10 cannot be recorded" in capsys.readouterr().err
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 20

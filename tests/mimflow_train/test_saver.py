@@ -241,10 +241,24 @@ def test_milestones_keep_the_average_when_checkpoints_go(state, saver, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"), [(0, False), (49, False), (50, True), (56, True), (57, False)]
+    ("step", "kept", "expected"),
+    [
+        (0, [], False),
+        (49, [], False),
+        (50, [], True),
+        (56, [], True),
+        (63, [56], False),
+        (63, [], True),  # where the disk did not take the one of 56
+        (100, [56], True),
+        (105, [56, 100], False),
+        (50, [50], False),
+    ],
 )
-def test_a_milestone_is_the_first_checkpoint_from_each_multiple_on(step, expected):
-    assert Plan(until=9, checkpoint_every=7, milestone_every=50).is_milestone(step) is expected
+def test_a_milestone_is_the_first_checkpoint_that_is_kept_from_each_multiple_on(
+    step, kept, expected
+):
+    plan = Plan(until=9, checkpoint_every=7, milestone_every=50)
+    assert plan.is_milestone(step, kept) is expected
 
 
 def test_equal_states_have_equal_fingerprints_and_one_bit_changes_it(config, state, tmp_path):

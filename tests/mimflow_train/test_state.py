@@ -4,7 +4,14 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mimflow_train.checkpoint import latest_checkpoint, load_state, snapshot, write_checkpoint
+from mimflow_train import checkpoint as checkpoint_module
+from mimflow_train.checkpoint import (
+    damage,
+    latest_checkpoint,
+    load_state,
+    snapshot,
+    write_checkpoint,
+)
 from mimflow_train.config import OptimConfig
 from mimflow_train.errors import StorageError
 from mimflow_train.state import TrainState, learning_rate
@@ -93,12 +100,36 @@ def test_damaged_checkpoint_is_passed_over(config, tmp_path, name):
     content[len(content) // 2] ^= 0xFF
     damaged.write_bytes(bytes(content))
     warnings = []
+
+    def names():
+        return {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
     assert latest_checkpoint(tmp_path, warnings.append) == earlier
     assert "step_00000003 is damaged" in warnings[0]
-    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {earlier.name, "damaged_step_00000003"}
-    assert latest_checkpoint(tmp_path, warnings.append) == earlier
-    assert len(warnings) == 1
+    assert names() == {earlier.name, "step_00000003"}, "who only reads leaves it to who trains"
+    assert latest_checkpoint(tmp_path, warnings.append, set_aside=True) == earlier
+    assert names() == {earlier.name, "damaged_step_00000003"}
+    assert latest_checkpoint(tmp_path, warnings.append, set_aside=True) == earlier
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize(("times", "is_damaged"), [(4, False), (99, True)])
+def test_a_checkpoint_that_cannot_be_read_for_a_while_is_whole(
+    config, tmp_path, monkeypatch, times, is_damaged
+):
+    folder = write_checkpoint(snapshot(stepped(config)), config, tmp_path)
+    left, digest, waits = [times], checkpoint_module._sha256, []
+
+    def away(path):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(116, "Stale file handle")
+        return digest(path)
+
+    monkeypatch.setattr(checkpoint_module, "_sha256", away)
+    monkeypatch.setattr(checkpoint_module.time, "sleep", waits.append)
+    assert (damage(folder) is not None) is is_damaged
+    assert len(waits) == 4
 
 
 def test_only_damaged_checkpoints_start_nothing_anew(config, tmp_path):

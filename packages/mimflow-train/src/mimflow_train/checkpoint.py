@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,8 @@ __all__ = [
 
 FORMAT = 1
 _KEEP = 2
+_READS = 5
+_SECONDS_BETWEEN_READS = 2.0
 
 
 class Snapshot(NamedTuple):
@@ -106,9 +109,10 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
             f"Expected to write a checkpoint to {folder}; {error}. "
             "Free some space and run the same command again: it continues from the one before."
         ) from error
-    for old in checkpoints(run_dir)[:-_KEEP]:
-        if old != joint_checkpoint(config, run_dir):
-            _drop(old)
+    with contextlib.suppress(OSError):  # what cannot be found now is removed after the next
+        for old in checkpoints(run_dir)[:-_KEEP]:
+            if old != joint_checkpoint(config, run_dir):
+                _drop(old)
     return folder
 
 
@@ -132,14 +136,16 @@ def _drop(folder: Path) -> None:
         shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.draft")))
 
 
-def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None:
+def latest_checkpoint(
+    run_dir: Path, warn: Callable[[str], None], *, set_aside: bool = False
+) -> Path | None:
     """Return the newest checkpoint whose files are what its manifest says; None for a new run.
 
-    Newer, damaged ones are then renamed ``damaged_step_*``: training on would write them again.
-
     Args:
-        run_dir: The run; one process looks at a time.
+        run_dir: The run.
         warn: Receives one sentence for each damaged checkpoint.
+        set_aside: Rename newer, damaged ones ``damaged_step_*``, since training on writes them
+            again. For the process that trains alone.
 
     Raises:
         StorageError: If there are checkpoints and all are damaged; they stay as they are.
@@ -148,7 +154,7 @@ def latest_checkpoint(run_dir: Path, warn: Callable[[str], None]) -> Path | None
     for folder in reversed(folders):
         found = damage(folder)
         if found is None:
-            for each in damaged:
+            for each in damaged if set_aside else ():
                 target = each.with_name(f"damaged_{each.name}")
                 shutil.rmtree(target, ignore_errors=True)
                 each.rename(target)
@@ -263,7 +269,24 @@ def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, A
 
 
 def damage(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint, None if nothing is."""
+    """Return what is wrong with a checkpoint, None if nothing is.
+
+    What cannot be read is tried again for a while: a file system on a network may be away.
+    """
+    for _ in range(_READS - 1):
+        try:
+            return _damage(folder)
+        except FileNotFoundError as error:
+            return str(error)
+        except OSError:
+            time.sleep(_SECONDS_BETWEEN_READS)
+    try:
+        return _damage(folder)
+    except OSError as error:
+        return str(error)
+
+
+def _damage(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
@@ -271,7 +294,7 @@ def damage(folder: Path) -> str | None:
         for name, wanted in manifest["files"].items():
             if _sha256(folder / name) != wanted["sha256"]:
                 return f"{name} does not match its checksum"
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         return str(error)
     return None
 

@@ -61,6 +61,7 @@ class StopRequest:
 
     def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
         self.received: int | None = None
+        self._heard = False  # received may be what another worker has heard
         self._before_exit = before_exit
 
     @contextmanager
@@ -75,8 +76,8 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
+        if not self._heard:
+            self._heard, self.received = True, self.received or number
             return
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(each, lambda number, _: os._exit(128 + number))  # the third does not wait

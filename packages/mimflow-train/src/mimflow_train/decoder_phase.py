@@ -101,8 +101,9 @@ class DecoderPhase:
             for part in self.parts:
                 self._learn_to_judge(part, self._fresh_fakes(part), values)
             values |= self._clip_discriminator()
-            if not values["discriminator_norm"].isfinite():
-                discriminator.zero_grad()  # AdamW passes over weights without a gradient
+            if not values["discriminator_norm"].isfinite():  # of the decoder's step nothing is lost
+                discriminator.zero_grad()
+                return values
         take_step(discriminator, self.phase.optim, step, self.phase.steps)
         if self.phase.lecam_weight:
             means = [self.logits["real"], self.logits["fake"]]

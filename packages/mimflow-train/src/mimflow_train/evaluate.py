@@ -204,4 +204,5 @@ def _class_probe(data: LabelledImages, seed: int, extractor: Extractor) -> Logis
 
 @torch.no_grad()
 def _nll(model: MIMFlow, z: Tensor, label: Tensor) -> float:
-    return nll_per_dim(model.flow(z, label.to(z.device))).mean().item()
+    parts = zip(z.split(CHUNK), label.to(z.device).split(CHUNK), strict=True)
+    return torch.cat([nll_per_dim(model.flow(*part)) for part in parts]).mean().item()

@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
@@ -25,10 +25,14 @@ class Recorder:
     """
 
     def __init__(self, run_dir: Path, start: int) -> None:
-        path = run_dir / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        path.write_text("".join(f"{line}\n" for line in lines if _step(line) <= start))
-        self._lines = path.open("a", buffering=1)
+        self._path = run_dir / "metrics.jsonl"
+        text = self._path.read_text() if self._path.exists() else ""
+        kept = "".join(f"{line}\n" for line in text.splitlines() if _step(line) <= start)
+        if kept != text:
+            draft = self._path.with_name(f".{self._path.name}.draft")
+            draft.write_text(kept)
+            draft.replace(self._path)
+        self._lines: TextIO | None = self._path.open("a", buffering=1)
         self._board = _Board(run_dir / "tensorboard", start + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -38,15 +42,24 @@ class Recorder:
             OSError: If the disk does not take them; the next ones may be.
         """
         try:
+            self._lines = self._lines or self._path.open("a", buffering=1)
             self._lines.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
+        except OSError:
+            self._close_lines()
+            raise
         finally:
             self._board.write(step, values)
 
     def close(self) -> None:
         """Flush both files."""
-        with contextlib.suppress(OSError):  # what a full disk did not take has been told
-            self._lines.close()
+        self._close_lines()
         self._board.close()
+
+    def _close_lines(self) -> None:
+        lines, self._lines = self._lines, None
+        if lines is not None:
+            with contextlib.suppress(OSError):  # what a full disk did not take has been told
+                lines.close()
 
 
 class _Board:

@@ -50,7 +50,9 @@ class StepError(Exception):
 
 
 class Skipped(NamedTuple):
-    """A step that changed no weight, since its gradient was not finite.
+    """A step of which a gradient was not finite, and what it was for stayed as it was.
+
+    That is everything; with fresh fakes it may be the discriminator alone.
 
     Attributes:
         step: Optimiser steps done before.

@@ -65,6 +65,15 @@ class Health:
         finally:
             self._waited += self._clock() - began
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave the time spent in a block, such as saving, out of the next line's speed."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._began += self._clock() - began
+
     def fetched(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Yield the batches, counting the time that each takes to come as waiting."""
         iterator = iter(batches)

@@ -114,12 +114,13 @@ def _train(
     for batch, draws in health.fetched(_prepared(context, config, data, state)):
         values = phase.gradients(batch, draws)
         norms = phase.clip()
-        if all(math.isfinite(float(norm)) for norm in norms.values()):
-            skipped = 0
-            values |= phase.update()
+        if is_good := _are_finite(norms):
+            after = phase.update()  # of the decoder phase it may tell of a discriminator
+            is_good, values = _are_finite(after), values | after
         else:
-            skipped += 1
             phase.skip()
+        skipped = 0 if is_good else skipped + 1
+        if skipped:
             found = {name: float(value) for name, value in {**values, **norms}.items()}
             calls.skipped(Skipped(state.step, found, batch.indices.tolist()))
             if skipped == _STOP_AFTER_SKIPS:
@@ -138,9 +139,14 @@ def _train(
                 context.report(state.step, health.line(means) | phase.latents())
         stop = context.should_stop()
         if stop or state.step % calls.save_every == 0 or state.step == state.end:
-            calls.save(state)
+            with health.apart():
+                calls.save(state)
         if stop:
             break
+
+
+def _are_finite(values: dict[str, Tensor]) -> bool:
+    return all(math.isfinite(float(value)) for value in values.values())
 
 
 def _prepared(

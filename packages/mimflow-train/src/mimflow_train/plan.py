@@ -1,5 +1,6 @@
 """How far a run goes now and what it leaves behind: nothing of it changes what is learned."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,12 @@ class Plan:
     milestone_every: int = 50_000
     log: Literal["files", "wandb"] = "files"
 
-    def is_milestone(self, step: int) -> bool:
-        """Whether the weights of a checkpoint at this step are kept for good."""
-        return step >= self.milestone_every and step % self.milestone_every < self.checkpoint_every
+    def is_milestone(self, step: int, kept: Collection[int]) -> bool:
+        """Whether the weights of a checkpoint at this step are to be kept for good.
+
+        Args:
+            step: Of the checkpoint.
+            kept: Steps of which weights are kept already.
+        """
+        multiple = step // self.milestone_every * self.milestone_every
+        return multiple > 0 and not any(multiple <= each <= step for each in kept)

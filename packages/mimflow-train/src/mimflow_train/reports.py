@@ -43,9 +43,9 @@ class Reports:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record and show the values of a step; a full disk costs lines, not the run."""
         assert self._recorder is not None, "begin comes first"
-        bad = _count_lines(self._run_dir / "bad_images.txt")
-        values = {**values, "bad_images": float(bad)} if bad else values
         try:
+            bad = _count_lines(self._run_dir / "bad_images.txt")
+            values = {**values, "bad_images": float(bad)} if bad else values
             self._recorder.write(step, values)
         except OSError as error:
             if not self._told_full:

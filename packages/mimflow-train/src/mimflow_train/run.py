@@ -215,7 +215,7 @@ def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
     found: list[Path | StorageError | None] = [None]
     if context.rank == 0:
         try:
-            found = [latest_checkpoint(run_dir, say)]
+            found = [latest_checkpoint(run_dir, say, set_aside=True)]
         except StorageError as error:
             found = [error]
     if context.world_size > 1:
@@ -268,7 +268,7 @@ def _noting(context: Context, run_dir: Path) -> Callable[[Skipped], None]:
             return
         if not said:
             say(
-                f"Warning: step {step.step} has no finite gradient and changes nothing; its terms "
+                f"Warning: step {step.step} has no finite gradient, which changes nothing; its terms "
                 f"and images are in {path}, as those of later ones will be."
             )
         said = True

@@ -88,9 +88,10 @@ class Saver:
 
     def _write(self, state: Snapshot) -> None:
         folder = write_checkpoint(state, self.config, self.run_dir)
-        if self.plan.is_milestone(state.step):
-            target = self.run_dir / "milestones" / f"{folder.name}.safetensors"
-            export_weights(folder, self.config, target)
+        kept = self.run_dir / "milestones"
+        steps = [int(path.stem.removeprefix("step_")) for path in kept.glob("step_*.safetensors")]
+        if self.plan.is_milestone(state.step, steps):
+            export_weights(folder, self.config, kept / f"{folder.name}.safetensors")
 
     def _draw(self, state: State, copies: Snapshot) -> None:
         """Draw samples now; the thread makes a file of them."""

@@ -11,13 +11,18 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from genmetrics import GenmetricsError
-from mimflow_train.errors import MimflowError, PeerError, StorageError
+from mimflow_train.errors import DivergedError, MimflowError, PeerError, StorageError
 from mimflow_train.machine import torchrun_place
 from mimflow_train.provenance import code_commit
 
 __all__ = ["leave", "parse", "run"]
 
 Options = TypeVar("Options")
+# Errors of libraries whose classes would have to be imported to be named.
+_ANSWERS = {
+    ("torch", "OutOfMemoryError"): ("Give --device cpu, or a card with more memory.", 1),
+    ("tarflow_prior.errors", "NonFiniteError"): ("Give a lower guidance.", DivergedError.exit_code),
+}
 
 
 def parse(kind: type[Options], arguments: Sequence[str] | None, program: str) -> Options:
@@ -56,6 +61,13 @@ def run(body: Callable[[], int], program: str) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted; nothing was being trained.\n")
         return 130
+    except Exception as error:
+        answer = _ANSWERS.get((type(error).__module__, type(error).__name__))
+        if answer is None:
+            raise
+        advice, code = answer
+        sys.stderr.write(f"{program}: {str(error).strip().splitlines()[0]} {advice}\n")
+        return code
 
 
 def _unread() -> int:

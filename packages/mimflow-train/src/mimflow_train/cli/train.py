@@ -153,6 +153,8 @@ def _train_and_finish(
     began = time.monotonic()
     (run_dir / "bad_images.txt").unlink(missing_ok=True)  # it is found out anew
     until = last_step(config, run_dir, options.phase)
+    if steps_done(run_dir) < until:  # its scores will be others; scripts look whether it is there
+        (run_dir / "summary.json").unlink(missing_ok=True)
     say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
     stopped = _train(options, config, run_dir, launch)
     if stopped is not None:

@@ -1,5 +1,6 @@
 """Any folder or tar of class sub-folders of images, decoded once when it fits in memory."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -113,9 +114,12 @@ class BadImages:
 
     def _listed(self) -> set[Path]:
         """Return what other workers have found."""
-        if self._listing is None or not self._listing.exists():
+        if self._listing is None:
             return set()
-        listed = self._listing.read_text(encoding="utf-8", errors="surrogateescape")
+        try:
+            listed = self._listing.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:  # there is none yet, or it cannot be read for a while
+            return set()
         return {Path(line) for line in listed.splitlines()}
 
     def _write(self, unreadable: Unreadable) -> None:
@@ -123,9 +127,13 @@ class BadImages:
             f"Cannot decode {unreadable.path} ({unreadable.reason}); "
             "the next readable image of its class stands in for it."
         )
-        if self._listing is not None:
-            with self._listing.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(f"{unreadable.path}\n")
+        if self._listing is None:
+            return
+        with (  # a full disk ends no training
+            contextlib.suppress(OSError),
+            self._listing.open("a", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            file.write(f"{unreadable.path}\n")
 
 
 class FolderImages:

@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +22,7 @@ __all__ = ["load"]
 
 Anything = TypeVar("Anything")
 _AHEAD = 2  # batches that each process keeps ready
+_ANSWERED_BY_TRAINING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PATIENCE_SECONDS = 20  # from SIGTERM to a process's end, for the training process to save
 
 
@@ -118,10 +120,17 @@ def _clean_processes() -> BaseContext:
     """Return a way to start processes from one that has imported torch and done nothing else.
 
     A fork of this process may hang if it has CUDA or Ray's threads, and importing torch and the
-    main module in each takes seconds. The one that is forked idles until this process ends.
+    main module in each takes seconds. The one that is forked idles until this process ends, and
+    does not hear the signals that torchrun sends to all processes of a worker.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
+    resource_tracker.ensure_running()  # which the other would start, and then let signals in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ANSWERED_BY_TRAINING)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -130,6 +139,8 @@ def _unchanged(batch: Anything) -> Anything:
 
 
 def _leave_signals(_number: int) -> None:
-    """Let the training process answer Ctrl-C and SIGTERM, which may come to all processes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let the training process answer the signals to save, which may come to all processes."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_PATIENCE_SECONDS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ANSWERED_BY_TRAINING)
