@@ -268,8 +268,8 @@ def _noting(context: Context, run_dir: Path) -> Callable[[Skipped], None]:
             return
         if not said:
             say(
-                f"Warning: step {step.step} has no finite gradient, which changes nothing; its terms "
-                f"and images are in {path}, as those of later ones will be."
+                f"Warning: step {step.step} has no finite gradient, which changes nothing; its "
+                f"terms and images are in {path}, as those of later ones will be."
             )
         said = True
 
