@@ -362,3 +362,20 @@ def test_a_discriminator_without_finite_gradients_is_noted_and_then_stops_the_ru
     assert all(
         torch.equal(value, before["lecam"][key]) for key, value in state.lecam.state_dict().items()
     )
+
+
+def test_a_term_of_one_worker_alone_skips_no_step(config, data, monkeypatch):
+    """Another worker would go on, and wait for one that starts anew."""
+    config = changed(config, fresh_fakes=True, steps=4)
+    joint, _ = run(config, data, until=3)
+    state, skipped = DecoderState.after(joint, torch.device("cpu")), []
+    update = DecoderPhase.update
+    monkeypatch.setattr(
+        DecoderPhase,
+        "update",
+        lambda phase: update(phase) | {"discriminator": torch.tensor(math.inf)},
+    )
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    train(context, config, data, state=state, calls=Calls(99, lambda _: None, skipped.append))
+    assert skipped == []
+    assert state.step == state.end
