@@ -1,6 +1,4 @@
-import os
 import shutil
-import sys
 
 import pytest
 import torch
@@ -53,18 +51,6 @@ def test_more_than_eight_bits_a_channel_are_refused(tmp_path, mode, name, bits):
     wide(mode, name, tmp_path)
     with pytest.raises(OSError, match=f"^{bits} bits a channel; save it with 8$"):
         load_rgb(tmp_path / name)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_a_name_that_is_no_text_is_listed_and_known_again(folder, tmp_path):
-    name = os.fsdecode(b"\xff.png")
-    (folder / "blue" / name).write_bytes(b"no picture")
-    for times_told in (1, 0):
-        data, warnings, bad_list = images_of(folder, tmp_path)
-        data.train.stack(range(len(data.train.labels)))
-        data.held_out.stack(range(len(data.held_out.labels)))
-        assert len(warnings) == times_told
-    assert bad_list.read_bytes() == os.fsencode(folder / "blue" / name) + b"\n"
 
 
 def test_picture_of_16_bits_is_replaced_with_its_reason(folder, tmp_path):

@@ -179,3 +179,12 @@ def test_a_list_that_the_disk_does_not_take_ends_no_training(tmp_path):
     (tmp_path / "bad.txt").mkdir()
     BadImages(2000, tmp_path / "bad.txt", warnings.append).add(Unreadable(tmp_path / "x", "cut"))
     assert len(warnings) == 1
+
+
+def test_a_name_that_is_no_text_is_listed_and_known_again(tmp_path):
+    warnings, name = [], b"\xff.png".decode(errors="surrogateescape")
+    for _ in range(2):  # the second is another worker, or the same after a restart
+        bad = BadImages(2000, tmp_path / "bad.txt", warnings.append)
+        bad.add(Unreadable(tmp_path / name, "cut"))
+    assert len(warnings) == 1
+    assert (tmp_path / "bad.txt").read_bytes().endswith(b"/\xff.png\n")
