@@ -145,7 +145,7 @@ def failing(monkeypatch, times, code):
         return read(self, index)
 
     monkeypatch.setattr(ImageFiles, "_read", away)
-    monkeypatch.setattr("mimflow_train.data.files.time.sleep", waits.append)
+    monkeypatch.setattr("mimflow_train.away.time.sleep", waits.append)
     return waits
 
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mimflow_train.away import patiently
 from mimflow_train.config import TrainConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.errors import StorageError, remedy
@@ -41,8 +41,7 @@ __all__ = [
 
 FORMAT = 1
 _KEEP = 2
-_READS = 5
-_SECONDS_BETWEEN_READS = 2.0
+_WAITS = (2.0, 2.0, 2.0, 2.0)  # seconds
 
 
 class Snapshot(NamedTuple):
@@ -273,15 +272,8 @@ def damage(folder: Path) -> str | None:
 
     What cannot be read is tried again for a while: a file system on a network may be away.
     """
-    for _ in range(_READS - 1):
-        try:
-            return _damage(folder)
-        except FileNotFoundError as error:
-            return str(error)
-        except OSError:
-            time.sleep(_SECONDS_BETWEEN_READS)
     try:
-        return _damage(folder)
+        return patiently(lambda: _damage(folder), _WAITS)
     except OSError as error:
         return str(error)
 

@@ -1,21 +1,19 @@
 """Image files in a folder or in tars, as columns: 1.28 million of them take 70 MB. No torch."""
 
-import errno
 import hashlib
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from mimflow_train.away import patiently
+
 __all__ = ["PLAIN", "FolderLayout", "Found", "ImageFiles"]
 
 PLAIN = -1  # a file of its own, not a member of a tar
 _MOST_NAMED = 3  # classes in a sentence
-# What a storage on a network, or one that was shared out, says while it is away.
-_AWAY = {errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds
 
 
@@ -92,14 +90,7 @@ class ImageFiles:
         Raises:
             OSError: If it is not there, or the tar ends before the member does.
         """
-        for seconds in _WAITS:
-            try:
-                return self._read(index)
-            except OSError as error:
-                if error.errno not in _AWAY:
-                    raise
-            time.sleep(seconds)
-        return self._read(index)
+        return patiently(lambda: self._read(index), _WAITS)
 
     def _read(self, index: int) -> bytes:
         archive, offset = int(self.archive[index]), int(self.offsets[index])

@@ -1,0 +1,31 @@
+"""Waits for a storage that is away for a moment: a network's, or one that many read."""
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+__all__ = ["patiently"]
+
+Read = TypeVar("Read")
+_AWAY = {errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
+
+
+def patiently(read: Callable[[], Read], waits: Sequence[float]) -> Read:
+    """Return what a function reads; where the storage is away, try again.
+
+    Args:
+        read: Reads.
+        waits: Seconds before each further try.
+
+    Raises:
+        OSError: If it is away all the time; at once what is no sign of that, as a missing file.
+    """
+    for seconds in waits:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in _AWAY:
+                raise
+        time.sleep(seconds)
+    return read()
