@@ -229,6 +229,15 @@ def test_failed_save_at_the_end_is_no_warning(state, saver, monkeypatch):
         saver(state)
 
 
+def test_a_file_of_another_name_among_the_milestones_is_passed_over(state, saver, tmp_path):
+    (tmp_path / "milestones").mkdir()
+    (tmp_path / "milestones" / "step_best.safetensors").touch()
+    state.step = 4
+    saver(state)
+    saver.wait()
+    assert (tmp_path / "milestones" / "step_00000004.safetensors").is_file()
+
+
 def test_milestones_keep_the_average_when_checkpoints_go(state, saver, tmp_path):
     for step in (2, 4, 6):
         state.step = step

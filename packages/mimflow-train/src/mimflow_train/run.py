@@ -113,6 +113,7 @@ def train_run(
         The state at ``plan.until``, or where the context asked to stop.
 
     Raises:
+        DataError: If the images are not those of the configuration, or not rank 0's.
         DivergedError: If it diverges again after the roll-back.
         RetriesError: If one step has failed too often.
     """

@@ -1,6 +1,7 @@
 """Saves a run as it goes: checkpoints in a second thread, sample grids, milestones."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -89,8 +90,7 @@ class Saver:
     def _write(self, state: Snapshot) -> None:
         folder = write_checkpoint(state, self.config, self.run_dir)
         kept = self.run_dir / "milestones"
-        steps = [int(path.stem.removeprefix("step_")) for path in kept.glob("step_*.safetensors")]
-        if self.plan.is_milestone(state.step, steps):
+        if self.plan.is_milestone(state.step, _steps_of(kept)):
             export_weights(folder, self.config, kept / f"{folder.name}.safetensors")
 
     def _draw(self, state: State, copies: Snapshot) -> None:
@@ -119,6 +119,14 @@ class Saver:
             if fatal or self.failures == _ALLOWED_FAILURES:
                 raise
             say(f"Warning: {error} Training goes on; earlier checkpoints are as they were.")
+
+
+def _steps_of(milestones: Path) -> list[int]:
+    """Return the steps of which weights are kept; none where that cannot be read."""
+    with suppress(OSError):
+        names = (path.stem for path in milestones.glob("step_*.safetensors"))
+        return [int(name[5:]) for name in names if name[5:].isdecimal()]
+    return []
 
 
 def _model(state: State, copies: Snapshot) -> MIMFlow:
