@@ -32,6 +32,7 @@ def run(*arguments):
         (["table1", "--set", "seed=3"], "Give --seeds 3"),
         (["table1", "--workers", 0], "Expected --workers >= 1"),
         (["table1", "--num", -1], "Expected --num >= 0"),
+        (["table1", "--num", 3], "Expected --num >= 4 samples"),
         (["table1", "--scale", "M"], "Expected --scale tiny"),
         (["table1", "--scale", "L"], "Expected --data with --scale L"),
         (["table1", "--scale", "L", "--quick"], "Expected --scale tiny with --quick"),
@@ -99,6 +100,14 @@ def test_other_images_in_the_same_folder_are_other_runs(images, tmp_path):
     assert command._recipe(options, tmp_path) == first
     next((images / "val" / "red").iterdir()).unlink()
     assert command._recipe(options, tmp_path) != first
+
+
+def test_too_few_images_to_judge_by_are_said_before_anything_is_trained(images, tmp_path, capsys):
+    for file in (images / "val" / "red").iterdir():
+        file.unlink()
+    assert run("table3", "--data", images, "--out", tmp_path / "out") == 3
+    assert "Expected at least 4 held-out images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from mimflow_train.errors import ConfigError
+from mimflow_train.overrides import override
 from mimflow_train.recipes import IMAGENET_CLASSES, paper, tiny
 from mimflow_train.reproduce.design import Claim, Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
@@ -68,10 +69,18 @@ def test_the_two_stage_rows_share_their_autoencoder():
     base = tiny()
     rows = [each for each in EXPERIMENTS["table1"].variants if each.two_stage]
     configs = [variant_config(base, EXPERIMENTS["table1"], each, 0) for each in rows]
-    first = [autoencoder_config(base, config) for config in configs]
+    first = [autoencoder_config(config) for config in configs]
     assert len(rows) == 6
     assert all(each == first[0] for each in first)
     assert first[0].loss.nll == 0
+
+
+def test_a_setting_that_a_row_overrules_changes_neither_of_its_stages():
+    experiment = EXPERIMENTS["table1"].only(["softplus removed"])
+    base = override(tiny(), ["model.flow.gate=none", "model.flow.scale=softplus"])
+    assert planned_runs(base, experiment)[1] != planned_runs(tiny(), experiment)[1]
+    base = override(tiny(), ["model.flow.gate=none"])
+    assert planned_runs(base, experiment) == planned_runs(tiny(), experiment)
 
 
 def test_equal_rows_are_planned_once():

@@ -23,6 +23,7 @@ def rows(metric, a, b):
         ((5.0, 9.0, 7.0), (6.0, 8.0, 9.0), "within the spread"),
         ((5.0,), (6.0,), "one seed: the paper's order"),
         ((6.0,), (5.0,), "one seed: not the paper's order"),
+        ((5.0,), (5.0,), "one seed: equal, difference +0, spread unknown"),
         ((), (5.0,), "not run"),
     ],
 )

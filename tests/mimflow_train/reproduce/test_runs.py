@@ -48,6 +48,16 @@ def test_equal_configurations_share_a_folder(session):
     assert len({session.run_dir(each) for each in [base, *others]}) == 4
 
 
+def test_the_same_images_at_another_place_share_a_folder(session):
+    def folder(**images):
+        data = dataclasses.replace(session.base.data, **images)
+        return session.run_dir(dataclasses.replace(session.base, data=data))
+
+    assert folder(source="a", fingerprint="1") == folder(source="b", fingerprint="1")
+    assert folder(source="a", fingerprint="1") != folder(source="a", fingerprint="2")
+    assert folder(source="a", fingerprint="") != folder(source="b", fingerprint="")
+
+
 def test_guidance_is_of_the_samples_and_makes_no_other_run(session):
     others = [override(session.base, [f"guidance={each}"]) for each in (0.0, 3.0, 7.5)]
     assert {session.run_dir(each) for each in others} == {session.run_dir(session.base)}
@@ -109,7 +119,7 @@ def parts(model, *names):
 
 def test_the_stages_follow_each_other(fixed):
     session, config = fixed
-    first = trained.trained(session, autoencoder_config(session.base, config)).model
+    first = trained.trained(session, autoencoder_config(config)).model
     flow = train_two_stages(session, config, decoder_phase=False).model
     both = train_two_stages(session, config, decoder_phase=True).model
     for model in (flow, both):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "mimflow-reproduce"
 _SEE_LIST = "`mimflow-reproduce list` shows them."
+_LEAST_JUDGED = 4  # precision and recall look at the third nearest neighbour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,11 @@ def _check_numbers(options: ReproduceOptions) -> None:
     for name, least in (("num", 0), ("workers", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
+    if 0 < options.num < _LEAST_JUDGED:
+        raise ConfigError(
+            f"Expected --num >= {_LEAST_JUDGED} samples, which precision and recall need, or 0 for "
+            f"the usual number; got {options.num}."
+        )
     for setting in options.set:
         key, _, value = setting.partition("=")
         if key == "seed":
@@ -230,6 +236,11 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
         raise DataError(
             f"Expected images of several classes in {root}, which the paper's tables are about; "
             "got one. Give another folder."
+        )
+    if len(layout.held_out) < _LEAST_JUDGED:
+        raise DataError(
+            f"Expected at least {_LEAST_JUDGED} held-out images in {root} to judge by; got "
+            f"{len(layout.held_out)}. Add images."
         )
     return layout.class_names, str(root.resolve()), layout.fingerprint
 

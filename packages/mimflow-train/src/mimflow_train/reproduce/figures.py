@@ -76,7 +76,8 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
     )
     counts = (
         f"{len(chosen)} held-out images of {len(classes)} classes, whole and without noise, their "
-        f"neighbours among up to {_MAPPED} training images of the same classes; maps by {method}, "
+        f"neighbours among up to {_MAPPED} training images of the same classes (all of these where "
+        f"there are fewer than {_NEIGHBOURS}); maps by {method}, "
         f"of each row's first seed; chance 1/{len(classes)}"
     )
     shown = tuple(pictures.values())

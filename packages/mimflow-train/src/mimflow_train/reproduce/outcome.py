@@ -175,9 +175,10 @@ def _judge(claim: Claim, pairs: Sequence[tuple[float, float]]) -> str:
         return f"unresolved: infinite numbers; the paper's order in {ordered} of {len(pairs)} seeds"
     gains = [claim.sign * (a - b) for a, b in pairs]
     gain, spread = mean_and_spread(gains)
-    difference = f"difference {claim.sign * gain:+.4g}"
+    difference = f"difference {claim.sign * gain + 0.0:+.4g}"  # no -0 of two equal numbers
     if spread is None:
         order = "the paper's order" if gain > 0 else "not the paper's order"
+        order = order if gain else "equal"
         once = "one measurement" if claim.metric in COSTS else "one seed"
         return f"{once}: {order}, {difference}, spread unknown"
     seeds = f"{difference} +- {spread:.2g} over {len(gains)} seeds (standard deviation)"

@@ -160,7 +160,8 @@ def _reference(session: Session) -> Path:
     """Return the held-out images as a file that all rows are judged against."""
     split = session.data.held_out
     data, size = session.base.data, session.base.model.encoder.image_size
-    name = digest([data.source, data.fingerprint, size])
+    place = "" if data.fingerprint else data.source
+    name = digest([place, data.fingerprint, size])
     path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
     with locked_in_turn(path.parent):
         if not path.exists():

@@ -86,6 +86,8 @@ class Session:
         plain = to_dict(replace(config, guidance=recipe.guidance))
         if config.model.convolutional is None:  # runs from before there was a choice keep theirs
             del plain["model"]["convolutional"]
+        if config.data.fingerprint:  # the same images at another place are the same
+            del plain["data"]["source"]
         for path in OPERATIONAL:
             *parents, name = path.split(".")
             reduce(operator.getitem, parents, plain).pop(name)

@@ -54,7 +54,7 @@ def _beginning(session: Session, config: TrainConfig) -> TrainState:
     if config.model.convolutional == ConvolutionalConfig(fixed=True):
         read_sd_vae(model.encoder, model.decoder, find_weights(SD_VAE_FILE))
     else:
-        first = trained(session, autoencoder_config(session.base, config)).model
+        first = trained(session, autoencoder_config(config)).model
         model.encoder.load_state_dict(first.encoder.state_dict())
         model.decoder.load_state_dict(first.decoder.state_dict())
     deviation = _deviation(session, model)

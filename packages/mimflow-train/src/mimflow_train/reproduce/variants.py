@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mim_encoder import MaskRatio
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.overrides import override
+from mimflow_train.recipes import RECIPES
 from mimflow_train.reproduce.design import Experiment, Variant
 from tarflow_prior import Guidance
 
@@ -54,7 +55,7 @@ def planned_runs(
         config = variant_config(base, experiment, variant, base.seed, settings)
         until = config.all_steps if variant.decoder_phase else config.steps
         if variant.two_stage and base.scale == "tiny":
-            first = autoencoder_config(base, config)
+            first = autoencoder_config(config)
             planned.append(PlannedRun(first, first.steps))
         planned.append(PlannedRun(config, until))
     return longest(planned)
@@ -76,18 +77,21 @@ def longest(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     return kept
 
 
-def autoencoder_config(base: TrainConfig, config: TrainConfig) -> TrainConfig:
-    """Return the first stage of a run in two: the recipe's flow, which learns nothing.
+def autoencoder_config(config: TrainConfig) -> TrainConfig:
+    """Return the first stage of a run in two: the autoencoder, beside a flow that learns nothing.
+
+    That flow has the gate and the scale of the recipe, whatever the run's: so rows that differ in
+    these share the stage, and a run's own configuration decides all of it.
 
     Args:
-        base: The recipe, whose flow all rows share at this stage.
         config: The run.
     """
-    ours, convolutional = config.model.flow, config.model.convolutional
+    convolutional = config.model.convolutional
     assert convolutional is not None
+    recipe = RECIPES[config.scale](config.data.class_names, config.data.source).model.flow
     model = replace(
         config.model,
-        flow=replace(base.model.flow, num_tokens=ours.num_tokens, token_dim=ours.token_dim),
+        flow=replace(config.model.flow, gate=recipe.gate, scale=recipe.scale),
         convolutional=replace(convolutional, fixed=False),
     )
     return replace(config, model=model, loss=replace(config.loss, nll=0.0))
