@@ -137,7 +137,13 @@ def test_interrupted_run_goes_on_with_the_same_command(folder, tmp_path, capsys,
     assert run(train_command, *arguments, "--resume", "must") == 0
     assert reported_steps(out) == [10, 20]
 
-    assert run(train_command, *arguments, "--resume", "never", "--workers", "999") == 2
+    anew = [*arguments, "--resume", "never"]
+    assert run(train_command, *anew, "--workers", "999") == 2
+    assert run(train_command, *anew, "--set", "decoder_phase.steps=1", "--phase", "decoder") == 2
+    assert "Expected --resume auto or must with --phase decoder" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        assert run(train_command, *anew, "--set", "loss.perceptual_network=lpips") == 4
     assert (out / "checkpoints").exists()
     assert run(train_command, *arguments, "--resume", "never", "--set", "steps=10") == 0
     assert reported_steps(out) == [10]
@@ -459,6 +465,9 @@ def test_a_file_says_the_scale_unless_the_option_disagrees(tmp_path, capsys, mon
     assert capsys.readouterr().out.startswith("B: ")
     assert run(train_command, "--config", file, "--scale", "L", "--dry-run") == 2
     assert f"Expected --scale B, which {file} is for; got L." in capsys.readouterr().err
+    file.write_text("data = { source = 5 }\n")
+    assert run(train_command, "--config", file) == 2
+    assert f"Expected data.source of {file} as a folder; got 5." in capsys.readouterr().err
     file.write_text('scale = "Q"\n')
     assert run(train_command, "--config", file) == 2
     assert "XXL; got Q." in capsys.readouterr().err

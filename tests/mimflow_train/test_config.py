@@ -53,6 +53,13 @@ def test_parts_that_disagree_on_the_latents_are_refused():
         dataclasses.replace(model, flow=flow)
 
 
+def test_the_flow_knows_the_classes_of_the_images():
+    config = tiny()
+    flow = dataclasses.replace(config.model.flow, num_classes=5)
+    with pytest.raises(ConfigError, match="num_classes to equal the data's classes, 12; got 5"):
+        dataclasses.replace(config, model=dataclasses.replace(config.model, flow=flow))
+
+
 def test_override_sets_nested_values_of_each_type():
     config = override(
         tiny(), ["optim.lr=3", "model.flow.depths=(1,2)", "precision=fp32", "data.flip=true"]
@@ -81,7 +88,12 @@ def test_override_sets_nested_values_of_each_type():
             "model.encoder.image_size=64",
             "decoder.image_size to equal encoder.image_size, 64; got 32",
         ),
-        ("model.flow.num_classes=5", "num_classes to equal the data's classes, 12; got 5"),
+        (
+            "model.flow.num_classes=5",
+            "Expected --data, which decides model.flow.num_classes and more; got --set model.flow",
+        ),
+        ("data.source=pets/", "got --set data.source=pets/. Give --data."),
+        ("scale=L", "got --set scale=L. Give --scale."),
         ("model.features.efflite0.feature_dim=7", "the teacher's width, 112; got 7"),
         ("optim.betas=(0.9,)", "optim.betas as a tuple such as (0.5, 0.5)"),
         ("optim.betas=(0.9,2.0)", "optim.betas two numbers"),

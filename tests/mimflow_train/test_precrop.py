@@ -3,6 +3,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -61,6 +62,25 @@ def test_copy_of_valid_beside_train_is_in_val(source, tmp_path):
     before, after = read_layout(tmp_path / "split"), read_layout(tmp_path / "out")
     assert names(after.held_out) == [name.removeprefix("valid/") for name in names(before.held_out)]
     assert (tmp_path / "out" / "val").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "splits"])
+def test_copy_of_images_without_classes_has_them_all(source, tmp_path, kind):
+    flat = source / "a"
+    if kind == "tar":
+        with tarfile.open(tmp_path / "flat.tar", "w") as tar:
+            for file in sorted(flat.iterdir()):
+                tar.add(file, file.name)
+        flat = tmp_path / "flat.tar"
+    elif kind == "splits":
+        for number, file in enumerate(sorted(flat.iterdir())):
+            part = flat / ("val" if number > 9 else "train")
+            part.mkdir(exist_ok=True)
+            file.rename(part / file.name)
+    assert crop(flat, tmp_path / "out") == 0
+    before, after = read_layout(flat), read_layout(tmp_path / "out")
+    assert names(after.train) == names(before.train)
+    assert names(after.held_out) == names(before.held_out)
 
 
 def test_copy_has_the_pixels_that_training_would_see(source, tmp_path):

@@ -1,5 +1,6 @@
 """The page of a run: complete, self-contained, and honest about what is missing."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,7 +15,6 @@ from mimflow_train.cli import report as command
 from mimflow_train.config_file import write_config
 from mimflow_train.diagnostics import diagnose, write_diagnostics
 from mimflow_train.model import MIMFlow
-from mimflow_train.overrides import override
 
 VOID = ("meta", "img", "link")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -63,9 +63,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def with_images(config, **changes):
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
 @pytest.fixture
 def folder(config, tmp_path):
-    write_config(override(config, ["data.source=<b>mine</b>"]), tmp_path)
+    write_config(with_images(config, source="<b>mine</b>"), tmp_path)
     return tmp_path
 
 
@@ -192,7 +196,7 @@ def test_a_file_of_weights_has_no_page(tmp_path, capsys):
 
 def test_runs_side_by_side_show_what_differs(finished, config, tmp_path, capsys):
     other, out = tmp_path / "other", tmp_path / "both.html"
-    write_config(override(config, ["data.source=<b>mine</b>", "seed=11"]), other)
+    write_config(with_images(dataclasses.replace(config, seed=11), source="<b>mine</b>"), other)
     (other / "summary.json").write_text(json.dumps({"num_images": 17, "psnr": 8.25}))
     assert run(capsys, finished, other, "--out", out).out == f"{out}\n"
     text = out.read_text()

@@ -1,6 +1,7 @@
 """Whether a run folder may be gone on with, whatever is missing or damaged in it."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from mimflow_train.checkpoint import snapshot, write_checkpoint
 from mimflow_train.config_file import read_config, write_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.recipes import paper, tiny
-from mimflow_train.run_folder import checkpoints, prepare_run, require_begun
+from mimflow_train.run_folder import checkpoints, prepare_run, require_begun, steps_done
 from mimflow_train.state import TrainState
 
 
@@ -96,6 +97,24 @@ def test_never_removes_nothing_from_a_folder_that_is_no_run(config, tmp_path):
     (tmp_path / "samples" / "holiday.png").touch()
     prepare_run(config, tmp_path, "never")
     assert (tmp_path / "samples" / "holiday.png").exists()
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_folder_of_another_project_is_no_run(config, tmp_path, resume):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch1.pt").touch()
+    with pytest.raises(ConfigError, match=r"holds config\.json\. Name another"):
+        prepare_run(config, tmp_path, resume)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
+    assert (tmp_path / "checkpoints" / "epoch1.pt").exists()
+
+
+def test_a_copy_beside_a_checkpoint_is_none(begun, config):
+    (folder,) = checkpoints(begun)
+    shutil.copytree(folder, folder.with_name(f"{folder.name}.bak"))
+    assert checkpoints(begun) == [folder]
+    assert steps_done(begun) == 2
 
 
 def test_a_run_is_not_begun_among_other_folders(config, tmp_path):

@@ -16,6 +16,7 @@ __all__ = ["merge", "override"]
 
 _TEACHERS_KEY = "model.features"
 _OF_THE_IMAGES = ("data.source", "data.class_names", "data.fingerprint", "model.flow.num_classes")
+_OPTIONS = {"scale": "--scale", **dict.fromkeys(_OF_THE_IMAGES, "--data")}
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -49,6 +50,11 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     for key, separator, text in named:
         if not separator:
             raise ConfigError(f"Expected --set key=value; got {key!r}. Write optim.lr=2e-4.")
+        if key in _OPTIONS:
+            raise ConfigError(
+                f"Expected {_OPTIONS[key]}, which decides {key} and more; got --set {key}={text}. "
+                f"Give {_OPTIONS[key]}."
+            )
         if key == _TEACHERS_KEY:
             teachers = [] if text == "none" else text.split(",")
             config = dataclasses.replace(config, model=config.model.imitating(teachers))

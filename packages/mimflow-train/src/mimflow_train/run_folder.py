@@ -41,8 +41,9 @@ FILES_OF_A_RUN = (
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step_*"))
+    """Return the folders of a run's checkpoints, oldest first; a copy of another name is none."""
+    folders = (run_dir / "checkpoints").glob("step_*")
+    return sorted(each for each in folders if each.name.removeprefix("step_").isdecimal())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -70,7 +71,9 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
     Raises:
         ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
     """
-    if resume == "never":
+    if not _is_a_run(run_dir):
+        _require_nothing_else(run_dir)
+    elif resume == "never":
         _remove_run(run_dir)
     elif _begun(run_dir):
         recorded = _recorded(run_dir)
@@ -83,8 +86,6 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
                 f"Expected the configuration that {run_dir} was started with; changed: "
                 f"{_in_short(changed)}. Give another --out, or --resume never to start it anew."
             )
-    elif not (run_dir / "config.json").exists():
-        _require_nothing_else(run_dir)
     write_config(config, run_dir)
 
 
@@ -103,8 +104,9 @@ def _not_yet_used(config: TrainConfig, run_dir: Path) -> tuple[str, ...]:
 
 def _require_nothing_else(run_dir: Path) -> None:
     """Raise if a folder for a new run is one of something else, such as images."""
-    folders = (each.name for each in sorted(run_dir.glob("*")) if each.is_dir())
-    others = [name for name in folders if name not in FILES_OF_A_RUN]
+    paths = sorted(run_dir.glob("*"))
+    others = [each.name for each in paths if each.is_dir() and each.name not in FILES_OF_A_RUN]
+    others += [each.name for each in paths if each.name == "config.json"]
     if others:
         raise ConfigError(
             f"Expected a new folder or one of a run as --out; {run_dir} holds "
@@ -113,15 +115,26 @@ def _require_nothing_else(run_dir: Path) -> None:
 
 
 def _remove_run(run_dir: Path) -> None:
-    """Remove a run's files, and nothing of a folder that is no run."""
-    if not (run_dir / "config.json").exists() and not _begun(run_dir):
-        return
+    """Remove a run's files, and nothing else that its folder holds."""
     for each in FILES_OF_A_RUN:
         path = run_dir / each
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _is_a_run(run_dir: Path) -> bool:
+    """Return whether a folder has a checkpoint of ours, or a configuration, however damaged."""
+    folders = checkpoints(run_dir)
+    if any("config" in read_manifest(folder) for folder in folders):
+        return True
+    file = run_dir / "config.json"
+    try:
+        values = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError:
+        return bool(folders)
+    return isinstance(values, dict) and {"scale", "model", "data"} <= values.keys()
 
 
 def _recorded(run_dir: Path) -> dict[str, Any]:

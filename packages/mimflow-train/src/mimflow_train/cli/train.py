@@ -142,8 +142,25 @@ def _main(options: TrainOptions) -> int:
         return 0
     require_begun(run_dir, options.resume)
     with locked(run_dir):
+        _require_beginning(options, config, run_dir)
         prepare_run(config, run_dir, options.resume)
         return _train_and_finish(options, config, run_dir, launch)
+
+
+def _require_beginning(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
+    """Raise if a run that is to take the place of an earlier one cannot begin."""
+    from mimflow_train.cli.preflight import require_weights
+
+    if options.resume != "never":
+        return
+    if options.phase == "decoder":
+        raise ConfigError(
+            "Expected --resume auto or must with --phase decoder, which goes on from a joint phase;"
+            " got never. To have the decoder phase alone anew, copy the run without its later"
+            " checkpoints."
+        )
+    until = last_step(config, run_dir, options.phase)
+    require_weights(config, joint_phase=True, decoder_phase=until > config.steps)
 
 
 def _train_and_finish(
@@ -266,6 +283,8 @@ def _images(
     section = values.get("data")
     filed = section.get("source") if isinstance(section, dict) else None
     source = options.data or filed or ("emoji" if scale == "tiny" else None)
+    if not isinstance(source, str | None):
+        raise ConfigError(f"Expected data.source of {options.config} as a folder; got {source!r}.")
     if source == "emoji":
         return CLASS_NAMES, "emoji", ""
     if source is not None:

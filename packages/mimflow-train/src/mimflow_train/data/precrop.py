@@ -67,6 +67,8 @@ def crop_copy(
 ) -> Cropped:
     """Write ``OUT/train/CLASS`` and ``OUT/val/CLASS``, leaving alone what is there.
 
+    Images without class folders come into ``OUT/train`` and ``OUT/val`` themselves.
+
     A file is renamed into place when it is whole, so a copy that was stopped goes on; until then
     ``read_layout`` refuses it. Files keep their names; those of another format get a second ending.
 
@@ -143,7 +145,7 @@ def _copy(
 
 
 def _target(out: Path, class_name: str, name: str, encoding: str) -> Path:
-    if not name.startswith(f"{class_name}/"):
+    if "/" in name and not name.startswith(f"{class_name}/"):
         name = name.partition("/")[2]  # without train/ or val/
     path = out / name
     return path if path.suffix.lower() in _SUFFIXES[encoding] else Path(f"{path}.{encoding}")
