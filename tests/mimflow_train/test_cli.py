@@ -1,5 +1,6 @@
 """The commands, as their users meet them: mistakes, and one small run from start to samples."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tests.mimflow_train.conftest import SMALL
 
+from mim_encoder import MaskRatio
 from mimflow_train.cli import command
 from mimflow_train.cli import data as data_command
 from mimflow_train.cli import eval as eval_command
@@ -23,13 +25,16 @@ from mimflow_train.cli import inspect as inspect_command
 from mimflow_train.cli import reproduce as reproduce_command
 from mimflow_train.cli import sample as sample_command
 from mimflow_train.cli import train as train_command
+from mimflow_train.cli.build_config import build_config
 from mimflow_train.cli.command import parse
 from mimflow_train.cli.sample import choose_labels
-from mimflow_train.cli.train import TrainOptions, build_config
-from mimflow_train.config_file import read_config
+from mimflow_train.cli.train import TrainOptions
+from mimflow_train.config import ConvolutionalConfig
+from mimflow_train.config_file import read_config, write_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.provenance import code_commit
-from mimflow_train.run_folder import prepare_run
+from mimflow_train.recipes import tiny
+from mimflow_train.run_folder import FILES_OF_ITS_END, prepare_run
 from tarflow_prior import NonFiniteError
 
 MAE = (
@@ -72,6 +77,7 @@ def run(command, *arguments):
         (["--micro-batch", "48"], 2, "Expected --micro-batch to divide a worker's 64 images"),
         (["--micro-batch", "48", "--dry-run"], 2, "got 48. Choose a divisor, or auto."),
         (["--micro-batch", "64", "--workers", "2"], 2, "divide a worker's 32 images"),
+        (["--hardware", "H100"], 2, "Expected --hardware H100 with --dry-run"),
         (["--config", "no.toml"], 2, "or a run's folder; there is no no.toml. Check the path."),
     ],
 )
@@ -131,6 +137,13 @@ def test_interrupted_run_goes_on_with_the_same_command(folder, tmp_path, capsys,
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_00000010"]
     with (out / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 15, "loss": 0.0}\n{"step": 1')  # as a kill leaves them
+
+    for name in FILES_OF_ITS_END:
+        (out / name).write_text("of an earlier end")
+    with monkeypatch.context() as patch:
+        patch.setattr("mimflow_train.cli.train._train", lambda *_: signal.SIGTERM)
+        assert run(train_command, *arguments) == 143
+    assert not any((out / name).exists() for name in FILES_OF_ITS_END)
 
     assert run(train_command, *arguments, "--set", "steps=30") == 2
     assert "changed: steps was 20, now 30" in capsys.readouterr().err
@@ -471,6 +484,16 @@ def test_a_file_says_the_scale_unless_the_option_disagrees(tmp_path, capsys, mon
     file.write_text('scale = "Q"\n')
     assert run(train_command, "--config", file) == 2
     assert "XXL; got Q." in capsys.readouterr().err
+
+
+def test_a_fixed_autoencoder_is_trained_elsewhere(tmp_path, capsys):
+    small = ConvolutionalConfig(widths=(32, 64, 128), num_blocks=1, num_groups=8, fixed=True)
+    model = tiny().model.with_convolutions(small)
+    write_config(
+        dataclasses.replace(tiny(), model=model, mask=MaskRatio(low=0.0, high=0.0)), tmp_path
+    )
+    assert run(train_command, "--config", tmp_path, "--dry-run") == 2
+    assert "Expected model.convolutional.fixed as false" in capsys.readouterr().err
 
 
 def test_images_without_classes_are_trained_on(folder, tmp_path, capsys):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -38,7 +39,7 @@ def test_scores_belong_together_and_repeat(config, data, model):
     least = 0.01 * scores.fd_posterior
     closed = (scores.fd_gaussian - scores.fd_flow) / gap if gap >= least else None
     assert scores.gap_closed == pytest.approx(closed)
-    assert scores.num_images == 16
+    assert (scores.num_images, scores.class_num_samples) == (16, 60)
     assert scores.class_chance == pytest.approx(1 / 3)
     assert dataclasses.asdict(evaluate(model, config, data)) == dataclasses.asdict(scores)
 
@@ -198,6 +199,17 @@ def test_grid_places_images_row_by_row(tmp_path):
         assert grid.size == (96 + 2 * 10, 2 * 10)
         assert grid.getpixel((96 + 10, 1)) == (255, 0, 0)
         assert grid.getpixel((96 + 10, 11)) == (0, 0, 255)
+
+
+def test_long_names_have_room_beside_their_row(tmp_path):
+    image = torch.zeros(1, 3, 4, 4).to(torch.uint8)
+    for names in (["a", "american_staffordshire_terrier"], ["a", "american_staffordshire"]):
+        save_grid([image, image], names, tmp_path / "grid.png")
+        with Image.open(tmp_path / "grid.png") as grid:
+            label = np.array(grid.convert("L"))[12:, :-10]
+        assert grid.width > 110
+        assert (label[:, -3:] == 255).all()
+        assert (label < 128).any(axis=0).nonzero()[0].max() > label.shape[1] - 12
 
 
 @pytest.mark.parametrize(("there", "shape"), [(5, (5, 3)), (16, (12, 6)), (40, (12, 6))])

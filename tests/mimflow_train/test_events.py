@@ -1,4 +1,5 @@
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -34,6 +35,17 @@ def test_record_is_one_line_of_json_for_each_report(tmp_path):
     recorder.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 2.5), (20, 1.5)]
+
+
+def test_what_is_not_finite_is_null_in_json_and_nan_to_who_follows(tmp_path):
+    recorder = Recorder(tmp_path, 0)
+    recorder.write(10, {"loss": math.nan, "norm": math.inf, "psnr": 2.5})
+    recorder.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (line["loss"], line["norm"], line["psnr"]) == (None, None, 2.5)
+    ((step, values),) = next(follow(tmp_path / "metrics.jsonl"))
+    assert (step, values["psnr"]) == (10, 2.5)
+    assert math.isnan(values["loss"])
 
 
 def test_tensorboard_is_told_each_report_at_once_and_what_is_outdated(tmp_path):

@@ -45,6 +45,9 @@ def test_table_and_json_tell_the_same(finished, capsys):
     assert "6 of 6 steps: 6 joint, 0 of the decoder" in text
     assert text.count("not verified") == 2
     assert "loss 0.5" in text
+    (folder / "metrics.jsonl").write_text('{"step": 6, "time": 1.0, "loss": null}\n')
+    assert run(folder) == 0
+    assert "loss not finite" in capsys.readouterr().out
 
 
 def test_verify_finds_a_flipped_bit(finished, capsys):

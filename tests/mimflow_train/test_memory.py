@@ -14,7 +14,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mimflow_train.cli.train import TrainOptions, build_config, parse
+from mimflow_train.cli.build_config import build_config
+from mimflow_train.cli.train import TrainOptions, parse
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.config_file import to_dict
 from mimflow_train.context import LocalContext, StopRequest

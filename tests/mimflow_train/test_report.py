@@ -1,7 +1,9 @@
 """The page of a run: complete, self-contained, and honest about what is missing."""
 
 import dataclasses
+import html
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -29,6 +31,7 @@ SPECTRUM = {
 }
 SCORE = {"value": 12.5, "se": 0.25, "n_samples": 24, "n_ref": 16}
 EVALUATION = {
+    "of": {"step": 6, "weights": "ema", "guidance": 0.0, "images": "emoji"},
     "samples": {"metrics": {"fd_efflite0": SCORE}, "warnings": [{"message": "Few images."}]},
     "masked_reconstruction": {"metrics": {"psnr": {"value": 9.0, "n_pairs": 16}}},
     "whole_reconstruction": {"metrics": {}},
@@ -87,7 +90,8 @@ def finished(folder, config, data):
         {"step": s, "time": 0.0, "nll": 1 / s, "images_per_second": 7.0, "rate_bits": 2.0}
         for s in (10, 20)
     ]
-    lines = [*map(json.dumps, lines), json.dumps({"step": 30, "time": 0.0, "gan": 0.5})]
+    lines.append({"step": 30, "time": 0.0, "gan": 0.5, "rate_bits": None})
+    lines = [*map(json.dumps, lines)]
     (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4']))
     for name in ("samples", "reconstructions", *(f"samples/step_{i:08d}" for i in range(9))):
         path = folder / f"{name}.png"
@@ -135,6 +139,26 @@ def test_metrics_come_with_their_n(finished, capsys):
     for cells in ("12.50</td>", "0.2500</td>", "24 and 16</td>", "13</td>", "N = 16 held-out"):
         assert cells in text, cells
     assert "Few images." in text
+
+
+def test_scores_of_genmetrics_say_what_they_are_of(finished, capsys):
+    said = "Of the ema weights at step 6, guidance 0, against held-out images of emoji."
+    assert f"{said}</p>" in written(finished, capsys)
+    shutil.copytree(*(finished / "checkpoints" / f"step_0000000{step}" for step in (6, 8)))
+    assert f"{said} The run is at step 8 now" in written(finished, capsys)
+    older = {name: value for name, value in EVALUATION.items() if name != "of"}
+    (finished / "eval" / "scores.json").write_text(json.dumps(older))
+    assert "do not say which weights they are of" in written(finished, capsys)
+
+
+def test_the_page_says_how_far_the_run_is(finished, config, capsys):
+    assert f"At step 6 of {config.steps} joint and" in written(finished, capsys)
+
+
+def test_a_copy_beside_a_picture_is_not_shown(finished, capsys):
+    before = Page(written(finished, capsys)).sources
+    shutil.copy(finished / "samples" / "step_00000008.png", finished / "samples" / "step_8 (1).png")
+    assert Page(written(finished, capsys)).sources == before
 
 
 def test_scores_that_there_are_not_are_no_numbers():
@@ -205,6 +229,23 @@ def test_runs_side_by_side_show_what_differs(finished, config, tmp_path, capsys)
     assert '<td class="number">12.35</td><td class="number">8.250</td>' in text
     assert "optim.lr" not in text
     assert "Here N differs" in text
+    (other / "summary.json").unlink()
+    diagnostics = json.loads((finished / "diagnostics.json").read_text()) | {"probe": None}
+    (other / "diagnostics.json").write_text(json.dumps(diagnostics))  # as of a run of one class
+    run(capsys, finished, other, "--out", out)
+    assert "Here N differs" not in out.read_text()
+
+
+def test_many_classes_do_not_make_the_page_of_several_runs_wide(finished, config, tmp_path, capsys):
+    names = tuple(f"class {number}" for number in range(100))
+    data = dataclasses.replace(config.data, class_names=names)
+    flow = dataclasses.replace(config.model.flow, num_classes=100)
+    model = dataclasses.replace(config.model, flow=flow)
+    write_config(dataclasses.replace(config, data=data, model=model), tmp_path / "other")
+    out = tmp_path / "both.html"
+    run(capsys, finished, tmp_path / "other", "--out", out)
+    cells = re.findall(r'<td class="number">([^<]*)', out.read_text())
+    assert 60 < max(map(len, map(html.unescape, cells))) < 70
 
 
 def test_page_of_one_run_stays_in_its_folder(folder, capsys):

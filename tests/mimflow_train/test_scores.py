@@ -58,6 +58,8 @@ def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys):
     assert masked["psnr"]["value"] != whole["psnr"]["value"]
     assert (scores["inversion_error"] < 1e-4, scores["num_inverted"]) == (True, 13)
     assert scores["probe"] is None
+    of = {"step": 0, "weights": "ema", "guidance": 3.0, "images": "emoji"}
+    assert scores["of"] == of
     assert json.loads((finished / "eval" / "scores.json").read_text()) == scores
     assert run(finished, "--device", "cpu", *options[:-1], "-") == 0
     assert json.loads(capsys.readouterr().out) == scores
@@ -83,7 +85,8 @@ def test_weights_on_their_own_score_as_their_run_does(finished, tmp_path, capsys
     assert (run(finished, *options), run(weights, *options)) == (0, 0)
     one, other = capsys.readouterr().out.split("samples of the flow")[1:]
     assert one == other
-    assert (tmp_path / "moved" / "weights.eval" / "scores.json").is_file()
+    scores = json.loads((tmp_path / "moved" / "weights.eval" / "scores.json").read_text())
+    assert scores["of"]["step"] == 0
 
 
 def test_other_images_must_have_the_run_s_classes(finished, tmp_path, capsys):

@@ -6,7 +6,10 @@ import pytest
 from mimflow_train.cli.summary import summary
 from mimflow_train.evaluate import Evaluation
 
-SCORES = {each.name: 0.5 for each in dataclasses.fields(Evaluation)} | {"num_images": 16}
+SCORES = {each.name: 0.5 for each in dataclasses.fields(Evaluation)} | {
+    "num_images": 16,
+    "class_num_samples": 60,
+}
 
 
 @pytest.mark.parametrize(

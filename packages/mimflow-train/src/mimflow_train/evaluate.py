@@ -69,6 +69,7 @@ class Evaluation:
         class_accuracy: Share of new samples, equally many of twelve classes, in which a probe of
             real images of all classes sees the one that was asked for. With all that follow None
             where there is one class.
+        class_num_samples: How many these are.
         class_accuracy_posterior: The same in decoded posterior latents of held-out images, which
             the probe has not seen either; mean over classes.
         class_accuracy_real: The same in held-out real images, mean over classes.
@@ -88,6 +89,7 @@ class Evaluation:
     fd_gaussian: float
     gap_closed: float | None
     class_accuracy: float | None
+    class_num_samples: int | None
     class_accuracy_posterior: float | None
     class_accuracy_real: float | None
     class_chance: float | None
@@ -140,6 +142,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         fd_gaussian=distance["gaussian"],
         gap_closed=_gap_closed(distance),
         class_accuracy=probe.accuracy(extract_features(drawn, extractor), asked) if probe else None,
+        class_num_samples=len(asked) if probe else None,
         class_accuracy_posterior=probe.balanced_accuracy(features["posterior_unseen"], label)
         if probe
         else None,

@@ -3,11 +3,12 @@
 import contextlib
 import io
 import json
+import math
 import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
@@ -36,14 +37,15 @@ class Recorder:
         self._board = _Board(run_dir / "tensorboard", start + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the values of a step.
+        """Record the values of a step; what is not finite is ``null``, for want of such a number.
 
         Raises:
             OSError: If the disk does not take them; the next ones may be.
         """
         try:
             self._lines = self._lines or self._path.open("a", buffering=1)
-            self._lines.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
+            known = {name: each if math.isfinite(each) else None for name, each in values.items()}
+            self._lines.write(json.dumps({"step": step, "time": time.time(), **known}) + "\n")
         except OSError:
             self._close_lines()
             raise
@@ -137,7 +139,11 @@ def follow(path: Path) -> Iterator[list[tuple[int, dict[str, float]]]]:
         reports = [json.loads(line) for line in lines if _step(line) < float("inf")]
         fresh = [each for each in reports if each["time"] > newest]
         newest = max([newest, *(each["time"] for each in fresh)])
-        yield [(int(each.pop("step")), each) for each in fresh]
+        yield [(int(each.pop("step")), _numbers(each)) for each in fresh]
+
+
+def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if each is None else each for name, each in report.items()}
 
 
 def follow_words(folder: Path) -> Iterator[list[str]]:

@@ -1,5 +1,6 @@
 """Images as people and as other tools want them: grids as PNG, arrays as ADM writes them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ __all__ = ["channels_last", "save_grid", "save_npz", "to_bytes"]
 
 _GAP = 2
 _SMALL = 128  # sides below are shown twice as large
-_LABEL_WIDTH = 96
+_LABEL_WIDTH = 96  # at least
 
 
 def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
@@ -66,15 +67,17 @@ def save_grid(rows: Sequence[UInt8[Tensor, "_ 3 h w"]], names: Sequence[str], pa
     columns = max(strip.shape[1] for strip in strips)
     zoom = 2 if height < _SMALL else 1
     cell_height, cell_width = height * zoom + _GAP, width * zoom + _GAP
-    size = (_LABEL_WIDTH + columns * cell_width, len(rows) * cell_height)
+    font = ImageFont.load_default(13)
+    label_width = max(_LABEL_WIDTH, *(8 + math.ceil(font.getlength(name)) for name in names))
+    size = (label_width + columns * cell_width, len(rows) * cell_height)
     canvas = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    pen = ImageDraw.Draw(canvas)
     for number, (strip, name) in enumerate(zip(strips, names, strict=True)):
         top = number * cell_height
         pen.text((4, top + cell_height // 2 - 8), name, fill="black", font=font)
         for column in range(strip.shape[1]):
             tile = Image.fromarray(strip[:, column].cpu().numpy())
             tile = tile.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
-            canvas.paste(tile, (_LABEL_WIDTH + column * cell_width, top))
+            canvas.paste(tile, (label_width + column * cell_width, top))
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)

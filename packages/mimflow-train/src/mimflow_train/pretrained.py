@@ -7,12 +7,13 @@ from safetensors.torch import load_file
 
 from mimflow_train.checkpoint import latest_checkpoint, load_model
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_config
+from mimflow_train.config_file import read_config, read_metadata
 from mimflow_train.console import say
 from mimflow_train.errors import StorageError
 from mimflow_train.model import MIMFlow
+from mimflow_train.run_folder import steps_done
 
-__all__ = ["load_trained", "trained_model"]
+__all__ = ["judged_step", "load_trained", "trained_model"]
 
 
 def load_trained(run: str | Path, device: str | torch.device = "cpu") -> MIMFlow:
@@ -51,3 +52,15 @@ def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFl
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run}; there is none. Train it first.")
     return load_model(folder, config, device)
+
+
+def judged_step(run: Path) -> int | None:
+    """Return the step that :func:`trained_model` has the weights of; None if nothing says it.
+
+    Args:
+        run: A run's folder, or a file of its weights.
+    """
+    if run.suffix != ".safetensors":
+        return steps_done(run)
+    name = read_metadata(run).get("checkpoint", "").removeprefix("step_")
+    return int(name) if name.isdecimal() else None

@@ -14,6 +14,7 @@ from mimflow_train.report_diagnostics import (
 )
 from mimflow_train.report_page import missing, page, picture, write
 from mimflow_train.report_tables import configuration, evaluation, scores
+from mimflow_train.run_folder import steps_done
 
 __all__ = ["write_report"]
 
@@ -34,15 +35,16 @@ def write_report(run_dir: Path) -> Path:
     """
     config = read_config(run_dir)
     title = f"MIMFlow {config.scale} on {config.data.source}"
-    text = page(title, _about(config), _sections(config, run_dir))
+    text = page(title, _about(config, steps_done(run_dir)), _sections(config, run_dir))
     return write(text, run_dir / "report.html")
 
 
-def _about(config: TrainConfig) -> str:
+def _about(config: TrainConfig, done: int) -> str:
     size = config.model.encoder.image_size
     steps = f"{config.steps:,} joint and {config.decoder_phase.steps:,} decoder steps"
     return (
-        f"{steps} of {config.global_batch} images at {size} px, seed {config.seed}, "
+        f"At step {done:,} of {steps}, {config.global_batch} images at {size} px, "
+        f"seed {config.seed}, "
         f"guidance {config.guidance:g}; shown are the {config.weights} weights."
     )
 
@@ -70,14 +72,14 @@ def _sections(config: TrainConfig, run_dir: Path) -> list[tuple[str, str]]:
         ("Latents", latents_section(diagnostics, config.data.class_names)),
         ("Flow", flow_section(diagnostics)),
         ("Spectrum", spectrum_section(found)),
-        ("Scores of genmetrics", evaluation(found)),
+        ("Scores of genmetrics", evaluation(found, steps_done(run_dir))),
         ("Samples over time", "\n".join(_grids(run_dir / "samples"))),
         ("Configuration", configuration(config, run_dir)),
     ]
 
 
 def _grids(folder: Path) -> Sequence[str]:
-    paths = sorted(folder.glob("step_*.png"))
+    paths = sorted(each for each in folder.glob("step_*.png") if each.stem[5:].isdecimal())
     if not paths:
         return [missing("Sample grids")]
     places = {round(part * (len(paths) - 1) / (_SHOWN_GRIDS - 1)) for part in range(_SHOWN_GRIDS)}

@@ -13,6 +13,8 @@ from mimflow_train.report_tables import ABOUT, flat, number
 
 __all__ = ["write_comparison"]
 
+_WIDEST_CELL = 60  # characters
+
 
 def write_comparison(runs: Sequence[Path], path: Path) -> Path:
     """Write one page about several runs.
@@ -42,7 +44,7 @@ def _scores(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     values = {run: _numbers(summary) for run, summary in summaries.items()}
     if not any(values.values()):
         return missing("Scores", "They come when a run ends.")
-    sizes = {each.get("num_images") for each in values.values()}
+    sizes = {each["num_images"] for each in values.values() if "num_images" in each}
     words = "fd_efflite0 is not FID: compare it only with itself, at the same N."
     if len(sizes) > 1:
         words += " Here N differs: these distances cannot be compared."
@@ -66,6 +68,12 @@ def _key_numbers(diagnostics: Mapping[str, Any]) -> dict[str, int | float]:
         "largest difference, flow and back": diagnostics["inversion_error"],
         "N of it": diagnostics["num_inverted"],
         "effective rank of the latents": latents["statistics"]["effective_rank"],
+        **(_probe_numbers(probe) if probe else {}),  # a run of one class has none
+    }
+
+
+def _probe_numbers(probe: Mapping[str, Any]) -> dict[str, int | float]:
+    return {
         **{f"probe accuracy, {name}": value for name, value in probe["accuracy"].items()},
         "training images of the probe": probe["n_train"],
         "held-out images of the probe": probe["n_held_out"],
@@ -78,10 +86,15 @@ def _differences(configs: Mapping[str, Mapping[str, Any]]) -> str:
     for name in names:
         cells = [json.dumps(each[name]) if name in each else "" for each in configs.values()]
         if len(set(cells)) > 1:
-            rows.append([name, *cells])
+            rows.append([name, *map(_in_short, cells)])
     if not rows:
         return note("None: these are configurations of the same run.")
     return table(["", *configs], rows)
+
+
+def _in_short(cell: str) -> str:
+    """Return the beginning of what would make a column wider than the page."""
+    return cell if len(cell) <= _WIDEST_CELL else f"{cell[:_WIDEST_CELL]}..."
 
 
 def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -90,7 +103,7 @@ def _curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     shared = {name: name for name in first if all(name in other for other in others)}
     if not shared:
         return missing("Curves that all of them have")
-    return figure(panels(runs, shared), "What all of these runs reported, over the steps.")
+    return figure(panels(runs, shared), "What all of these runs reported, over steps.", wide=True)
 
 
 def _samples(runs: Sequence[Path]) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def curves(reports: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
         "Unweighted terms over the steps; rate is the NLL above its floor, the entropy of the "
         "latent noise. Good: pixel, perceptual and feature terms fall and level off, the rate "
         "falls and stays well above 0, where the latents would carry nothing.",
+        wide=True,
     )
 
 
@@ -76,6 +78,7 @@ def health(reports: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
         "Good: the gradient norm settles without spikes; the rate, the most that the latents tell "
         "of an image, stays above 0; images a second are level; no step is skipped, and almost no "
         "time is spent waiting for data.",
+        wide=True,
     )
 
 
@@ -114,7 +117,7 @@ def panels(
     for number, (name, title) in enumerate(titles.items()):
         axes = drawing.add_subplot(rows, _COLUMNS, number + 1)
         for run, reports in runs.items():
-            points = [(each["step"], each[name]) for each in reports if name in each]
+            points = [(each["step"], _finite(each[name])) for each in reports if name in each]
             marker = "." if len(points) < 3 else ""
             axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, label=run)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -126,6 +129,10 @@ def panels(
         handles = drawing.axes[0].get_lines()[: len(runs)]
         drawing.legend(handles, list(runs), loc="outside upper left", ncols=4, frameon=False)
     return as_png(drawing)
+
+
+def _finite(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _mark(reports: Sequence[Mapping[str, Any]], config: TrainConfig) -> int:

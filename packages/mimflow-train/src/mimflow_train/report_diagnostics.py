@@ -175,11 +175,14 @@ def _moments(base: Mapping[str, Any]) -> bytes:
         axes = drawing.add_subplot(1, 2, place)
         quiet(axes)
         for name, level in (("mean", 0), ("std", 1)):
-            axes.plot(base[f"{name}_by_{along}"], marker=".", linewidth=0.8, label=name)
+            axes.plot(base[f"{name}_by_{along}"], marker=".", linewidth=0.8)
             axes.axhline(level, color="grey", linewidth=0.7, linestyle=":")
         axes.set_xlabel({"token": "token", "dim": "dimension"}[along], fontsize=9)
         axes.set_ylim(min(-0.3, *axes.get_ylim()), max(1.3, *axes.get_ylim()))
-    axes.legend(frameon=False, fontsize=8, loc="center right")
+    lines = drawing.axes[0].get_lines()[::2]
+    drawing.legend(
+        lines, ["mean", "std"], loc="outside upper right", ncols=2, frameon=False, fontsize=8
+    )
     return as_png(drawing)
 
 

@@ -26,6 +26,7 @@ tr { border-bottom: 1px solid #eee } td.number, th.number { text-align: right }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 img { max-width: 100%; height: auto } figure { margin: 0 0 1.4rem }
 figcaption, .note { color: #555; font-size: .88rem; max-width: 48rem }
+figure.wide { overflow-x: auto } figure.wide img { min-width: 46rem }
 .flow { display: flex; flex-wrap: wrap; gap: 0 1.2rem }
 .flow figure { flex: 1 1 26rem; min-width: 0; max-width: 30rem }
 pre { font-size: .78rem; overflow-x: auto; background: #f6f6f6; padding: .7rem }
@@ -86,18 +87,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def figure(image: bytes, caption: str, kind: str = "png") -> str:
+def figure(image: bytes, caption: str, kind: str = "png", *, wide: bool = False) -> str:
     """Return a picture inside the text.
 
     Args:
         image: The file.
         caption: Plain text: what it shows, and what a good one looks like.
         kind: Of file, as in ``image/png``.
+        wide: Whether it keeps its size in a narrow window, which then scrolls over it.
     """
     data = base64.b64encode(image).decode()
-    alt = escaped(caption)
+    alt, mark = escaped(caption), ' class="wide"' if wide else ""
     return (
-        f'<figure><img alt="{alt}" src="data:image/{kind};base64,{data}">'
+        f'<figure{mark}><img alt="{alt}" src="data:image/{kind};base64,{data}">'
         f"<figcaption>{alt}</figcaption></figure>"
     )
 

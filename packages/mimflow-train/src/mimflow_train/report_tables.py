@@ -26,6 +26,7 @@ ABOUT = {
     "fd_gaussian": "fd_efflite0 of decoded Gaussian latents: no prior",
     "gap_closed": "share of the gap that the flow closes",
     "class_accuracy": "samples in which a probe sees the class that was asked for",
+    "class_num_samples": "N of these samples",
     "class_accuracy_posterior": "the same in decoded posterior latents",
     "class_accuracy_real": "the same in real images",
     "class_chance": "chance",
@@ -64,11 +65,12 @@ def scores(summary: Mapping[str, Any]) -> str:
     return table(head, rows) + note(words)
 
 
-def evaluation(found: Mapping[str, Any]) -> str:
-    """Show what ``mimflow-eval`` found, with N and standard error of each metric.
+def evaluation(found: Mapping[str, Any], newest: int) -> str:
+    """Show what ``mimflow-eval`` found and of what, with N and standard error of each metric.
 
     Args:
         found: ``eval/scores.json``; empty if there is none.
+        newest: Step of the run's newest checkpoint.
     """
     if not found:
         return missing("Scores of genmetrics", "`mimflow-eval RUN` adds them.")
@@ -82,7 +84,21 @@ def evaluation(found: Mapping[str, Any]) -> str:
     remarks = dict.fromkeys(
         warning["message"] for name in _SETS for warning in found[name].get("warnings", [])
     )
-    return table(["metric", "value", "standard error", "N"], rows) + "".join(map(note, remarks))
+    words = [_judged(found.get("of", {}), newest), *remarks]
+    return table(["metric", "value", "standard error", "N"], rows) + "".join(map(note, words))
+
+
+def _judged(of: Mapping[str, Any], newest: int) -> str:
+    """Say what scores are of, and whether the run has gone on since."""
+    if not of:
+        return "These scores do not say which weights they are of."
+    text = (
+        f"Of the {of['weights']} weights at step {of['step']}, guidance {of['guidance']:g}, "
+        f"against held-out images of {of['images']}."
+    )
+    if of["step"] == newest:
+        return text
+    return f"{text} The run is at step {newest} now; `mimflow-eval RUN` judges these weights."
 
 
 def configuration(config: TrainConfig, run_dir: Path) -> str:

@@ -11,6 +11,7 @@ from mimflow_train.errors import ConfigError
 
 __all__ = [
     "FILES_OF_A_RUN",
+    "FILES_OF_ITS_END",
     "checkpoints",
     "last_step",
     "prepare_run",
@@ -38,6 +39,9 @@ FILES_OF_A_RUN = (
     "tensorboard",
     "wandb",
 )
+
+
+FILES_OF_ITS_END = ("diagnostics.json", "reconstructions.png", "samples.png", "summary.json")
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

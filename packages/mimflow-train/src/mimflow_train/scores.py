@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -46,6 +47,7 @@ class Judging:
         num_inverted: How many held-out latents are sent through the flow and back, at least 1.
         num_spectra: At how many latents the flow's Jacobian is looked at.
         num_probe: From how many training images linear probes learn the class; 0 for no probe.
+        step: Which weights these are, for who reads the scores later; None if nothing says it.
     """
 
     extractor: Extractor
@@ -54,6 +56,7 @@ class Judging:
     num_inverted: int = 256
     num_spectra: int = 0
     num_probe: int = 0
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class RunScores:
         num_inverted: Held-out latents that were sent.
         spectrum: Ends of the flow's Jacobian at held-out latents; None if it was not asked for.
         probe: Where the class can be read off; None if it was not asked for.
+        of: What was judged: ``step``, ``weights``, ``guidance`` and ``images``.
     """
 
     samples: Report
@@ -77,10 +81,12 @@ class RunScores:
     num_inverted: int
     spectrum: SpectrumResult | None
     probe: ClassProbe | None
+    of: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
+            "of": dict(self.of),
             "samples": self.samples.to_dict(),
             "masked_reconstruction": self.masked.to_dict(),
             "whole_reconstruction": self.whole.to_dict(),
@@ -166,6 +172,12 @@ def score_run(
         if judging.num_spectra
         else None,
         probe=probe_classes(model, config, data, judging.num_probe) if judging.num_probe else None,
+        of={
+            "step": judging.step,
+            "weights": config.weights,
+            "guidance": config.guidance,
+            "images": config.data.source,
+        },
     )
     text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)
     (folder / "scores.json").write_text(text + "\n")

@@ -83,7 +83,7 @@ def _main(options: EvalOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from genmetrics import get_extractor
-    from mimflow_train.pretrained import trained_model
+    from mimflow_train.pretrained import judged_step, trained_model
     from mimflow_train.run import load_data
     from mimflow_train.scores import Judging, score_run
 
@@ -107,6 +107,7 @@ def _main(options: EvalOptions) -> int:
             num_inverted=options.inversion,
             num_spectra=options.spectra,
             num_probe=options.probe,
+            step=judged_step(options.run),
         ),
     )
     text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)

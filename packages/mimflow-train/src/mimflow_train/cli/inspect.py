@@ -146,7 +146,10 @@ def _table(report: dict[str, Any]) -> str:
         )
     values = {key: each for key, each in report["last_values"].items() if key != "time"}
     if values:
-        terms = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        terms = "  ".join(
+            f"{key} {'not finite' if value is None else f'{value:.4g}'}"
+            for key, value in values.items()
+        )
         lines.append(f"  last report  {terms}")
     return "\n".join(lines) + "\n"
 

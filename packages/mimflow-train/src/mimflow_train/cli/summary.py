@@ -48,7 +48,8 @@ def summary(
     ]
     if scores.class_accuracy is not None:
         seen = (
-            f"{scores.class_accuracy:8.3f}   chance {scores.class_chance:.3f}, decoded posterior "
+            f"{scores.class_accuracy:8.3f}   of {scores.class_num_samples}; chance "
+            f"{scores.class_chance:.3f}, decoded posterior "
             f"{scores.class_accuracy_posterior:.3f}, real {scores.class_accuracy_real:.3f}"
         )
         rows.append(("class seen in samples", seen))

@@ -1,16 +1,16 @@
 """``mimflow-train``: trains MIMFlow and leaves a run folder with pictures and scores."""
 
 import dataclasses
-import difflib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from mimflow_train.cli.build_config import build_config
 from mimflow_train.cli.command import leave, parse, run
 from mimflow_train.cli.preflight import (
     Launch,
@@ -20,17 +20,18 @@ from mimflow_train.cli.preflight import (
     require_packages,
 )
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_values
 from mimflow_train.console import say
-from mimflow_train.data.glyphs import CLASS_NAMES
-from mimflow_train.data.layout import read_layout
 from mimflow_train.errors import ConfigError
 from mimflow_train.lock import locked
 from mimflow_train.machine import choose_device, require_gpu, require_gpu_for_graph, torchrun_place
-from mimflow_train.overrides import merge, override
 from mimflow_train.plan import Plan, checkpoint_interval
-from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
-from mimflow_train.run_folder import last_step, prepare_run, require_begun, steps_done
+from mimflow_train.run_folder import (
+    FILES_OF_ITS_END,
+    last_step,
+    prepare_run,
+    require_begun,
+    steps_done,
+)
 from mimflow_train.sinks import require_wandb
 from mimflow_train.workers import Workers
 
@@ -97,11 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: TrainOptions) -> int:
-    for name in ("checkpoint_every", "milestone_every"):
-        given = getattr(options, name)
-        if given is not None and given < 1:
-            raise ConfigError(f"Expected --{name.replace('_', '-')} >= 1; got {given}.")
+    _check_options(options)
     config = build_config(options)
+    if config.model.is_autoencoder_fixed:
+        raise ConfigError(
+            "Expected model.convolutional.fixed as false, since nothing trains a fixed autoencoder "
+            "here; got true. `mimflow-reproduce table1` trains both stages."
+        )
     workers = Workers.parse(options.workers)
     rank, count = torchrun_place() or (0, workers.most)
     range_of_workers = Workers(min(workers.least, count), count)
@@ -147,20 +150,30 @@ def _main(options: TrainOptions) -> int:
         return _train_and_finish(options, config, run_dir, launch)
 
 
+def _check_options(options: TrainOptions) -> None:
+    for name in ("checkpoint_every", "milestone_every"):
+        given = getattr(options, name)
+        if given is not None and given < 1:
+            raise ConfigError(f"Expected --{name.replace('_', '-')} >= 1; got {given}.")
+    if options.hardware is not None and not options.dry_run:
+        raise ConfigError(
+            f"Expected --hardware {options.hardware} with --dry-run, which estimates for it; got "
+            "it alone. Add --dry-run, or leave it out."
+        )
+    if options.resume == "never" and options.phase == "decoder":
+        raise ConfigError(
+            "Expected --resume auto or must with --phase decoder, which goes on from a joint phase;"
+            " got never. To have that phase alone anew, remove its checkpoints from a copy."
+        )
+
+
 def _require_beginning(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
     """Raise if a run that is to take the place of an earlier one cannot begin."""
     from mimflow_train.cli.preflight import require_weights
 
-    if options.resume != "never":
-        return
-    if options.phase == "decoder":
-        raise ConfigError(
-            "Expected --resume auto or must with --phase decoder, which goes on from a joint phase;"
-            " got never. To have the decoder phase alone anew, copy the run without its later"
-            " checkpoints."
-        )
-    until = last_step(config, run_dir, options.phase)
-    require_weights(config, joint_phase=True, decoder_phase=until > config.steps)
+    if options.resume == "never":
+        until = last_step(config, run_dir, options.phase)
+        require_weights(config, joint_phase=True, decoder_phase=until > config.steps)
 
 
 def _train_and_finish(
@@ -170,8 +183,9 @@ def _train_and_finish(
     began = time.monotonic()
     (run_dir / "bad_images.txt").unlink(missing_ok=True)  # it is found out anew
     until = last_step(config, run_dir, options.phase)
-    if steps_done(run_dir) < until:  # its scores will be others; scripts look whether it is there
-        (run_dir / "summary.json").unlink(missing_ok=True)
+    if steps_done(run_dir) < until:  # these will be others; scripts look whether they are there
+        for name in FILES_OF_ITS_END:
+            (run_dir / name).unlink(missing_ok=True)
     say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
     stopped = _train(options, config, run_dir, launch)
     if stopped is not None:
@@ -226,80 +240,6 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
     if launch.engine == "torchrun":
         return run_torchrun(config, run_dir, launch.device, plan)
     return run_local(config, run_dir, torch.device(launch.device), plan)
-
-
-def build_config(options: TrainOptions) -> TrainConfig:
-    """Return the recipe with the values of the file, and over them the options, applied.
-
-    Raises:
-        ConfigError: If the scale is unknown or a value is out of range.
-        DataError: If the folder of images is missing, empty, or not laid out in classes.
-    """
-    values = {} if options.config is None else read_values(options.config)
-    scale = _scale(options, values)
-    class_names, source, fingerprint = _images(scale, options, values)
-    config = RECIPES[scale](class_names, source)
-    config = merge(config, values, str(options.config))
-    try:
-        data = dataclasses.replace(config.data, fingerprint=fingerprint)
-        config = dataclasses.replace(config, data=data)
-        if options.seed is not None:
-            config = dataclasses.replace(config, seed=options.seed)
-        if options.steps is not None:
-            config = dataclasses.replace(config, steps=options.steps)
-        if options.micro_batch is not None:
-            config = dataclasses.replace(config, micro_batch=_micro_batch(options.micro_batch))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return override(config, options.set)
-
-
-def _micro_batch(text: str) -> int:
-    if text != "auto" and not text.isdecimal():
-        raise ConfigError(f"Expected --micro-batch auto or a number; got {text}. Give 8, or auto.")
-    return 0 if text == "auto" else int(text)
-
-
-def _scale(options: TrainOptions, values: Mapping[str, Any]) -> str:
-    """Return the scale that is asked for, by the option or the file, which must not disagree."""
-    filed = values.get("scale")
-    if options.scale is not None and filed not in (None, options.scale):
-        raise ConfigError(
-            f"Expected --scale {filed}, which {options.config} is for; got {options.scale}. "
-            "Leave out --scale, or the file's scale."
-        )
-    scale = str(options.scale or filed or "tiny")
-    if scale not in RECIPES:
-        close = difflib.get_close_matches(scale, RECIPES, n=1)
-        advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
-        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {scale}. {advice}")
-    return scale
-
-
-def _images(
-    scale: str, options: TrainOptions, values: Mapping[str, Any]
-) -> tuple[tuple[str, ...], str, str]:
-    """Return the class names, the source and the fingerprint of the images."""
-    section = values.get("data")
-    filed = section.get("source") if isinstance(section, dict) else None
-    source = options.data or filed or ("emoji" if scale == "tiny" else None)
-    if not isinstance(source, str | None):
-        raise ConfigError(f"Expected data.source of {options.config} as a folder; got {source!r}.")
-    if source == "emoji":
-        return CLASS_NAMES, "emoji", ""
-    if source is not None:
-        root = Path(source).resolve()
-        rank, _ = torchrun_place() or (0, 1)
-        tell = say if rank == 0 else lambda _: None
-        layout = read_layout(root, tell)
-        tell(layout.described)
-        return layout.class_names, str(root), layout.fingerprint
-    if options.dry_run:
-        return IMAGENET_CLASSES, "imagenet", ""
-    raise ConfigError(
-        f"Expected --data with --scale {scale}; got none. Give a folder of images such as "
-        "ImageNet's, --data emoji, or --dry-run to see what a run costs."
-    )
 
 
 if __name__ == "__main__":

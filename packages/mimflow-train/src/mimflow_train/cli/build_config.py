@@ -1,0 +1,96 @@
+"""From the options of ``mimflow-train`` to the configuration of a run; imports no torch."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimflow_train.config import TrainConfig
+from mimflow_train.config_file import read_values
+from mimflow_train.console import say
+from mimflow_train.data.glyphs import CLASS_NAMES
+from mimflow_train.data.layout import read_layout
+from mimflow_train.errors import ConfigError
+from mimflow_train.machine import torchrun_place
+from mimflow_train.overrides import merge, override
+from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
+
+if TYPE_CHECKING:
+    from mimflow_train.cli.train import TrainOptions
+
+__all__ = ["build_config"]
+
+
+def build_config(options: "TrainOptions") -> TrainConfig:
+    """Return the recipe with the values of the file, and over them the options, applied.
+
+    Raises:
+        ConfigError: If the scale is unknown or a value is out of range.
+        DataError: If the folder of images is missing, empty, or not laid out in classes.
+    """
+    values = {} if options.config is None else read_values(options.config)
+    scale = _scale(options, values)
+    class_names, source, fingerprint = _images(scale, options, values)
+    config = RECIPES[scale](class_names, source)
+    config = merge(config, values, str(options.config))
+    try:
+        data = dataclasses.replace(config.data, fingerprint=fingerprint)
+        config = dataclasses.replace(config, data=data)
+        if options.seed is not None:
+            config = dataclasses.replace(config, seed=options.seed)
+        if options.steps is not None:
+            config = dataclasses.replace(config, steps=options.steps)
+        if options.micro_batch is not None:
+            config = dataclasses.replace(config, micro_batch=_micro_batch(options.micro_batch))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return override(config, options.set)
+
+
+def _micro_batch(text: str) -> int:
+    if text != "auto" and not text.isdecimal():
+        raise ConfigError(f"Expected --micro-batch auto or a number; got {text}. Give 8, or auto.")
+    return 0 if text == "auto" else int(text)
+
+
+def _scale(options: "TrainOptions", values: Mapping[str, Any]) -> str:
+    """Return the scale that is asked for, by the option or the file, which must not disagree."""
+    filed = values.get("scale")
+    if options.scale is not None and filed not in (None, options.scale):
+        raise ConfigError(
+            f"Expected --scale {filed}, which {options.config} is for; got {options.scale}. "
+            "Leave out --scale, or the file's scale."
+        )
+    scale = str(options.scale or filed or "tiny")
+    if scale not in RECIPES:
+        close = difflib.get_close_matches(scale, RECIPES, n=1)
+        advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
+        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {scale}. {advice}")
+    return scale
+
+
+def _images(
+    scale: str, options: "TrainOptions", values: Mapping[str, Any]
+) -> tuple[tuple[str, ...], str, str]:
+    """Return the class names, the source and the fingerprint of the images."""
+    section = values.get("data")
+    filed = section.get("source") if isinstance(section, dict) else None
+    source = options.data or filed or ("emoji" if scale == "tiny" else None)
+    if not isinstance(source, str | None):
+        raise ConfigError(f"Expected data.source of {options.config} as a folder; got {source!r}.")
+    if source == "emoji":
+        return CLASS_NAMES, "emoji", ""
+    if source is not None:
+        root = Path(source).resolve()
+        rank, _ = torchrun_place() or (0, 1)
+        tell = say if rank == 0 else lambda _: None
+        layout = read_layout(root, tell)
+        tell(layout.described)
+        return layout.class_names, str(root), layout.fingerprint
+    if options.dry_run:
+        return IMAGENET_CLASSES, "imagenet", ""
+    raise ConfigError(
+        f"Expected --data with --scale {scale}; got none. Give a folder of images such as "
+        "ImageNet's, --data emoji, or --dry-run to see what a run costs."
+    )
