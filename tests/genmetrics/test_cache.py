@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from genmetrics import Processes, UsageError, extract_features, open_images
+from genmetrics import BadInput, Processes, UsageError, extract_features, open_images
 from genmetrics.cache import FeatureCache
 from genmetrics.cli import main
 from genmetrics.extractors import Extractor
@@ -145,6 +145,20 @@ def test_tensors_are_cached_by_their_bytes(images, extractor, tmp_path):
     changed[17, 1, 2, 3] ^= 1
     _, third = read(changed, extractor, tmp_path)
     assert (first, second, third) == (N, 0, N)
+
+
+def test_a_damaged_npz_is_refused_where_its_images_are_needed(images, extractor, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, images)
+    whole, _ = read(open_images(path), extractor, tmp_path / "cache")
+    content = bytearray(path.read_bytes())
+    content[3000:3200] = bytes(200)
+    path.write_bytes(content)
+    features, computed = read(open_images(path), extractor, tmp_path / "cache")
+    assert computed == 0
+    assert same(whole, features)
+    with pytest.raises(BadInput, match=r"x\.npz; got Bad CRC-32"):
+        read(open_images(path), extractor)
 
 
 @pytest.mark.parametrize("cached", ["nothing", "two thirds", "all"])

@@ -333,6 +333,32 @@ def test_torn_npz_is_refused(tmp_path, keep):
         open_images(tmp_path / "x.npz")
 
 
+def damage(path, offset):
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [b"3, 4, 5, 3", pixels().tobytes()], ids=["header", "pixels"])
+def test_a_changed_byte_in_a_stored_npz_is_found(tmp_path, place):
+    np.savez(tmp_path / "x.npz", pixels())
+    damage(tmp_path / "x.npz", (tmp_path / "x.npz").read_bytes().index(place))
+    said = r"arrays in .*x\.npz; got Bad CRC-32 for file 'arr_0\.npy'\. Save it again"
+    source = open_images(tmp_path / "x.npz")
+    for index in (0, 1):
+        with pytest.raises(BadInput, match=said):
+            source.read(index)
+
+
+def test_a_stored_npz_is_checked_once_for_all_its_parts(tmp_path):
+    np.savez(tmp_path / "x.npz", pixels())
+    source = open_images(tmp_path / "x.npz")
+    source.select([2]).read(0)
+    damage(tmp_path / "x.npz", (tmp_path / "x.npz").read_bytes().index(pixels().tobytes()))
+    for part in (source, source.select([1])):
+        part.read(0)
+
+
 @pytest.fixture
 def tree(tmp_path):
     """Images of two sizes in sub-folders, and what no set contains."""

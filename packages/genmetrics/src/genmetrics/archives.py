@@ -1,12 +1,11 @@
-"""Arrays and files inside zip archives, read from any thread. Imports no torch."""
+"""Images in an array of an ``.npz`` file, read from any thread. Imports no torch."""
 
 import hashlib
 import io
 import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -14,8 +13,8 @@ from jaxtyping import Int64, UInt8
 from genmetrics.contents import Contents, content_remarks
 from genmetrics.errors import BadInput
 from genmetrics.float_images import FloatImages, FloatRange
+from genmetrics.zip_members import TORN, Checksum, seek_to_content, torn_archive
 
-_TORN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _LONGEST_HEADER = 2**16  # of an array
 
 STATISTICS_NOT_USED = "they are not used, so this is not the score of ADM's protocol"
@@ -23,54 +22,6 @@ FEATURES_NOT_READ = (
     "Pass the images that they are of, or arrays of two such files to "
     "frechet_distance_from_features in Python; `genmetrics probe` and `umap` read these files."
 )
-
-
-def list_members(path: Path) -> list[zipfile.ZipInfo]:
-    """Return the directory of an archive.
-
-    Raises:
-        BadInput: If the file is not an archive.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
-    except _TORN as error:
-        raise BadInput(
-            f"Expected a zip archive in {path}; got {error}. Fetch or make it again."
-        ) from error
-
-
-def read_member(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """Return the bytes of a member, checked against its CRC-32.
-
-    The archive is opened for each call, so that threads share no state.
-
-    Raises:
-        BadInput: If the member is damaged, encrypted or packed in a rare way; names it.
-    """
-    try:
-        if member.flag_bits & 1 or member.compress_type not in (
-            zipfile.ZIP_STORED,
-            zipfile.ZIP_DEFLATED,
-        ):
-            raise zipfile.BadZipFile("an encrypted or unusual compression")
-        with path.open("rb") as file:
-            _seek_to_content(file, member)
-            content = file.read(member.compress_size)
-        if member.compress_type == zipfile.ZIP_DEFLATED:
-            content = zlib.decompress(content, wbits=-zlib.MAX_WBITS)
-        if zlib.crc32(content) != member.CRC:
-            raise zipfile.BadZipFile("another CRC-32 than its directory says")
-    except _TORN as error:
-        raise BadInput(
-            f"Expected a whole member {member.filename} in {path}; got {error}. Make the zip again."
-        ) from error
-    return content
-
-
-def _seek_to_content(file: BinaryIO, member: zipfile.ZipInfo) -> None:
-    file.seek(member.header_offset + 26)  # lengths of name and extra field, local header
-    file.seek(sum(np.frombuffer(file.read(4), "<u2").tolist()), 1)
 
 
 class ImageArray:
@@ -104,6 +55,7 @@ class ImageArray:
         self.contents: Contents | None = None
         self.class_names: dict[int, str] = {}  # by label, where they are known
         self.labels = None if labels is None else labels[np.asarray(indices, np.int64)]
+        self.checksum: Checksum | None = None  # where the images are a memory map
         self._digest = digest
         self._all_labels = labels
 
@@ -114,8 +66,10 @@ class ImageArray:
         """Return one image.
 
         Raises:
-            BadInput: If it is of floats that are not in their range.
+            BadInput: If it is of floats that are not in their range, or the file is damaged.
         """
+        if self.checksum is not None:
+            self.checksum.require_whole()
         return np.asarray(self.images[self.indices[index]])
 
     def select(self, indices: Sequence[int]) -> "ImageArray":
@@ -128,7 +82,7 @@ class ImageArray:
             labels=self._all_labels,
             notes=self.notes,
         )
-        chosen.class_names = self.class_names
+        chosen.class_names, chosen.checksum = self.class_names, self.checksum
         return chosen
 
     def fingerprint(self) -> str:
@@ -159,14 +113,13 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
             if "arr_0" not in keys:
                 raise _no_images(path, archive)
             member = archive.zip.getinfo("arr_0.npy")
-            images = _map_stored(path, member)
-            if images is None:
-                images = archive["arr_0"]
+            mapped = _map_stored(path, member)
+            images = archive["arr_0"] if mapped is None else mapped
             other = archive["arr_1"] if "arr_1" in keys else None
             names = archive["classes"] if "classes" in keys else np.empty(0)
     except BadInput:
         raise
-    except _TORN as error:
+    except TORN as error:
         raise torn_archive(path, error) from error
     images = _channels_last(images)
     _require_images(path, images, float_range)
@@ -190,6 +143,8 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
         pixels = FloatImages(path, images, float_range)
         notes += pixels.remarks()
     array = ImageArray(path, pixels, range(len(images)), digest=digest, labels=labels, notes=notes)
+    if isinstance(images, np.memmap):
+        array.checksum = Checksum(path, member)
     if labels is not None and names.ndim == 1 and names.dtype.kind == "U":
         array.class_names = {label: name for label, name in enumerate(names.tolist()) if name}
     return array
@@ -212,19 +167,6 @@ def _no_images(path: Path, archive: Any) -> BadInput:
 def is_of_features(keys: Collection[str]) -> bool:
     """Say whether a file with arrays of these names was written by ``genmetrics features``."""
     return {"ids", "meta"} <= set(keys)
-
-
-def torn_archive(path: Path, error: Exception) -> BadInput:
-    """Return the error for an ``.npz`` that cannot be read.
-
-    Args:
-        path: The file.
-        error: What numpy said of it, which takes whatever is no archive for a pickle.
-    """
-    found = str(error).partition(".")[0] if zipfile.is_zipfile(path) else "no zip archive"
-    return BadInput(
-        f"Expected an .npz file of arrays in {path}; got {found}. Save it again with np.savez."
-    )
 
 
 def _listing(archive: zipfile.ZipFile) -> str:
@@ -282,7 +224,7 @@ def _map_stored(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
     if member.compress_type != zipfile.ZIP_STORED:
         return None
     with path.open("rb") as file:
-        _seek_to_content(file, member)
+        seek_to_content(file, member)
         shape, fortran, dtype = _npy_header(file)
         if dtype.hasobject or 0 in shape or shape == ():
             return None

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from genmetrics.archives import read_member
 from genmetrics.contents import Contents, content_remarks
 from genmetrics.errors import BadInput
 from genmetrics.pictures import PictureLog, decode, size_in_header
+from genmetrics.zip_members import read_member
 
 _LISTED = 20
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from genmetrics.archives import STATISTICS_NOT_USED, open_image_array, torn_archive
+from genmetrics.archives import STATISTICS_NOT_USED, open_image_array
 from genmetrics.report import ImageSet
 from genmetrics.sources import ImageSource, open_images
 from genmetrics.stats import GaussianStats
 from genmetrics.stats_files import load_all_stats
+from genmetrics.zip_members import torn_archive
 
 __all__ = ["Reference", "open_reference"]
 

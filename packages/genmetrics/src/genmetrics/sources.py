@@ -10,12 +10,13 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from genmetrics.archives import ImageArray, list_members, open_image_array
+from genmetrics.archives import ImageArray, open_image_array
 from genmetrics.contents import Contents
 from genmetrics.errors import BadInput
 from genmetrics.float_images import FloatRange, check_float_range
 from genmetrics.picture_sets import ImageFolder, ImageZip, member_name
 from genmetrics.pictures import EXTENSIONS, sizes_in_words
+from genmetrics.zip_members import list_members
 
 __all__ = [
     "EXTENSIONS",
