@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from genmetrics import BadInput, Processes, UsageError, extract_features, open_images
 from genmetrics.cache import FeatureCache
@@ -178,6 +180,48 @@ def test_copies_and_plain_images_are_known_with_any_part_in_the_cache(
     assert "throughout: 11.png" in plain
     assert "2 of 53 images" in copies
     assert "31.png = 2.png, 52.png = 7.png" in copies
+
+
+def write_odd_pictures(folder):
+    picture = Image.open(folder / "0.png")
+    for index, mode in ((1, "L"), (4, "RGBA"), (30, "P"), (50, "L")):
+        picture.convert(mode).save(folder / f"{index}.png")
+    picture.resize((3, 4)).save(folder / "7.png")
+    picture.save(folder / "60.jpg")
+    Image.fromarray(np.arange(35, dtype=np.uint16).reshape(7, 5) * 1800).save(folder / "52.png")
+
+
+@pytest.mark.parametrize("cached", ["two thirds", "all"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_is_odd_is_told_again_with_any_part_in_the_cache(
+    folder, extractor, tmp_path, cached, zipped
+):
+    write_odd_pictures(folder)
+    path = shutil.make_archive(tmp_path / "odd", "zip", folder) if zipped else folder
+    first, second = (open_images(path, allow_16bit=True) for _ in range(2))
+    read(first, extractor, tmp_path / "cache")
+    if cached == "two thirds":
+        shards(tmp_path / "cache")[1].unlink()
+    read(second, extractor, tmp_path / "cache")
+    alpha, kinds, lossy, wide, sizes, *_ = second.remarks()
+    for words, told in (
+        ("1 of 54 images", alpha),
+        ("2 grey, 1 palette", kinds),
+        ("1 of 54 images", lossy),
+        ("1 of 54 images", wide),
+        ("2 sizes (53 of 5x7, 1 of 3x4)", sizes),
+    ):
+        assert words in told
+    assert second.remarks() == first.remarks()
+
+
+def test_processes_notice_what_is_odd_too(folder, extractor):
+    write_odd_pictures(folder)
+    threads, processes = (open_images(folder, allow_16bit=True) for _ in range(2))
+    for source, workers in ((threads, 2), (processes, Processes(2))):
+        extract(source, extractor, batch_size=BATCH, workers=workers)
+    assert len(threads.remarks()) == 6
+    assert processes.remarks() == threads.remarks()
 
 
 def test_processes_notice_copies_too(images, write_images, extractor):

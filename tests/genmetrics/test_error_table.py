@@ -197,6 +197,19 @@ def test_sixteen_bits_are_kept_to_eight_when_allowed(samples, real, capsys):
     assert "16 bits per channel, of which the upper 8 were kept" in told
 
 
+def test_sixteen_bits_are_refused_though_features_with_the_flag_are_cached(
+    samples, real, tmp_path, capsys
+):
+    write_16_bits(samples)
+    cached = fid(samples, real, "--cache", tmp_path / "cache")
+    for _ in range(2):
+        assert "--allow-16bit" in refused(capsys, cached, 3)
+        code, _, told = run(capsys, [*cached, "--allow-16bit"])
+        assert code == 0
+        assert "16 bits per channel, of which the upper 8 were kept" in told
+    assert "11 of 11 images from the cache" in told
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genmetrics.contents import digest, is_plain
-from genmetrics.sources import ImageSource
+from genmetrics.sources import ImageFolder, ImageSource, ImageZip
 
 
 class Decoded(NamedTuple):
@@ -20,11 +20,13 @@ class Decoded(NamedTuple):
         pixels: Bytes, channels last.
         digest: Of the pixels and their size.
         plain: Whether it has one colour throughout.
+        noticed: What a picture was before it was made RGB, a row of ``NOTICED``; None for others.
     """
 
     pixels: np.ndarray
     digest: int
     plain: bool
+    noticed: np.void | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,7 @@ class Processes:
     """Decode in processes of their own, where threads wait for one another.
 
     They start fresh (spawned, not forked), so a script that uses them needs its
-    ``if __name__ == "__main__"``. What they notice about pictures, such as transparency, is missing
-    from ``source.remarks()``. Arrays need no decoding and are read by threads all the same.
+    ``if __name__ == "__main__"``. Arrays need no decoding and are read by threads all the same.
 
     Args:
         count: How many, at least 1.
@@ -90,4 +91,5 @@ def _read_kept(index: int) -> Decoded:
 def _read(source: ImageSource, index: int) -> Decoded:
     """Decode and digest, so that digests too are made by the readers and not before the network."""
     pixels = source.read(index)
-    return Decoded(pixels, digest(pixels), is_plain(pixels))
+    noticed = source.noticed[index] if isinstance(source, ImageFolder | ImageZip) else None
+    return Decoded(pixels, digest(pixels), is_plain(pixels), noticed)

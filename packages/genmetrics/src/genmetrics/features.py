@@ -20,11 +20,12 @@ from genmetrics.contents import Contents
 from genmetrics.decoding import Decoded, Processes, batches_ahead
 from genmetrics.errors import UsageError
 from genmetrics.extractors import Extractor, full_float32
-from genmetrics.sources import ImageSource, as_images
+from genmetrics.sources import ImageFolder, ImageSource, ImageZip, as_images
 from genmetrics.tensors import require_bytes
 
 BATCHES_PER_SHARD = 8
-_DIGESTS, _PLAIN = "image/digest", "image/plain"  # beside the outputs in a shard
+# Beside the outputs in a shard.
+_DIGESTS, _PLAIN, _NOTICED = "image/digest", "image/plain", "image/noticed"
 _Batch = tuple[range, Sequence[Decoded] | Tensor]
 _log = logging.getLogger(__name__)
 
@@ -138,6 +139,8 @@ class _Run:
         self.arrays = {name: values.numpy() for name, values in self.features.items()}
         if not isinstance(source, Tensor):
             self.arrays |= {_DIGESTS: np.zeros(n, np.uint64), _PLAIN: np.zeros(n, np.bool_)}
+        if isinstance(source, ImageFolder | ImageZip):
+            self.arrays[_NOTICED] = source.noticed
         self.num_restored = 0
         self.shards = [range(start, min(start + shard, n)) for start in range(0, n, shard)]
         self.to_do = {rows.start: len(rows) for rows in self.shards}
@@ -181,6 +184,8 @@ class _Run:
     def _noted(self, rows: range, batch: Sequence[Decoded]) -> list[np.ndarray]:
         self.arrays[_DIGESTS][rows.start : rows.stop] = [image.digest for image in batch]
         self.arrays[_PLAIN][rows.start : rows.stop] = [image.plain for image in batch]
+        if _NOTICED in self.arrays:  # a process of its own has noticed it in a copy of the source
+            self.arrays[_NOTICED][rows.start : rows.stop] = [image.noticed for image in batch]
         return [image.pixels for image in batch]
 
     def _finish(self, rows: range) -> None:
@@ -208,7 +213,11 @@ def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) ->
         fingerprint = f"tensor {tuple(source.shape)} {images.hexdigest()}"
     else:
         fingerprint = source.fingerprint()
+    how = {}
+    if isinstance(source, ImageFolder | ImageZip):
+        how = {"allow_16bit": source.allow_16bit}
     return {
+        **how,
         "images": fingerprint,
         "n": len(source),
         "extractor": extractor.name,

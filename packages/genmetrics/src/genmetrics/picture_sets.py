@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from genmetrics.contents import Contents, content_remarks
 from genmetrics.errors import BadInput
-from genmetrics.pictures import PictureLog, decode, size_in_header
+from genmetrics.pictures import NOTICED, decode, picture_remarks, size_in_header
 from genmetrics.zip_members import read_member
 
 _LISTED = 20
@@ -45,7 +45,7 @@ class ImageFolder:
         self.skipped = skipped
         self.allow_16bit = allow_16bit
         self.contents: Contents | None = None
-        self._log = PictureLog()
+        self.noticed = np.zeros(len(files), NOTICED)  # filled in as they are read
 
     def __len__(self) -> int:
         return len(self.files)
@@ -62,7 +62,9 @@ class ImageFolder:
             BadInput: If the file cannot be decoded or has more than 8 bits; names the file.
         """
         file = self.files[index]
-        return decode(file, str(file), self._log, allow_16bit=self.allow_16bit)
+        image, noticed = decode(file, str(file), allow_16bit=self.allow_16bit)
+        self.noticed[index] = noticed
+        return image
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the width and height of one image, from its header.
@@ -93,7 +95,7 @@ class ImageFolder:
 
     def remarks(self) -> list[str]:
         """Say what was skipped, converted, lossy, of another size, plain or repeated."""
-        return _remarks(self, self._log)
+        return _remarks(self)
 
 
 class ImageZip:
@@ -124,7 +126,7 @@ class ImageZip:
         self.skipped = skipped
         self.allow_16bit = allow_16bit
         self.contents: Contents | None = None
-        self._log = PictureLog()
+        self.noticed = np.zeros(len(members), NOTICED)  # filled in as they are read
 
     def __len__(self) -> int:
         return len(self.members)
@@ -140,7 +142,9 @@ class ImageZip:
         Raises:
             BadInput: If the member is damaged, cannot be decoded or has more than 8 bits.
         """
-        return decode(*self._open(index), self._log, allow_16bit=self.allow_16bit)
+        image, noticed = decode(*self._open(index), allow_16bit=self.allow_16bit)
+        self.noticed[index] = noticed
+        return image
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the width and height of one image, from its header.
@@ -169,7 +173,7 @@ class ImageZip:
 
     def remarks(self) -> list[str]:
         """Say what was skipped, converted, lossy, of another size, plain or repeated."""
-        return _remarks(self, self._log)
+        return _remarks(self)
 
 
 def member_name(member: zipfile.ZipInfo) -> str:
@@ -186,9 +190,9 @@ def _digest(rows: Iterable[tuple[str, int, int]]) -> str:
     return hashlib.sha256("\n".join(map(repr, rows)).encode(errors="surrogateescape")).hexdigest()
 
 
-def _remarks(source: ImageFolder | ImageZip, log: PictureLog) -> list[str]:
+def _remarks(source: ImageFolder | ImageZip) -> list[str]:
     contents = content_remarks(source.contents, source.names, source.path)
-    return _skip_remarks(source) + log.remarks(source.path, len(source)) + contents
+    return _skip_remarks(source) + picture_remarks(source.noticed, source.path) + contents
 
 
 def _skip_remarks(source: ImageFolder | ImageZip) -> list[str]:

@@ -1,4 +1,4 @@
-"""Picture files made 8-bit RGB, with a record of what that changed. Imports no torch."""
+"""Picture files made 8-bit RGB, with a note of what that changed. Imports no torch."""
 
 import re
 import warnings
@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from genmetrics.errors import BadInput
@@ -23,64 +24,88 @@ _KINDS = {"1": "bilevel", "L": "grey", "LA": "grey", "P": "palette", "CMYK": "CM
 _LISTED_SIZES = 10
 
 
-class PictureLog:
-    """What was noticed about each picture; safe to fill from several threads."""
+NOTICED = np.dtype(
+    [
+        ("width", "<i4"),
+        ("height", "<i4"),
+        ("kind", "S8"),
+        ("transparent", "?"),
+        ("jpeg", "?"),
+        ("wide", "?"),
+    ]
+)
 
-    def __init__(self) -> None:
-        self._sizes: dict[str, tuple[int, int]] = {}
-        self._transparent: set[str] = set()
-        self._jpeg: set[str] = set()
-        self._kinds: dict[str, str] = {}
-        self._wide: set[str] = set()
 
-    def note(self, name: str, image: Image.Image) -> None:
-        """Record a picture that was opened; a second time changes nothing."""
-        self._sizes[name] = image.size
-        if image.has_transparency_data:
-            self._transparent.add(name)
-        if image.format in ("JPEG", "MPO"):
-            self._jpeg.add(name)
-        if _is_wide(image):
-            self._wide.add(name)
-        elif image.mode != "RGB" and image.mode != "RGBA":
-            self._kinds[name] = _KINDS.get(image.mode, image.mode)
+class Noticed(NamedTuple):
+    """What a picture was before it was made 8-bit RGB, in the order of ``NOTICED``.
 
-    def remarks(self, path: Path, n: int) -> list[str]:
-        """Return a sentence for each thing noticed.
+    Args:
+        width: In pixels; 0 stands for a picture that was not read.
+        height: In pixels.
+        kind: What was converted, such as ``grey``; empty for RGB.
+        transparent: Whether transparency was dropped.
+        jpeg: Whether it is compressed with loss.
+        wide: Whether it has more than 8 bits.
+    """
 
-        Args:
-            path: Where the pictures are from.
-            n: How many there are, read or not.
-        """
-        sentences = []
-        if self._transparent:
-            sentences.append(
-                f"{len(self._transparent)} of {n} images in {path} have transparency, "
-                "which was dropped; flatten them on a background to choose what shows."
-            )
-        if self._kinds:
-            kinds = Counter(self._kinds.values()).most_common()
-            counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
-            sentences.append(
-                f"{len(self._kinds)} of {n} images in {path} are not RGB and were converted: "
-                f"{counts}."
-            )
-        if self._jpeg:
-            sentences.append(
-                f"{len(self._jpeg)} of {n} images in {path} are JPEG, whose loss counts as a "
-                "difference to any set that has not suffered it; save samples as PNG."
-            )
-        if self._wide:
-            sentences.append(
-                f"{len(self._wide)} of {n} images in {path} have 16 bits per channel, of which the "
-                "upper 8 were kept."
-            )
-        if len(set(self._sizes.values())) > 1:
-            sentences.append(
-                f"Images in {path} have {sizes_in_words(self._sizes.values())}; "
-                "each is resized by itself."
-            )
-        return sentences
+    width: int
+    height: int
+    kind: str
+    transparent: bool
+    jpeg: bool
+    wide: bool
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "Noticed":
+        """Look at a picture that was opened."""
+        wide = _is_wide(image)
+        rgb = wide or image.mode in ("RGB", "RGBA")
+        return cls(
+            *image.size,
+            kind="" if rgb else _KINDS.get(image.mode, image.mode),
+            transparent=image.has_transparency_data,
+            jpeg=image.format in ("JPEG", "MPO"),
+            wide=wide,
+        )
+
+
+def picture_remarks(noticed: Shaped[np.ndarray, " n"], path: Path) -> list[str]:
+    """Return a sentence for each thing that was noticed.
+
+    Args:
+        noticed: Of all pictures, of dtype ``NOTICED``; zeros for those that were not read.
+        path: Where the pictures are from.
+    """
+    sentences = []
+    n = len(noticed)
+    transparent, jpeg, wide = (int(noticed[name].sum()) for name in ("transparent", "jpeg", "wide"))
+    kinds = Counter(kind.decode() for kind in noticed["kind"].tolist() if kind)
+    sizes = [size for size in noticed[["width", "height"]].tolist() if any(size)]
+    if transparent:
+        sentences.append(
+            f"{transparent} of {n} images in {path} have transparency, "
+            "which was dropped; flatten them on a background to choose what shows."
+        )
+    if kinds:
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        sentences.append(
+            f"{kinds.total()} of {n} images in {path} are not RGB and were converted: {counts}."
+        )
+    if jpeg:
+        sentences.append(
+            f"{jpeg} of {n} images in {path} are JPEG, whose loss counts as a "
+            "difference to any set that has not suffered it; save samples as PNG."
+        )
+    if wide:
+        sentences.append(
+            f"{wide} of {n} images in {path} have 16 bits per channel, of which the "
+            "upper 8 were kept."
+        )
+    if len(set(sizes)) > 1:
+        sentences.append(
+            f"Images in {path} have {sizes_in_words(sizes)}; each is resized by itself."
+        )
+    return sentences
 
 
 def sizes_in_words(sizes: Iterable[tuple[int, int]]) -> str:
@@ -100,14 +125,13 @@ def sizes_in_words(sizes: Iterable[tuple[int, int]]) -> str:
 
 
 def decode(
-    stream: Path | BytesIO, name: str, log: PictureLog, *, allow_16bit: bool = False
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a picture as 8-bit RGB; transparency is dropped.
+    stream: Path | BytesIO, name: str, *, allow_16bit: bool = False
+) -> tuple[UInt8[np.ndarray, "h w 3"], Noticed]:
+    """Return a picture as 8-bit RGB, transparency being dropped, and what it was before.
 
     Args:
         stream: A file, or its bytes.
         name: How messages call it.
-        log: Where the conversions are noted.
         allow_16bit: Whether to keep the upper 8 bits of 16, as Pillow does for colour.
 
     Raises:
@@ -117,8 +141,8 @@ def decode(
         with Image.open(stream) as image:
             if _is_wide(image):
                 _require_narrow(image, name, allow_16bit=allow_16bit)
-            log.note(name, image)
-            return _as_rgb(image)
+            noticed = Noticed.of(image)  # before it is loaded, which forgets how wide it is
+            return _as_rgb(image), noticed
     except BadInput:
         raise
     except Exception as error:  # decoders raise anything from SyntaxError to struct.error

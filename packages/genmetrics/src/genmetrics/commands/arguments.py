@@ -57,7 +57,7 @@ def add_feature_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--processes",
         action="store_true",
-        help="decode pictures in processes, not threads; what is odd about them is then not told",
+        help="decode pictures in processes, not threads",
     )
     add(
         "--cache",
