@@ -340,10 +340,44 @@ def test_kid_of_too_few_images_names_the_flag(samples, real, capsys):
     assert "--kid-subset-size of at most 11" in refused(capsys, argv, 2)
 
 
-def test_a_last_chunk_of_one_sample_is_an_error_and_no_nan(real, npz, capsys):
+def test_kid_subsets_of_one_image_are_refused_before_any_is_decoded(samples, real, capsys):
+    (samples / "3.png").write_bytes(b"no image")
+    argv = ["eval", samples, "--ref", real, "--metrics", "kid", "--kid-subset-size", "1", *FAST]
+    assert "--kid-subset-size of at least 2; got 1" in refused(capsys, argv, 2)
+
+
+@pytest.mark.parametrize(
+    ("metric", "n", "m", "said"),
+    [
+        ("pr", 3, 13, "at least 4 images in {samples} for pr; got 3."),
+        ("pr", 11, 3, "at least 4 images in {real} for pr; got 3."),
+        ("dc", 3, 13, "at least 4 images in {samples} for dc; got 3."),
+        ("fd_inf", 19, 13, "at least 20 images in {samples} for fd_inf; got 19."),
+    ],
+)
+def test_too_few_images_for_a_metric_are_found_before_any_is_decoded(
+    write_images, capsys, metric, n, m, said
+):
+    samples, real = write_images(pixels(n), "few"), write_images(pixels(m, seed=1), "real")
+    (samples / "1.png").write_bytes(b"no image")
+    argv = ["eval", samples, "--ref", real, "--metrics", f"fid,{metric}", *FAST]
+    error = refused(capsys, argv, 3)
+    assert said.format(samples=samples, real=real) in error
+    assert f"Add images, raise --limit, or leave {metric} out of --metrics." in error
+
+
+def test_as_many_images_as_a_metric_needs_are_scored(write_images, capsys):
+    samples, real = write_images(pixels(20), "some"), write_images(pixels(4, seed=1), "real")
+    report(capsys, ["eval", samples, "--ref", real, "--metrics", "fd_inf,pr,dc", *FAST])
+    report(capsys, ["eval", real, "--ref", samples, "--metrics", "pr,dc", *FAST])
+
+
+def test_a_last_chunk_of_one_sample_costs_no_score_and_is_no_nan(real, npz, capsys):
     file = npz(arr_0=pixels(5001, 2, 2))
-    argv = ["eval", file, "--ref", real, "--metrics", "is", *FAST, "--batch-size", "1700"]
-    assert "5001 samples, which leave 1 for the last" in refused(capsys, argv, 3)
+    argv = ["eval", file, "--ref", real, "--metrics", "fid,is", *FAST, "--batch-size", "1700"]
+    document = report(capsys, argv)
+    assert document["metrics"]["is_efflite0"]["num_chunks"] == 1
+    assert "fd_efflite0" in document["metrics"]
 
 
 @pytest.mark.parametrize(

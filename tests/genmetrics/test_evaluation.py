@@ -254,6 +254,16 @@ def test_a_short_last_chunk_of_the_inception_score_is_remarked(
     assert report.to_dict()["seed"] == 3
 
 
+def test_a_last_chunk_that_takes_one_sample_more_is_not_called_short(
+    emoji, write_images, extractor
+):
+    source = open_images(write_images(emoji[:31], "samples"))
+    protocol = choose_protocol("adm", None, metrics=("is",), is_chunk=15)
+    report = evaluate(source, source, extractor=extractor, protocol=protocol)
+    assert next(iter(report.scores.values())).details["num_chunks"] == 2
+    assert "SHORT_CHUNK" not in {each.code for each in report.remarks}
+
+
 def test_kid_of_few_images_names_the_flag_that_helps(emoji, write_images, capsys):
     arguments = ["eval", str(write_images(emoji[:12], "a")), "--ref"]
     arguments += [str(write_images(emoji[12:30], "b")), *EFFLITE0, "--metrics", "kid"]

@@ -34,7 +34,7 @@ class ISResult:
         se: Standard error of ``mean`` over new samples, by the delta method: to first order a
             sample moves the logarithm of the score by its ``KL(p(y|x) || p(y))`` less the mean.
         n: Samples.
-        chunk: Samples in each chunk; the last may have fewer and counts the same.
+        chunk: Samples in each chunk; the last may have fewer, or one more, and counts the same.
         num_chunks: Chunks.
         file_order_mean: Mean over chunks without the shuffle, as ADM's evaluator computes it.
         single_split: Score of all samples as one chunk.
@@ -60,11 +60,13 @@ def inception_score(logits: Rows, *, chunk: int = 5000, shuffle_seed: int = 0) -
         logits: Class scores before the softmax; for parity with ADM, those of the 2015 Inception
             graph, which have no bias.
         chunk: Samples in each chunk, at least 2. It changes the score: compare equal chunks only.
+            A last chunk of one sample, which would score 1 whatever it shows, joins the one before;
+            at all other counts the chunks are ADM's.
         shuffle_seed: Seed of the shuffle.
 
     Raises:
         UsageError: If ``chunk`` is below 2.
-        BadInput: If a chunk would have fewer than 2 samples.
+        BadInput: If there are fewer than 2 samples.
         NumericalFailure: If a score is not finite.
 
     Example:
@@ -76,11 +78,8 @@ def inception_score(logits: Rows, *, chunk: int = 5000, shuffle_seed: int = 0) -
     n = len(logits)
     if chunk < 2:
         raise UsageError(f"Expected chunk of at least 2; got {chunk}. Try 5000, as ADM.")
-    if n < 2 or n % chunk == 1:
-        raise BadInput(
-            f"Expected at least 2 samples in each chunk of {chunk}; got {n} samples, which leave "
-            f"{n % chunk} for the last. Add or drop an image, or choose another chunk."
-        )
+    if n < 2:
+        raise BadInput(f"Expected at least 2 samples; got {n}. Add images.")
     require_finite(logits, "logits")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(shuffle_seed))
     shuffled = [_score(*sums) for sums in _chunk_sums(logits, order, chunk)]
@@ -106,7 +105,10 @@ def _chunk_sums(
     logits: Tensor, order: Tensor, chunk: int
 ) -> Iterator[tuple[Float64[Tensor, " c"], Float64[Tensor, ""], int]]:
     """Yield the sums over each chunk of ``p`` and of ``sum_y p log p``, and its size."""
-    for rows in order.split(chunk):
+    chunks = list(order.split(chunk))
+    if len(chunks) > 1 and len(chunks[-1]) == 1:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    for rows in chunks:
         log_prob = logits[rows.to(logits.device)].to("cpu", torch.float64).log_softmax(dim=1)
         prob = log_prob.exp()
         yield prob.sum(dim=0), (prob * log_prob).sum(), len(rows)

@@ -199,8 +199,8 @@ def _remarks(
         if score.details.get("order_matters"):
             values = {"file_order": score.details["file_order_mean"], "mean": score.value}
             yield Remark("CLASS_SORTED", _ORDER.format(**values))
-        if score.details.get("num_chunks", 1) > 1 and score.n_samples % score.details["chunk"]:
-            last = score.n_samples % score.details["chunk"]
+        last = score.n_samples % score.details.get("chunk", 1)
+        if score.details.get("num_chunks", 1) > 1 and last > 1:  # one alone has joined another
             yield Remark("SHORT_CHUNK", _SHORT_CHUNK.format(last=last, **score.details))
     yield from _floor_remarks(scores, reference)
     if extractor.name == "inception" and not extractor.weights_sha256.startswith(SHA256_PREFIX):

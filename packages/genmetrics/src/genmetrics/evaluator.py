@@ -115,8 +115,8 @@ class Evaluator:
         """Score all images so far; more may follow.
 
         Raises:
-            BadInput: If there are fewer than 2.
-            UsageError: If there are fewer than a metric needs.
+            BadInput: If there are fewer than 2, or than a metric needs.
+            UsageError: If there are fewer than a subset of KID has.
             NumericalFailure: If features are not finite.
         """
         samples = ImageSet(Path("-"), "stream", self._num_images, self._digest.hexdigest())

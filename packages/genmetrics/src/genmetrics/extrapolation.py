@@ -16,6 +16,7 @@ from genmetrics.frechet import frechet_distance
 from genmetrics.frechet_error import frechet_standard_error
 from genmetrics.stats import GaussianStats, StatsAccumulator, require_finite
 
+FEWEST_SAMPLES = 20
 _LARGEST_FIRST_SIZE = 5000
 
 
@@ -91,9 +92,10 @@ def fd_infinity(
             f"Expected at least 3 points and 1 repeat; got {points} and {repeats}. "
             "A line with an error needs three points."
         )
-    if len(samples) < 20:
+    if len(samples) < FEWEST_SAMPLES:
         raise BadInput(
-            f"Expected at least 20 samples to extrapolate from; got {len(samples)}. Add images."
+            f"Expected at least {FEWEST_SAMPLES} samples to extrapolate from; got {len(samples)}. "
+            "Add images."
         )
     require_finite(samples, "features of the samples")
     sizes = _sizes(len(samples), points)

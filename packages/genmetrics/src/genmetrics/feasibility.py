@@ -6,6 +6,7 @@ import torch
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.extractors import Extractor
+from genmetrics.extrapolation import FEWEST_SAMPLES
 from genmetrics.protocols import Protocol
 from genmetrics.reference import Reference
 from genmetrics.report import ImageSet
@@ -52,22 +53,47 @@ def require_enough(sets: Sequence[ImageSet], protocol: Protocol) -> None:
     """Raise unless there are enough images for every metric of the protocol.
 
     Args:
-        sets: Samples and real images.
+        sets: Samples and, where there are some, real images.
         protocol: The metrics.
 
     Raises:
-        BadInput: If a set has fewer than 2 images.
-        UsageError: If a set is smaller than a subset of KID.
+        BadInput: If a set has fewer than 2 images, or than a metric needs.
+        UsageError: If a set is smaller than a subset of KID, or such a subset has one image.
     """
-    counts = [each.n or 0 for each in sets]
-    for each, n in zip(sets, counts, strict=True):
-        if n < 2:
-            raise BadInput(f"Expected at least 2 images in {each.path}; got {n}. Add images.")
-    fewest = min(counts)
-    if "kid" in protocol.metrics and protocol.kid_subset_size > fewest:
+    for each in sets:
+        if _count(each) < 2:
+            raise BadInput(
+                f"Expected at least 2 images in {each.path}; got {_count(each)}. Add images."
+            )
+    judged = {"pr": sets, "dc": sets, "fd_inf": sets[:1]}
+    needed = {
+        "pr": protocol.neighbours + 1,
+        "dc": protocol.neighbours + 1,
+        "fd_inf": FEWEST_SAMPLES,
+    }
+    for metric in protocol.metrics:
+        for each in judged.get(metric, ()):
+            if _count(each) < needed[metric]:
+                raise BadInput(
+                    f"Expected at least {needed[metric]} images in {each.path} for {metric}; got "
+                    f"{_count(each)}. Add images, raise --limit, or leave {metric} out of "
+                    "--metrics."
+                )
+    if "kid" in protocol.metrics:
+        _require_subsets(protocol.kid_subset_size, min(map(_count, sets)))
+
+
+def _count(images: ImageSet) -> int:
+    return images.n or 0
+
+
+def _require_subsets(size: int, fewest: int) -> None:
+    if size < 2:
+        raise UsageError(f"Expected --kid-subset-size of at least 2; got {size}. Try 1000.")
+    if size > fewest:
         raise UsageError(
             f"Expected --kid-subset-size of at most {fewest}, the smaller set's images; got "
-            f"{protocol.kid_subset_size}. Lower it, and compare KIDs of one subset size only."
+            f"{size}. Lower it, and compare KIDs of one subset size only."
         )
 
 
