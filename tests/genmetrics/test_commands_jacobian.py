@@ -173,6 +173,29 @@ def test_the_plot_has_earlier_reports_beside(folder, capsys):
         assert name in drawn
 
 
+def test_earlier_reports_of_one_file_name_are_told_apart_by_their_folders(folder):
+    beside = []
+    for name, factory in (("ra/spec", "Parts"), ("rb/spec", "singular"), ("rb/Affine", "Affine")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        assert main(argv(factory, "--json", f"{name}.json")) == 0
+        beside += ["--beside", f"{name}.json"]
+    assert main(argv("Affine", "--plot", "four.svg", *beside)) == 0
+    drawn = (folder / "four.svg").read_text()
+    for name in ("ra/spec (n = 5)", "rb/spec (n = 5, 5 unresolved)", "rb/Affine (n = 5)"):
+        assert f"<!-- {name} -->" in drawn
+    assert "<!-- Affine (n = 5) -->" in drawn
+
+
+def test_earlier_reports_that_cannot_be_told_apart_are_refused_before_the_work(folder, capsys):
+    assert main(argv("Parts", "--json", "first.json")) == 0
+    capsys.readouterr()
+    beside = ["--beside", "first.json", "--beside", "first.json"]
+    assert main(argv("broken", "--plot", "x.svg", *beside)) == 2
+    err = capsys.readouterr().err
+    assert f"got {folder.name}/first more than once. Rename a file" in err
+    assert not (folder / "x.svg").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
         require_parent(options.plot, "--plot")
     elif options.beside:
         raise UsageError("Expected --plot with --beside; got none. Name the picture to draw.")
-    earlier = {path.stem: _read_report(path) for path in options.beside}
+    earlier = _read_reports(options)
     latents = _choose(
         read_array(options.latents, options.key, preferred=("z", "latents")),
         options.samples,
@@ -217,6 +218,27 @@ def _parts(model: Any, device: "torch.device", dtype: "torch.dtype") -> tuple[An
     return flow, getattr(model, "inverse", None), blocks
 
 
+def _read_reports(options: argparse.Namespace) -> "dict[str, Extremes]":
+    """Return earlier reports by file name, or by folder and file name where that is not enough."""
+    counts = Counter([_own_name(options), *(path.stem for path in options.beside)])
+    names = [
+        path.stem if counts[path.stem] == 1 else f"{path.resolve().parent.name}/{path.stem}"
+        for path in options.beside
+    ]
+    if len(set(names)) < len(names):
+        name = Counter(names).most_common(1)[0][0]
+        raise UsageError(
+            f"Expected --beside reports of different names; got {name} more than once. Rename a "
+            "file or its folder, or draw each report once."
+        )
+    return {name: _read_report(path) for name, path in zip(names, options.beside, strict=True)}
+
+
+def _own_name(options: argparse.Namespace) -> str:
+    """Return what the picture calls the model of this run."""
+    return str(options.model.partition(":")[2])
+
+
 def _read_report(path: Path) -> "Extremes":
     import json
 
@@ -241,5 +263,4 @@ def _draw(
 ) -> None:
     from genmetrics.plots import plot_spectra
 
-    own = options.model.partition(":")[2]
-    plot_spectra({**earlier, own: result}, options.plot)
+    plot_spectra({**earlier, _own_name(options): result}, options.plot)
