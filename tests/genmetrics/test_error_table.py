@@ -231,6 +231,50 @@ def test_an_unsuitable_npz_says_what_it_has(real, npz, capsys, arrays, said):
     assert all(words in error for words in said)
 
 
+READERS = {
+    "fid": ["fid", "x.npz", "x.npz", *FAST],
+    "probe": ["probe", "--train", "x.npz", "--val", "x.npz"],
+    "umap": ["umap", "x.npz", "--out", "x.png"],
+    "stats": ["stats", "info", "x.npz"],
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"junk", b"PK\3\4junk", np.lib.format.MAGIC_PREFIX + b"\1\0"],
+    ids=["text", "torn", "array"],
+)
+@pytest.mark.parametrize("argv", READERS.values(), ids=READERS)
+def test_a_file_that_is_no_archive_is_not_taken_for_a_pickle(
+    tmp_path, monkeypatch, capsys, argv, content
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npz").write_bytes(content)
+    error = refused(capsys, argv, 3)
+    assert "arrays in x.npz; got no zip archive. Save it again with np.savez." in error
+
+
+@pytest.mark.parametrize("argv", READERS.values(), ids=READERS)
+def test_an_array_that_is_named_as_an_archive_is_told(tmp_path, monkeypatch, capsys, argv):
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, np.zeros((3, 2)))
+    error = refused(capsys, argv, 3)
+    assert "Expected an .npz file" in error
+    assert "np.savez" in error
+
+
+@pytest.mark.parametrize("argv", READERS.values(), ids=READERS)
+def test_a_damaged_archive_of_arrays_is_refused(tmp_path, monkeypatch, capsys, argv):
+    monkeypatch.chdir(tmp_path)
+    arrays = {"features": np.eye(40), "labels": np.arange(40), "mu": np.ones(40)}
+    np.savez_compressed("x.npz", **arrays)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[60:160] = bytes(100)
+    (tmp_path / "x.npz").write_bytes(content)
+    assert "x.npz; got" in refused(capsys, argv, 3)
+
+
 @pytest.mark.parametrize("low", [0.0, -1.0])
 def test_floats_in_their_range_score_as_their_bytes(samples, real, npz, capsys, low):
     floats = npz(arr_0=(low + pixels() / 255 * (1 - low)).astype(np.float32))

@@ -1,7 +1,6 @@
 """Frozen features with labels, as probes take them: rows, or rows of tokens to be pooled."""
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genmetrics.errors import BadInput
+from genmetrics.zip_members import TORN, torn_archive
 
 Pooling = Literal["mean", "max", "flatten", "first"]
 
@@ -137,8 +137,8 @@ def load_probe_file(
             named = _class_names(archive)
     except BadInput:
         raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"Expected an .npz file of arrays in {path}; got {error}.") from error
+    except TORN as error:
+        raise torn_archive(path, error) from error
     label_key = next(key for key in LABEL_KEYS if key in arrays)
     labels = arrays.pop(label_key)
     if labels.dtype.kind not in "iu" or labels.ndim != 1:

@@ -8,8 +8,6 @@ import codecs
 import json
 import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor
 from genmetrics.archives import FEATURES_NOT_READ, is_of_features
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.stats import GaussianStats
+from genmetrics.zip_members import TORN, torn_archive
 
 SCHEMA = "genmetrics-stats/1"
 _ROUNDING = 1e-6  # of the trace, as much as a float32 covariance of 2048 dimensions may be off
@@ -131,8 +130,8 @@ def _read_npz(path: Path) -> dict[str, GaussianStats]:
             return _from_arrays(path, arrays, archive.files)
     except BadInput:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"Expected an .npz file of arrays in {path}; got {error}.") from error
+    except TORN as error:
+        raise torn_archive(path, error) from error
 
 
 def _from_arrays(

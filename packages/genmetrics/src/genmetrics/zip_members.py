@@ -12,7 +12,8 @@ from genmetrics.errors import BadInput
 
 __all__ = ["TORN", "Checksum", "list_members", "read_member", "seek_to_content", "torn_archive"]
 
-TORN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what damage raises
+# What reading a damaged archive raises; TypeError is that of a bare array in its place.
+TORN = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 _BLOCK = 2**20  # bytes whose CRC-32 is taken at a time
 
 

@@ -1,11 +1,14 @@
 """Arrays of numbers in ``.npz`` files. Imports no torch."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genmetrics.errors import BadInput, UsageError
+from genmetrics.errors import BadInput, GenmetricsError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
 __all__ = ["read_array", "read_labels"]
@@ -28,17 +31,9 @@ def read_array(path: Path, key: str | None, *, preferred: tuple[str, ...]) -> "n
     """
     import numpy as np
 
-    arrays = _open(path)
-    if key is None:
-        others = [name for name in arrays if name not in _LABEL_KEYS]
-        known = [name for name in preferred if name in arrays] or others
-        if len(known) != 1 and not (known and known[0] in preferred):
-            raise UsageError(
-                f"Expected one array in {path}; got {', '.join(others) or 'none'}. "
-                "Choose one by --key."
-            )
-        key = known[0]
-    array = _member(arrays, key, path)
+    with _open(path) as arrays:
+        key = _usual_or_only(arrays, preferred, path) if key is None else key
+        array = _member(arrays, key, path)
     if not np.issubdtype(array.dtype, np.floating) or array.ndim < 2 or not array.size:
         raise BadInput(
             f"Expected floats with a row per sample in {key} of {path}; got {array.dtype} of shape "
@@ -64,11 +59,11 @@ def read_labels(path: Path, count: int) -> "np.ndarray | None":
     """
     import numpy as np
 
-    arrays = _open(path)
-    name = next((name for name in _LABEL_KEYS if name in arrays), None)
-    if name is None:
-        return None
-    labels = _member(arrays, name, path)
+    with _open(path) as arrays:
+        name = next((name for name in _LABEL_KEYS if name in arrays), None)
+        if name is None:
+            return None
+        labels = _member(arrays, name, path)
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
         raise BadInput(
             f"Expected {count} whole numbers in {name} of {path}; got {labels.dtype} of shape "
@@ -77,26 +72,36 @@ def read_labels(path: Path, count: int) -> "np.ndarray | None":
     return labels.astype(np.int64)
 
 
-def _open(path: Path) -> "np.lib.npyio.NpzFile":
-    import zipfile
-
+@contextmanager
+def _open(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
     import numpy as np
+
+    from genmetrics.zip_members import TORN, torn_archive
 
     if not path.is_file():
         raise BadInput(f"Expected an .npz file; got {path}, which is none. Check the path.")
     try:
-        opened = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"Expected an .npz file; got '{error}'. Check the path {path}.") from error
-    if not isinstance(opened, np.lib.npyio.NpzFile):
-        raise BadInput(
-            f"Expected an .npz file; got a bare array in {path}. Save it by numpy.savez."
+        # Opened here, since np.load leaves the file of a torn archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except GenmetricsError:
+        raise
+    except TORN as error:
+        raise torn_archive(path, error) from error
+
+
+def _usual_or_only(arrays: "np.lib.npyio.NpzFile", preferred: tuple[str, ...], path: Path) -> str:
+    others = [name for name in arrays if name not in _LABEL_KEYS]
+    known = [name for name in preferred if name in arrays] or others
+    if len(known) != 1 and not (known and known[0] in preferred):
+        raise UsageError(
+            f"Expected one array in {path}; got {', '.join(others) or 'none'}. Choose one by --key."
         )
-    return opened
+    return known[0]
 
 
 def _member(arrays: "np.lib.npyio.NpzFile", key: str, path: Path) -> "np.ndarray":
-    import zipfile
+    from genmetrics.zip_members import TORN
 
     if key not in arrays:
         raise BadInput(
@@ -105,8 +110,9 @@ def _member(arrays: "np.lib.npyio.NpzFile", key: str, path: Path) -> "np.ndarray
         )
     try:
         array: np.ndarray = arrays[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except TORN as error:
         raise BadInput(
-            f"Expected a readable array {key} in {path}; got '{error}'. Save it without objects."
+            f"Expected a readable array {key} in {path}; got '{error}'. Save it "
+            "again, without objects."
         ) from error
     return array
