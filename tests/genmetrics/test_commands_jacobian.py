@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -194,6 +195,12 @@ def test_earlier_reports_that_cannot_be_told_apart_are_refused_before_the_work(f
     err = capsys.readouterr().err
     assert f"got {folder.name}/first more than once. Rename a file" in err
     assert not (folder / "x.svg").exists()
+
+
+def test_a_missing_matplotlib_is_told_before_the_work(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(argv("broken", "--plot", "x.png")) == 2
+    assert "Expected the package matplotlib" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_umap_is_the_default_and_gets_the_options(save, tmp_path, monkeypatch):
         ({"a": np.ones((1, 2))}, [], 3, "at least 2 rows"),
         ({"a": np.ones((3, 2))}, ["--out", "no/such/x.png"], 2, "existing folder"),
         ({"a": np.ones((3, 2))}, ["--classes", "0"], 2, "at least 1"),
+        ({"a": np.ones((3, 2))}, ["--method", "umap", "--neighbors", "1"], 2, "at least 2; got 1"),
     ],
 )
 def test_bad_input_is_one_sentence(save, tmp_path, capsys, arrays, options, code, message):
@@ -128,6 +129,18 @@ def test_bad_input_is_one_sentence(save, tmp_path, capsys, arrays, options, code
     assert (found, out) == (code, "")
     assert message in err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_missing_matplotlib_is_told_before_the_work(save, tmp_path, monkeypatch, capsys):
+    import genmetrics.projection
+
+    monkeypatch.setattr(genmetrics.projection, "project", lambda *_, **__: pytest.fail("projected"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    argv = ["umap", save(a=np.ones((3, 2))), "--out", str(tmp_path / "x.png")]
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "Expected the package matplotlib" in err
 
 
 def test_files_that_are_no_npz_are_refused(tmp_path, capsys):

@@ -136,6 +136,13 @@ def test_too_few_rows_are_refused(fake_umap):
         project(gaussian(1, 3), method="pca")
 
 
+@pytest.mark.parametrize("n_neighbors", [1, 0, -3])
+def test_less_than_two_neighbours_are_refused(fake_umap, n_neighbors):
+    with pytest.raises(UsageError, match=rf"at least 2; got {n_neighbors}\. Take more"):
+        project(gaussian(5, 3), n_neighbors=n_neighbors)
+    assert project(gaussian(5, 3), method="pca", n_neighbors=n_neighbors).shape == (5, 2)
+
+
 def test_features_that_are_not_numbers_are_refused():
     x = gaussian(5, 3)
     x[2, 1] = torch.nan

@@ -53,7 +53,7 @@ def plot_latents(
     Raises:
         UsageError: If matplotlib is not installed or the file cannot be written.
     """
-    plt = _pyplot()
+    plt = pyplot()
     size = min(14.0, max(4.0, 6000 / len(coordinates)))
     x, y = coordinates.cpu().double().numpy().T
     with plt.rc_context(_STYLE):
@@ -113,7 +113,7 @@ def plot_spectra(spectra: Mapping[str, SpectrumResult | Extremes], file: str | P
         raise BadInput(
             f"Expected 1 to {len(_SERIES)} models in a picture; got {len(spectra)}. Draw fewer."
         )
-    plt = _pyplot()
+    plt = pyplot()
     panels: tuple[tuple[str, Callable[[SpectrumResult | Extremes], Tensor]], ...] = (
         (r"$\log_{10}\,\sigma_{\max}$", lambda s: torch.log10(s.sigma_max)),
         (r"$\log_{10}\,\sigma_{\min}$", lambda s: torch.log10(s.sigma_min)),
@@ -193,8 +193,12 @@ def _legend(figure: Any, axes: Any, names: Sequence[str], looks: Sequence[_Look]
     )
 
 
-def _pyplot() -> Any:
-    """Return pyplot, drawing into files and not on a screen."""
+def pyplot() -> Any:
+    """Return pyplot, drawing into files and not on a screen.
+
+    Raises:
+        UsageError: If matplotlib is not installed.
+    """
     try:
         importlib.import_module("matplotlib").use("Agg")
         return importlib.import_module("matplotlib.pyplot")

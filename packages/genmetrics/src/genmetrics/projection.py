@@ -42,7 +42,7 @@ def project(  # noqa: PLR0913  # UMAP's own choices, all with defaults
         seed: Seed of UMAP.
 
     Raises:
-        UsageError: If umap-learn is not installed.
+        UsageError: If umap-learn is not installed or there are fewer than 2 neighbours.
         BadInput: If there are too few rows.
         NumericalFailure: If a feature is not finite.
 
@@ -51,6 +51,11 @@ def project(  # noqa: PLR0913  # UMAP's own choices, all with defaults
         >>> project(x, method="pca").abs().round().tolist()
         [[2.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     """
+    if method == "umap" and n_neighbors < 2:
+        raise UsageError(
+            f"Expected --neighbors (n_neighbors in Python) of at least 2; got {n_neighbors}. Take "
+            "more, such as 15."
+        )
     features = as_features(features)
     require_finite(features, "features")
     least = n_neighbors + 1 if method == "umap" else 2

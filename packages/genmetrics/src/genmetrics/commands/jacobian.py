@@ -127,7 +127,10 @@ def _estimate(options: argparse.Namespace, latents: "np.ndarray") -> "SpectrumRe
 
     from genmetrics.jacobian.result import SpectrumResult
     from genmetrics.jacobian.spectrum import jacobian_spectrum
+    from genmetrics.plots import pyplot
 
+    if options.plot is not None:
+        pyplot()  # before the work, since it may be missing
     target = torch.device(choose_device(options.device))
     dtype = getattr(torch, options.dtype)
     flow, inverse, blocks = _parts(_load_model(options.model), target, dtype)

@@ -47,9 +47,10 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 
     import torch
 
-    from genmetrics.plots import plot_latents
+    from genmetrics.plots import plot_latents, pyplot
     from genmetrics.projection import project
 
+    pyplot()  # before the work, since it may be missing
     coordinates = project(
         torch.from_numpy(rows).float(),
         method=options.method,
