@@ -295,6 +295,15 @@ def test_floats_out_of_their_range_are_refused_by_image(real, npz, capsys, value
     images[4, 3, 2, 1] = value
     error = refused(capsys, fid(npz(arr_0=images), real, "--float-range", "0,1"), 3)
     assert f"got {value:g} in image 4" in error
+    assert ("Clip them, or correct --float-range." in error) == np.isfinite(value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_float_that_is_no_number_is_not_to_be_clipped(real, npz, capsys, value):
+    images = pixels() / 255
+    images[4, 0, 0, 0], images[4, 3, 2, 1] = 1.004, value
+    error = refused(capsys, fid(npz(arr_0=images), real, "--float-range", "0,1"), 3)
+    assert f"got {value:g} in image 4. Find what made it, and make the images again." in error
 
 
 @pytest.mark.parametrize("text", ["1,0", "0", "0,x", "0,inf", "nan,1"])

@@ -63,9 +63,13 @@ class FloatImages:
         levels = np.rint((image - low) * (255 / (high - low)))
         bad = ~((levels >= 0) & (levels <= 255))  # NaN fails both
         if bad.any():
+            advice = "Clip them, or correct --float-range."
+            if not np.isfinite(image).all():  # whose clipping keeps NaN, and hides infinity
+                bad = ~np.isfinite(image)
+                advice = "Find what made it, and make the images again."
             raise BadInput(
                 f"Expected values from {low:g} to {high:g} in arr_0 of {self.path}; "
-                f"got {image[bad][0]:g} in image {row}. Clip them, or correct --float-range."
+                f"got {image[bad][0]:g} in image {row}. {advice}"
             )
         return levels.astype(np.uint8)
 
