@@ -136,6 +136,13 @@ def test_asking_to_skip_where_nothing_is_bad_exits_0(samples, real, capsys):
     report(capsys, fid(samples, real, "--on-bad-image", "skip"), 0)
 
 
+def test_images_deeper_than_is_read_are_warned_of(samples, real, write_images, capsys):
+    write_images(pixels(2), "samples/a/b")
+    document = report(capsys, fid(samples, real))
+    assert document["samples"]["n"] == 11
+    assert "2 images in folders inside of sub-folders of" in messages(document)
+
+
 def mix(folder):
     for index, size in ((1, (4, 3)), (2, (4, 3)), (5, (2, 9))):
         Image.new("RGB", size, (index, 0, 0)).save(folder / f"{index}.png")

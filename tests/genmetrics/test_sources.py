@@ -1,11 +1,13 @@
 import os
 import pickle
+import shutil
 import struct
 import threading
 import time
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +84,55 @@ def test_folders_below_the_first_level_need_recursive(tmp_path):
         save(tmp_path / name)
     assert names(open_images(tmp_path)) == ["0.png", "cat/1.png"]
     assert names(open_images(tmp_path, recursive=True)) == ["0.png", "cat/1.png", "cat/old/2.png"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_images_deeper_than_is_read_are_counted(tmp_path, zipped):
+    folder = tmp_path / "set"
+    for name in ("0.png", "a/1.png", "a/b/2.png", "a/b/c/3.JPG", "d/e/4.png", ".h/i/j/5.png"):
+        save(folder / name)
+    (folder / "a/b/notes.txt").write_text("x")
+    path = zip_folder(folder, tmp_path / "x.zip") if zipped else folder
+    source = open_images(path)
+    expected = (
+        f"3 images in folders inside of sub-folders of {path} were not read; --recursive reads "
+        "them (recursive in Python)."
+    )
+    assert source.remarks() == source.select([1]).remarks() == [expected]
+    assert open_images(path, recursive=True).remarks() == []
+
+
+def test_nothing_deeper_is_listed_where_nothing_lies_deeper(tmp_path, monkeypatch):
+    listed = []
+    for name in ("0.png", "a/1.png", "b/2.png"):
+        save(tmp_path / name)
+    real = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: listed.append(self.name) or real(self))
+    assert open_images(tmp_path).remarks() == []
+    assert sorted(listed) == ["a", "b", tmp_path.name]
+
+
+def test_deeper_folders_that_lead_back_are_not_counted(tmp_path):
+    save(tmp_path / "a/1.png")
+    save(tmp_path / "a/b/2.png")
+    (tmp_path / "a/b/back").symlink_to(tmp_path)
+    assert open_images(tmp_path).remarks()[0].startswith("1 images in folders inside")
+
+
+def test_deeper_folders_need_not_be_readable(tmp_path, monkeypatch):
+    save(tmp_path / "a/1.png")
+    save(tmp_path / "a/b/2.png")
+    real = Path.iterdir
+
+    def iterdir(self):
+        if self.name == "b":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert names(open_images(tmp_path)) == ["a/1.png"]
+    with pytest.raises(BadInput, match="readable folder"):
+        open_images(tmp_path, recursive=True)
 
 
 def test_linked_folders_are_read_and_loops_are_not_followed(tmp_path):
@@ -586,12 +637,16 @@ def test_skipping_leaves_out_and_names_bad_images(tree, tmp_path, zipped):
     assert names(source) == ["Ape/1.PNG", "cat/10.png", "n9/7.png", "n10/1.png"]
     assert source.labels.tolist() == [0, 1, 2, 3]
     expected = f"2 images in {path} cannot be read and are left out of n: cat/2.png, n9/8.png."
-    assert source.remarks() == [expected]
-    assert source.select([0]).remarks() == [expected]
+    deeper = f"1 images in folders inside of sub-folders of {path} were not read; --recursive"
+    for remarks in (source.remarks(), source.select([0]).remarks()):
+        assert remarks[0] == expected
+        assert remarks[1].startswith(deeper)
+        assert len(remarks) == 2
     assert source.fingerprint() != open_images(path).fingerprint()
 
 
 def test_skipping_leaves_a_good_set_as_it_is(tree):
+    shutil.rmtree(tree / "cat/deep")
     source = open_images(tree, on_bad_image="skip")
     assert len(source) == 5
     assert source.remarks() == []

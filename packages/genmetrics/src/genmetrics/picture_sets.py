@@ -45,6 +45,7 @@ class ImageFolder:
         self.skipped = skipped
         self.allow_16bit = allow_16bit
         self.contents: Contents | None = None
+        self.num_deeper = 0  # pictures in folders that were not read
         self.noticed = np.zeros(len(files), NOTICED)  # filled in as they are read
 
     def __len__(self) -> int:
@@ -78,7 +79,9 @@ class ImageFolder:
         """Return the images at these places only, in this order."""
         files = [self.files[index] for index in indices]
         labels = _labels_at(self.labels, indices)
-        return ImageFolder(self.path, files, labels, self.skipped, allow_16bit=self.allow_16bit)
+        chosen = ImageFolder(self.path, files, labels, self.skipped, allow_16bit=self.allow_16bit)
+        chosen.num_deeper = self.num_deeper
+        return chosen
 
     def fingerprint(self) -> str:
         """Return a digest of names, sizes and modification times.
@@ -94,7 +97,7 @@ class ImageFolder:
         return _digest((name, stat.st_size, stat.st_mtime_ns) for name, stat in rows)
 
     def remarks(self) -> list[str]:
-        """Say what was skipped, converted, lossy, of another size, plain or repeated."""
+        """Say what was skipped, not read, converted, lossy, of another size, plain or repeated."""
         return _remarks(self)
 
 
@@ -126,6 +129,7 @@ class ImageZip:
         self.skipped = skipped
         self.allow_16bit = allow_16bit
         self.contents: Contents | None = None
+        self.num_deeper = 0  # pictures in folders that were not read
         self.noticed = np.zeros(len(members), NOTICED)  # filled in as they are read
 
     def __len__(self) -> int:
@@ -164,7 +168,9 @@ class ImageZip:
         """Return the images at these places only, in this order."""
         members = [self.members[index] for index in indices]
         labels = _labels_at(self.labels, indices)
-        return ImageZip(self.path, members, labels, self.skipped, allow_16bit=self.allow_16bit)
+        chosen = ImageZip(self.path, members, labels, self.skipped, allow_16bit=self.allow_16bit)
+        chosen.num_deeper = self.num_deeper
+        return chosen
 
     def fingerprint(self) -> str:
         """Return a digest of names, sizes and the archive's CRC-32s."""
@@ -172,7 +178,7 @@ class ImageZip:
         return _digest((name, member.file_size, member.CRC) for name, member in rows)
 
     def remarks(self) -> list[str]:
-        """Say what was skipped, converted, lossy, of another size, plain or repeated."""
+        """Say what was skipped, not read, converted, lossy, of another size, plain or repeated."""
         return _remarks(self)
 
 
@@ -192,7 +198,17 @@ def _digest(rows: Iterable[tuple[str, int, int]]) -> str:
 
 def _remarks(source: ImageFolder | ImageZip) -> list[str]:
     contents = content_remarks(source.contents, source.names, source.path)
-    return _skip_remarks(source) + picture_remarks(source.noticed, source.path) + contents
+    pictures = picture_remarks(source.noticed, source.path)
+    return [*_skip_remarks(source), *_deeper_remarks(source), *pictures, *contents]
+
+
+def _deeper_remarks(source: ImageFolder | ImageZip) -> list[str]:
+    if not source.num_deeper:
+        return []
+    return [
+        f"{source.num_deeper} images in folders inside of sub-folders of {source.path} were not "
+        "read; --recursive reads them (recursive in Python)."
+    ]
 
 
 def _skip_remarks(source: ImageFolder | ImageZip) -> list[str]:

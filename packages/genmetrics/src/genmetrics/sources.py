@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol, runtime_checkable
 
@@ -79,7 +81,8 @@ def open_images(
 ) -> ImageSource:
     """Open the images of a folder, a ``.zip`` or an ``.npz`` file; none is decoded yet.
 
-    A folder is read with its sub-folders, one level deep (one per class, say). Files are in
+    A folder is read with its sub-folders, one level deep (one per class, say); the remarks say how
+    many pictures lie deeper. Files are in
     natural order of their path: ``2.png`` before ``10.png``, letter case ignored. Names that begin
     with a dot are passed over. If every image is in one of several sub-folders, its label is the
     number of its sub-folder in that order. A zip of images is read by the same rules.
@@ -199,43 +202,55 @@ def read_ahead(source: ImageSource) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
 
 
 def _open_folder(folder: Path, *, recursive: bool) -> ImageFolder:
+    levels = _levels(folder)
     try:
-        files = _files_below(folder, depth=None if recursive else 1)
+        files = [file for level in (levels if recursive else islice(levels, 2)) for file in level]
     except OSError as error:
         raise BadInput(
             f"Expected a readable folder; got {error}. Check its permissions."
         ) from error
     names = {file.relative_to(folder).as_posix(): file for file in files}
     chosen = _choose(folder, names, recursive=recursive)
-    return ImageFolder(folder, [names[name] for name in chosen], _labels_of(chosen))
+    source = ImageFolder(folder, [names[name] for name in chosen], _labels_of(chosen))
+    with suppress(OSError):  # what is not read need not be readable
+        for level in levels:
+            source.num_deeper += sum(_is_picture(file.name) for file in level)
+    return source
 
 
 def _open_zip(path: Path, *, recursive: bool) -> ImageZip:
     members = {member_name(member): member for member in list_members(path) if not member.is_dir()}
-    names = [
-        name
-        for name in members
-        if not any(part.startswith(".") for part in name.split("/"))
-        and (recursive or name.count("/") <= 1)
-    ]
-    chosen = _choose(path, names, recursive=recursive)
-    return ImageZip(path, [members[name] for name in chosen], _labels_of(chosen))
+    names = [name for name in members if not any(part.startswith(".") for part in name.split("/"))]
+    deeper = [] if recursive else [name for name in names if name.count("/") > 1]
+    chosen = _choose(path, sorted(set(names) - set(deeper)), recursive=recursive)
+    source = ImageZip(path, [members[name] for name in chosen], _labels_of(chosen))
+    source.num_deeper = sum(map(_is_picture, deeper))
+    return source
 
 
-def _files_below(
-    folder: Path, depth: int | None, seen: frozenset[Path] = frozenset()
-) -> list[Path]:
-    """List files, following links to folders but no link back to a folder above."""
-    seen |= {folder.resolve()}
-    files = []
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_file():
-            files.append(entry)
-        elif depth != 0 and entry.is_dir() and entry.resolve() not in seen:
-            files += _files_below(entry, None if depth is None else depth - 1, seen)
-    return files
+def _levels(folder: Path) -> Iterator[list[Path]]:
+    """Yield the files of a folder, then those of its sub-folders, and so on until there are none.
+
+    Links to folders are followed, but no link back to a folder above.
+    """
+    folders = [(folder, frozenset[Path]())]
+    while folders:
+        files, below = [], []
+        for parent, above in folders:
+            seen = above | {parent.resolve()}
+            for entry in parent.iterdir():
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_file():
+                    files.append(entry)
+                elif entry.is_dir() and entry.resolve() not in seen:
+                    below.append((entry, seen))
+        yield files
+        folders = below
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 def _choose(place: Path, names: Sequence[str] | dict[str, Path], *, recursive: bool) -> list[str]:
@@ -244,11 +259,11 @@ def _choose(place: Path, names: Sequence[str] | dict[str, Path], *, recursive: b
     Raises:
         BadInput: If there are none; says what there is.
     """
-    suffixes = {name: PurePosixPath(name).suffix.lower() for name in names}
-    pictures = [name for name in names if suffixes[name] in EXTENSIONS]
+    pictures = [name for name in names if _is_picture(name)]
     if pictures:
         return sorted(pictures, key=_natural_key)
-    others = Counter(sorted(suffix or "without extension" for suffix in suffixes.values()))
+    suffixes = (PurePosixPath(name).suffix.lower() for name in names)
+    others = Counter(sorted(suffix or "without extension" for suffix in suffixes))
     found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3)) or "no files"
     hint = "" if recursive else " Folders inside its sub-folders are read with --recursive."
     raise BadInput(f"Expected images ({' '.join(EXTENSIONS)}) in {place}; got {found}.{hint}")
