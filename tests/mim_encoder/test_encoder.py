@@ -161,6 +161,19 @@ def test_saved_weights_rebuild_the_encoder_from_its_config():
     assert torch.equal(copy(image).mean, encoder(image).mean)
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_weights_are_all_that_an_encoder_without_memory_needs(assign):
+    encoder, image = build(), images(2)
+    with torch.device("meta"):
+        other = MaskedEncoder(encoder.config)
+    if not assign:
+        other.to_empty(device="cpu")
+        for buffer in other.buffers():
+            buffer.fill_(7.0)  # as memory may be that nobody has filled
+    other.load_state_dict(encoder.state_dict(), assign=assign)
+    assert torch.equal(other(image).mean, encoder(image).mean)
+
+
 def test_images_of_another_size_are_refused():
     with pytest.raises(
         ValueError, match=r"Expected images of .* 12, 12\); got .* 12, 16\). Resize"

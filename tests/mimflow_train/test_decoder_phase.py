@@ -10,8 +10,10 @@ from mimflow_train.checkpoint import joint_checkpoint, load_state, snapshot, wri
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
 from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.decoder_phase import DecoderPhase
+from mimflow_train.draws import draw_step
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.loop import Calls, train
+from mimflow_train.micro_batches import Batch
 from mimflow_train.overrides import override
 from mimflow_train.pretrained import trained_model
 from mimflow_train.run import train_phases
@@ -185,6 +187,39 @@ def test_micro_batches_add_up_to_the_batch(config, data):
     }
     for name, value in whole.items():
         assert parts[name] == pytest.approx(value, rel=1e-3), name
+
+
+class Norms(torch.nn.Module):
+    """A discriminator whose forward pass moves what it judges by, as spectral norms do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.register_buffer("norm", torch.ones(()))
+
+    def forward(self, image):
+        if self.training:
+            self.norm.mul_(3.0)
+        return self.weight * image.mean((1, 2, 3)) / self.norm
+
+
+def test_all_parts_of_a_batch_are_judged_by_the_same_spectral_norms(config, data):
+    def gradients(micro_batch):
+        parts = dataclasses.replace(config, micro_batch=micro_batch)
+        state = DecoderState(parts, CPU)
+        state.discriminator = Norms()
+        phase = DecoderPhase(
+            state, LocalContext(CPU, lambda *_: None, StopRequest()), parts, Targets(None, {}, {})
+        )
+        generator = torch.Generator().manual_seed(1)
+        image = torch.rand(8, 3, 16, 16, generator=generator) * 2 - 1
+        phase.skip()
+        phase.gradients(Batch(image, torch.zeros(8).long(), torch.arange(8)), draws)
+        return torch.cat([each.grad.flatten() for each in phase.decoder])
+
+    config = override(config, ["loss.pixel=0", "loss.perceptual=0", "decoder_phase.gan_weight=9"])
+    draws = draw_step(config, 3, slice(0, 8))
+    torch.testing.assert_close(gradients(2), gradients(0), rtol=1e-4, atol=1e-6)
 
 
 def changed(config, **fields):

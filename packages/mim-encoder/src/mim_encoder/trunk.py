@@ -1,8 +1,8 @@
 """The transformer that encoder and decoders share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from einops import pack, rearrange, unpack
@@ -56,6 +56,7 @@ class ViTTrunk(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = LayerNorm(config.width)
+        self.register_load_state_dict_pre_hook(_zero_key_biases)  # type: ignore[no-untyped-call]
         self.blocks.apply(partial(_init_linear, std=0.02 * (768 / config.width) ** 0.5))
 
     def forward(
@@ -112,6 +113,19 @@ class ViTTrunk(nn.Module):
         rate = torch.linspace(first, last, depth, dtype=uniform.dtype, device=uniform.device)
         rate = rearrange(rate, "depth -> depth 1")
         return ((uniform >= rate) / (1 - rate)).unbind(1)
+
+
+def _zero_key_biases(
+    trunk: nn.Module, state_dict: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+) -> None:
+    """Give the biases of keys their value, which is 0 and in no state dict, after ``to_empty``."""
+    for number, block in enumerate(cast(ViTTrunk, trunk).blocks):
+        attention: Any = cast(EvaBlock, block).attn
+        loaded = state_dict.get(f"{prefix}blocks.{number}.attn.q_bias")
+        if metadata.get("assign_to_params_buffers") and loaded is not None:
+            attention.k_bias = torch.zeros_like(loaded)  # where the assigned weights are
+        else:
+            attention.k_bias.zero_()
 
 
 class _Block(EvaBlock):

@@ -76,13 +76,13 @@ class DecoderPhase:
         """Add up this worker's gradients; adaptive adversarial ones apart, in the second result."""
         terms: dict[str, Tensor] = {}
         verdict: list[Tensor] = []
-        self.parts, self.logits = [], {}
-        for part in micro_batches(self.context.device, self.config, batch, draws):
-            image = self._learn_to_decode(part, verdict, terms)
-            if self.phase.fresh_fakes:
-                self.parts.append(part)
-            else:
-                self._learn_to_judge(part, image, terms)
+        self.logits = {}
+        self.parts = list(micro_batches(self.context.device, self.config, batch, draws))
+        fakes = [self._learn_to_decode(part, verdict, terms) for part in self.parts]
+        if not self.phase.fresh_fakes:  # after all parts: the first one moves spectral norms
+            for part, fake in zip(self.parts, fakes, strict=True):
+                self._learn_to_judge(part, fake, terms)
+            self.parts = []
         return terms, verdict
 
     def clip(self) -> dict[str, Tensor]:
