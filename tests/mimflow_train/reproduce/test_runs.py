@@ -205,8 +205,8 @@ def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypa
     if change == "checkpoint":
         run = run._replace(checkpoint="0" * 16)
     elif change == "images":
-        base = override(session.base, ["data.fingerprint=other"])
-        session = dataclasses.replace(session, base=base)
+        data = dataclasses.replace(session.base.data, fingerprint="other")
+        session = dataclasses.replace(session, base=dataclasses.replace(session.base, data=data))
     elif change == "num":
         session = dataclasses.replace(session, num=5)
     elif change == "weights":
