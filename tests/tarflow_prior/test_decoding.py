@@ -12,6 +12,7 @@ from tests.tarflow_prior.strategies import configured, few, shapes
 from torch.profiler import ProfilerActivity, profile
 
 from tarflow_prior import Guidance, Jacobi, NonFiniteError, Sequential, TarFlow, TarFlowConfig
+from tarflow_prior.decoding import Decoder
 from tarflow_prior.inversion import BlockDecoder
 
 
@@ -120,15 +121,48 @@ def test_step_for_all_positions_agrees_with_the_eager_one(random_flow, shape, gu
     guidance = None if label is None else guidance
     eager = flow.decoder(3, guidance=guidance)
     fixed = flow.decoder(3, guidance=guidance)
-    for block in fixed._blocks:
+    _fix_steps(fixed)
+    assert_near(fixed(u, label).z, eager(u, label).z, atol=1e-12)
+
+
+def _fix_steps(decoder: Decoder) -> None:
+    """Take the step for all positions as it is, which this run's type checks keep uncompiled."""
+    for block in decoder._blocks:
         for is_guided in (False, True):
             block.steps[is_guided] = _fixed(block, is_guided=is_guided)
         block.solver = Sequential(compiled=True)
-    assert_near(fixed(u, label).z, eager(u, label).z, atol=1e-12)
 
 
 def _fixed(block: BlockDecoder, *, is_guided: bool):
     return lambda: block.step_at(block.desk.rank, is_guided=is_guided)
+
+
+@pytest.mark.parametrize("guidance", [None, Guidance(2.0)], ids=["unguided", "guided"])
+def test_fixed_step_forgets_a_sample_that_was_not_finite(
+    config, random_flow, random_batch, guidance
+):
+    decoder = random_flow(config).decoder(2, guidance=guidance)
+    _fix_steps(decoder)
+    u, label = random_batch(config)
+    sound = decoder.decode(u, label)[0]
+    noise = u.clone()
+    noise[0, 2, 1] = float("nan")
+    with pytest.raises(NonFiniteError, match="1 of 2 samples") as caught:
+        decoder.decode(noise, label)
+    assert torch.equal(caught.value.z[1], sound[1])
+    assert torch.equal(decoder.decode(u, label)[0], sound)
+
+
+def test_fixed_step_reports_the_sample_of_a_tile_that_is_not_finite_alone(
+    config, random_flow, random_batch
+):
+    decoder = random_flow(config).decoder(2)
+    _fix_steps(decoder)
+    u, label = random_batch(config, batch=6)
+    u[0, 2, 1] = float("nan")
+    with pytest.raises(NonFiniteError, match="1 of 6 samples") as caught:
+        decoder.in_tiles(u, label)
+    assert caught.value.samples == [0]
 
 
 COMPILED = """

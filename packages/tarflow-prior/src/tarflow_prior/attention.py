@@ -47,6 +47,14 @@ class KeyValueCache:
         self.layers = torch.zeros(shape, dtype=dtype, device=device).unbind(0)
         self.slots = torch.arange(num_slots, device=device)
 
+    def clear(self) -> None:
+        """Forget all tokens, in place since a captured graph keeps to this storage.
+
+        Who attends to all slots needs it: a NaN of an earlier decoding would pass the mask.
+        """
+        for layer in self.layers:
+            layer.zero_()
+
     def attends(self, start: int, stop: int, *, rows: slice) -> Iterator[Attend]:
         """Yield, layer by layer, the attention of the tokens of rank start..stop-1 to their past.
 

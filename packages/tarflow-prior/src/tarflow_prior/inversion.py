@@ -64,10 +64,14 @@ class BlockDecoder:
 
     def _decoding_layers(self) -> list[DecodingLayer]:
         dtype, rows = self.desk.gemm_dtype, len(self.desk.classes)
-        fixed = isinstance(self.solver, Sequential) and self.solver.is_fixed
-        if fixed or not can_pack(self.desk.tokens.device, dtype):
+        if self._fixed_solver() or not can_pack(self.desk.tokens.device, dtype):
             return [layer.for_decoding(dtype) for layer in self.exact_layers]
         return [PackedLayer(layer, dtype, rows) for layer in self.exact_layers]
+
+    def _fixed_solver(self) -> Sequential | None:
+        """Return the solver if all its steps have the same shapes."""
+        is_fixed = isinstance(self.solver, Sequential) and self.solver.is_fixed
+        return cast(Sequential, self.solver) if is_fixed else None
 
     def invert(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, int]:
         """Return the tokens whose (guided) encoding is ``u``, and the passes it took."""
@@ -111,14 +115,15 @@ class BlockDecoder:
 
     def _decode_by_step(self) -> int:
         """Decode token by token: exact, since every token has all of its past."""
+        if self._fixed_solver():
+            self.desk.cache.clear()
         for rank, strength in enumerate(self.strengths):
             self._fill_null(rank, is_guided=strength > 0)
             self._step(rank, is_guided=strength > 0)
         return len(self.strengths)
 
     def _step(self, rank: int, *, is_guided: bool) -> None:
-        solver = self.solver
-        if isinstance(solver, Sequential) and solver.is_fixed:
+        if solver := self._fixed_solver():
             self.desk.rank.fill_(rank)
             if is_guided not in self.steps:
                 self.steps[is_guided] = self._graph(solver, is_guided=is_guided)
