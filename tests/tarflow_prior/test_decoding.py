@@ -91,6 +91,18 @@ def test_decoder_refuses_to_go_on_with_changed_weights(config, random_flow, rand
         decoder(u, label)
 
 
+def test_decoder_refuses_to_go_on_with_weights_put_in_place_of_its_own(
+    config, random_flow, random_batch
+):
+    flow = random_flow(config)
+    u, label = random_batch(config)
+    decoder = flow.decoder(2)
+    same = {name: weight.clone() for name, weight in flow.state_dict().items()}
+    flow.load_state_dict(same, assign=True)
+    with pytest.raises(RuntimeError, match="Make a new decoder after a training step"):
+        decoder(u, label)
+
+
 def test_decoder_works_in_and_out_of_inference_mode(config, random_flow, random_batch):
     flow = random_flow(config)
     u, label = random_batch(config)

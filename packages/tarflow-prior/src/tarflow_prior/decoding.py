@@ -44,8 +44,9 @@ class Decoder:
 
     ``flow.inverse`` and ``flow.sample`` make one for the call. Keep one where samples are drawn in
     many equal batches: weights are cast, steps compiled and CUDA graphs captured once. It
-    reads the weights when it is made; make a new one after a training step. It works at one
-    desk: threads need a decoder each.
+    reads the weights when it is made; make a new one after a training step. Weights that were
+    replaced or written to are noticed, unless through ``.data``, which torch does not count. It
+    works at one desk: threads need a decoder each.
 
     Args:
         blocks: The blocks of the flow, in forward order.
@@ -88,13 +89,13 @@ class Decoder:
                 "Move the flow there, or leave cuda_graph off."
             )
         guided = [_guides(guidance, block, blocks[-1]) for block in blocks]
-        self._parameters = [weight for block in blocks for weight in block.parameters()]
-        self._versions = self._present_versions()
         self._desk = Desk(config, num_samples, 1 + any(guided), like=weights)
         self._blocks = [
             BlockDecoder(block, self._desk, guidance if is_guided else None, solver)
             for block, is_guided in zip(blocks, guided, strict=True)
         ]
+        self._parameters = self._present_parameters()  # kept alive, so that no other has their id
+        self._versions = _versions(self._parameters)
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -133,7 +134,8 @@ class Decoder:
 
         Raises:
             ValueError: If noise or labels do not fit the flow or ``num_samples``.
-            RuntimeError: If the weights have changed since the decoder was made.
+            RuntimeError: If the weights have changed since the decoder was made, other than
+                through ``.data``.
             NonFiniteError: If a sample overflowed.
         """
         if len(u) != self._desk.num_samples:
@@ -146,7 +148,7 @@ class Decoder:
 
     def _states(self, u: Tensor, label: Tensor | None) -> tuple[list[Tensor], tuple[int, ...]]:
         """Return the noise and the tokens after each block, in decoding order."""
-        if self._present_versions() != self._versions:
+        if _versions(self._present_parameters()) != self._versions:
             raise RuntimeError(
                 "Expected the weights that this decoder was made of; they have changed. "
                 "Make a new decoder after a training step."
@@ -167,11 +169,8 @@ class Decoder:
             raise NonFiniteError.found(states, [block.block for block in self._blocks])
         return states[-1]
 
-    def _present_versions(self) -> list[tuple[int, int]]:
-        return [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self._parameters
-        ]
+    def _present_parameters(self) -> list[nn.Parameter]:
+        return [weight for block in self._blocks for weight in block.block.parameters()]
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -199,6 +198,14 @@ class Decoder:
                     part_label = torch.cat([part_label, part_label[:1].expand(missing)])
             tiles.append(self._states(part, part_label)[0])
         return self._finite([torch.cat(states)[: len(u)] for states in zip(*tiles, strict=True)])
+
+
+def _versions(weights: list[nn.Parameter]) -> list[tuple[int, int, int]]:
+    """Return what changes when a weight is replaced, moved or written to (not by ``.data``)."""
+    return [
+        (id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        for weight in weights
+    ]
 
 
 def _guides(guidance: Guidance | None, block: Block, last: Block) -> bool:
