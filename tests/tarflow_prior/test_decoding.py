@@ -80,6 +80,14 @@ def test_decoder_refuses_what_it_was_not_made_for(config, random_flow, random_ba
         random_flow(config).bfloat16().decoder(2)
 
 
+@pytest.mark.parametrize("decode", [Decoder.__call__, Decoder.decode, Decoder.in_tiles])
+@pytest.mark.parametrize("outside", [4, -2])
+def test_decoder_refuses_labels_out_of_range(config, random_flow, random_batch, decode, outside):
+    u, _ = random_batch(config)
+    with pytest.raises(ValueError, match=rf"Expected labels in 0\.\.3, .*; got {outside}"):
+        decode(random_flow(config).decoder(2), u, torch.tensor([0, outside]))
+
+
 def test_decoder_refuses_to_go_on_with_changed_weights(config, random_flow, random_batch):
     flow = random_flow(config)
     u, label = random_batch(config)

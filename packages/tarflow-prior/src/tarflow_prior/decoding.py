@@ -15,6 +15,7 @@ from tarflow_prior.checks import (
     accepted_tokens,
     check_options,
     check_precision,
+    check_range,
 )
 from tarflow_prior.config import check_type
 from tarflow_prior.errors import NonFiniteError
@@ -156,7 +157,9 @@ class Decoder:
         config = self._blocks[0].block.config
         states, sweeps = [accepted_tokens(u, config, self._desk.noise.dtype)], []
         if label is not None:
-            label = accepted_labels(label, config, len(u)).to(u.device)
+            label = accepted_labels(label, config, len(u))
+            check_range(label, config)
+            label = label.to(u.device)
         with without_autocast(u):
             for block in reversed(self._blocks):
                 z, count = block.invert(states[-1], label)
