@@ -426,6 +426,8 @@ for call in (
     lambda: flow(torch.zeros(2, 6, 3)),
     lambda: flow.sample(torch.tensor(2)),
     lambda: Guidance(2.0, interval=(0.0, 0.5, 1.0)),
+    lambda: flow.decoder(1).in_tiles(z, torch.zeros(1, dtype=torch.long)),
+    lambda: flow.decoder(1).in_tiles(z, torch.zeros(3, dtype=torch.long)),
 ):
     try:
         call()
@@ -450,6 +452,8 @@ def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
         "Expected tokens of shape (b, 5, 3); got (2, 6, 3)",
         "Expected one label for each of 1 samples; got shape ()",
         "Expected guidance interval (low, high); got (0.0, 0.5, 1.0)",
+        "Expected one label for each of 2 samples; got shape (1,)",
+        "Expected one label for each of 2 samples; got shape (3,)",
     ], run.stderr
 
 
@@ -478,6 +482,8 @@ for call in (
     lambda: flow.decode(z, solver="jacobi"),
     lambda: flow.decoder(2.0),
     lambda: flow.decoder(2, guidance=2.0),
+    lambda: flow.decoder(2).in_tiles(z, [1, 2]),
+    lambda: flow.decoder(2).in_tiles([0.0] * 2),
     lambda: Guidance("2"),
     lambda: Guidance(2.0, interval=0.5),
     lambda: Guidance(2.0, interval=("0", "1")),
@@ -516,6 +522,8 @@ def test_arguments_of_the_wrong_kind_are_named_without_a_type_checker():
         "solver to be a solver or None; got str 'jacobi'",
         "num_samples to be a whole number; got float 2.0",
         "guidance to be a Guidance or None; got float 2.0",
+        "label to be a torch.Tensor; got list",
+        "tokens to be a torch.Tensor; got list",
         "scale to be a number; got str '2'",
         "interval to be a pair of numbers; got float 0.5",
         "interval to be two numbers; got str '0'",

@@ -144,8 +144,18 @@ class Decoder:
                 f"Expected noise of {self._desk.num_samples} samples, for which this decoder was "
                 f"made; got {len(u)}. Use in_tiles, or make another decoder."
             )
-        states, sweeps = self._states(u, label)
+        states, sweeps = self._states(*self._accepted(u, label))
         return self._finite(states), sweeps
+
+    def _accepted(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Check noise and labels, and bring them to the dtype and the device that decode them."""
+        config = self._blocks[0].block.config
+        u = accepted_tokens(u, config, self._desk.noise.dtype)
+        if label is not None:
+            label = accepted_labels(label, config, len(u))
+            check_range(label, config)
+            label = label.to(u.device)
+        return u, label
 
     def _states(self, u: Tensor, label: Tensor | None) -> tuple[list[Tensor], tuple[int, ...]]:
         """Return the noise and the tokens after each block, in decoding order."""
@@ -154,12 +164,7 @@ class Decoder:
                 "Expected the weights that this decoder was made of; they have changed. "
                 "Make a new decoder after a training step."
             )
-        config = self._blocks[0].block.config
-        states, sweeps = [accepted_tokens(u, config, self._desk.noise.dtype)], []
-        if label is not None:
-            label = accepted_labels(label, config, len(u))
-            check_range(label, config)
-            label = label.to(u.device)
+        states, sweeps = [u], []
         with without_autocast(u):
             for block in reversed(self._blocks):
                 z, count = block.invert(states[-1], label)
@@ -187,8 +192,10 @@ class Decoder:
             label: Class of each sample; -1 or None is the null class.
 
         Raises:
-            NonFiniteError: If a sample of a tile overflowed.
+            ValueError: If noise or labels do not fit the flow, or each other.
+            RuntimeError, NonFiniteError: As :meth:`decode`.
         """
+        u, label = self._accepted(u, label)
         size = self._desk.num_samples
         parts = u.split(size)
         labels = [None] * len(parts) if label is None else list(label.split(size))
