@@ -88,6 +88,17 @@ def test_decoder_refuses_labels_out_of_range(config, random_flow, random_batch, 
         decode(random_flow(config).decoder(2), u, torch.tensor([0, outside]))
 
 
+@pytest.mark.parametrize("guidance", [None, Guidance(2.0)], ids=["unguided", "guided"])
+def test_no_noise_decodes_to_no_samples(config, random_flow, random_batch, guidance):
+    flow = random_flow(config)
+    u, label = random_batch(config, batch=0)
+    decoded = flow.decode(u, label, guidance=guidance)
+    assert (decoded.z.shape, decoded.residual.shape) == ((0, 5, 3), (0,))
+    assert decoded.sweeps == (0, 0, 0)
+    assert flow.inverse(u, label, guidance=guidance).shape == (0, 5, 3)
+    assert flow.decoder(2, guidance=guidance).in_tiles(u, label).shape == (0, 5, 3)
+
+
 def test_decoder_refuses_to_go_on_with_changed_weights(config, random_flow, random_batch):
     flow = random_flow(config)
     u, label = random_batch(config)

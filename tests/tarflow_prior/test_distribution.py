@@ -54,6 +54,17 @@ def test_shapes_follow_label_and_sample_shape(config, random_flow):
     assert density.expand((7, 2, 3)).batch_shape == (7, 2, 3)
 
 
+@pytest.mark.parametrize(("num_labels", "draws"), [(2, (0,)), (0, ()), (0, (3,))])
+def test_no_draws_are_no_samples_that_may_be_differentiated(config, random_flow, num_labels, draws):
+    flow = random_flow(config)
+    density = flow.conditional(torch.zeros(num_labels, dtype=torch.long))
+    assert density.sample(draws).shape == (*draws, num_labels, 5, 3)
+    z = density.rsample(draws)
+    assert z.shape == (*draws, num_labels, 5, 3)
+    z.sum().backward()
+    assert not flow.blocks[0].head.weight.grad.any()
+
+
 def test_log_prob_is_that_of_the_flow_row_by_row(config, random_flow, random_batch):
     flow = random_flow(config)
     z, _ = random_batch(config, batch=3)

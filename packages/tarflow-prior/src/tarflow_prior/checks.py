@@ -95,6 +95,17 @@ def check_range(label: Tensor, config: TarFlowConfig) -> None:
         )
 
 
+def labels_in_range(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:
+    """Check all of labels, reading them back from their device, and cast them to int64.
+
+    Raises:
+        TypeError, ValueError: As :func:`accepted_labels` and :func:`check_range`.
+    """
+    label = accepted_labels(label, config, batch)
+    check_range(label, config)
+    return label
+
+
 def check_count(count: int) -> None:
     """Check how many samples were asked for.
 

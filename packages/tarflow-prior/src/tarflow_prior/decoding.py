@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from tarflow_prior.block import Block, without_autocast
 from tarflow_prior.checks import (
-    accepted_labels,
     accepted_tokens,
     check_options,
     check_precision,
-    check_range,
+    labels_in_range,
 )
 from tarflow_prior.config import check_type
 from tarflow_prior.errors import NonFiniteError
@@ -152,9 +151,7 @@ class Decoder:
         config = self._blocks[0].block.config
         u = accepted_tokens(u, config, self._desk.noise.dtype)
         if label is not None:
-            label = accepted_labels(label, config, len(u))
-            check_range(label, config)
-            label = label.to(u.device)
+            label = labels_in_range(label, config, len(u)).to(u.device)
         return u, label
 
     def _states(self, u: Tensor, label: Tensor | None) -> tuple[list[Tensor], tuple[int, ...]]:
@@ -196,6 +193,8 @@ class Decoder:
             RuntimeError, NonFiniteError: As :meth:`decode`.
         """
         u, label = self._accepted(u, label)
+        if not len(u):
+            return u
         size = self._desk.num_samples
         parts = u.split(size)
         labels = [None] * len(parts) if label is None else list(label.split(size))

@@ -27,6 +27,7 @@ from tarflow_prior.checks import (
     check_range,
     check_tensor,
     check_tile,
+    labels_in_range,
 )
 from tarflow_prior.config import TarFlowConfig
 from tarflow_prior.decoding import Decoded, Decoder
@@ -134,8 +135,7 @@ class TarFlow(nn.Module):
             ValueError: As :meth:`forward`; labels are checked on every device.
             NonFiniteError: If a sample overflowed. The error holds those decoded with it.
         """
-        u, label, guidance = self._decodable(u, label, guidance)
-        check_options(guidance, solver)
+        u, label, guidance = self._decodable(u, label, guidance, solver)
         check_tile(tile)
         if not len(u):
             return u
@@ -163,7 +163,9 @@ class TarFlow(nn.Module):
         Raises:
             ValueError, NonFiniteError: As :meth:`inverse`.
         """
-        u, label, guidance = self._decodable(u, label, guidance)
+        u, label, guidance = self._decodable(u, label, guidance, solver)
+        if not len(u):
+            return Decoded(u, u.new_zeros(0), (0,) * len(self.blocks))
         return self.decoder(len(u), guidance=guidance, solver=solver)(u, label)
 
     def decoder(
@@ -215,7 +217,7 @@ class TarFlow(nn.Module):
         """
         if label is not None:
             check_tensor(label=label)
-            check_range(accepted_labels(label.flatten(), self.config, label.numel()), self.config)
+            labels_in_range(label.flatten(), self.config, label.numel())
             label = label.long()
         return TarFlowDistribution(self, label)
 
@@ -284,8 +286,7 @@ class TarFlow(nn.Module):
             torch.randn(shape, generator=generator, device=device, dtype=self.dtype)
             for _ in range(count)  # row by row, so that it does not matter how a batch is split
         ]
-        u = torch.stack(rows) if rows else torch.empty(0, *shape, dtype=self.dtype)
-        u = u.to(self.device)
+        u = (torch.stack(rows) if rows else torch.empty(0, *shape)).to(self.device)
         return self.inverse(temperature * u, label, guidance=guidance, solver=solver, tile=tile)
 
     @property
@@ -308,12 +309,12 @@ class TarFlow(nn.Module):
         return label.to(self.device)
 
     def _decodable(
-        self, u: Tensor, label: Tensor | None, guidance: Guidance | None
+        self, u: Tensor, label: Tensor | None, guidance: Guidance | None, solver: Solver | None
     ) -> tuple[Tensor, Tensor | None, Guidance | None]:
         """Check what is to be decoded; without labels there is nothing to guide towards."""
         u = accepted_tokens(u, self.config, self.dtype).detach()
         if label is not None:
-            label = accepted_labels(label, self.config, len(u))
-            check_range(label, self.config)
-            label = label.to(self.device)
-        return u, label, None if label is None else guidance
+            label = labels_in_range(label, self.config, len(u)).to(self.device)
+        guidance = None if label is None else guidance
+        check_options(guidance, solver)
+        return u, label, guidance

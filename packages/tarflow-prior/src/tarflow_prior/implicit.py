@@ -34,6 +34,8 @@ def reparameterized_inverse(
 
 
 def _invert(block: Block, u: Tensor, label: Tensor | None) -> Tensor:
+    if not len(u):  # nothing to invert; zero gradients, as of any sum over no samples
+        return block.standardize(u, label)[0]
     solution = Decoder([block], len(u)).decode(u.detach(), label)[0]
     learns = u.requires_grad or any(weight.requires_grad for weight in block.parameters())
     if not (learns and torch.is_grad_enabled()):
