@@ -90,6 +90,30 @@ def test_bad_json_field_is_named(config, change, message):
         TarFlowConfig.from_dict(config.to_dict() | change)
 
 
+EQUAL = """
+import json
+import numpy as np
+from tarflow_prior import Guidance, TarFlowConfig
+fields = dict(num_tokens=6, token_dim=3, width=64, head_dim=32, num_classes=5, mlp_ratio=2)
+plain = TarFlowConfig(**fields, depths=(1, 2), max_positions=9, log_scale_bound=2.0)
+fields = {name: np.int64(value) for name, value in fields.items()}
+other = TarFlowConfig(
+    **fields, depths=[*np.array([1, 2])], max_positions=np.int32(9), log_scale_bound=np.float32(2)
+)
+assert {plain} == {other} == {TarFlowConfig.from_dict(json.loads(json.dumps(other.to_dict())))}
+assert repr(other) == repr(plain)
+other = Guidance(np.float32(2), interval=[np.float64(0.25), 1])
+assert {other} == {Guidance(2.0)}
+assert repr(other) == repr(Guidance(2.0))
+"""
+
+
+def test_numbers_of_numpy_and_lists_are_kept_as_plain_numbers_and_tuples():
+    # In a process of its own, as a user runs it: the type checker of this run would speak first.
+    done = subprocess.run([sys.executable, "-c", EQUAL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_missing_json_field_is_named(config):
     values = config.to_dict()
     del values["depths"]

@@ -1,7 +1,7 @@
 """What a flow is: plain data, checked on creation, free of torch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -19,6 +19,12 @@ _JSON_TYPES: dict[str, type | tuple[type, ...]] = {  # of the fields that are no
     "scale": str,
     "max_positions": (int, NoneType),
     "log_scale_bound": (int, float, NoneType),
+}
+_PLAIN: dict[str, Callable[[Any], object]] = {  # of the numbers, numpy's too
+    **dict.fromkeys(("num_tokens", "token_dim", "width", "head_dim", "mlp_ratio"), int),
+    **dict.fromkeys(("num_classes", "max_positions"), int),
+    "depths": lambda depths: tuple(map(int, depths)),
+    "log_scale_bound": float,
 }
 _SHORT = (bool, int, float, str, bytes)  # types whose values an error shows
 _SHAPES = {  # name: (width, layers of each block, in data-to-noise order)
@@ -122,6 +128,7 @@ class TarFlowConfig:
                 f"Expected log_scale_bound above 0 and finite; got {self.log_scale_bound}. "
                 "Set it to None for an unbounded log-scale."
             )
+        keep_plain(self, **_PLAIN)
 
     @classmethod
     def preset(
@@ -270,6 +277,19 @@ def check_type(kind: Any, expected: str, advice: str, **values: object) -> None:
             raise TypeError(
                 f"Expected {name} to be {expected}; got {got or type(value).__name__}. {advice}"
             )
+
+
+def keep_plain(config: object, **kinds: Callable[[Any], object]) -> None:
+    """Keep fields of a frozen config as types that compare, hash and are written as JSON.
+
+    Args:
+        config: The config.
+        kinds: The field, and the type to keep it in; None stays None.
+    """
+    for name, kind in kinds.items():
+        value = getattr(config, name)
+        if value is not None:
+            object.__setattr__(config, name, kind(value))
 
 
 def one_of(choices: tuple[str, ...], **values: str) -> None:

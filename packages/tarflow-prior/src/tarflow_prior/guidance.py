@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import Literal, get_args
 
-from tarflow_prior.config import check_type, one_of
+from tarflow_prior.config import check_type, keep_plain, one_of
 
 Rule = Literal["tarflow", "starflow"]
 Ramp = Literal["linear", "constant"]
@@ -67,6 +67,7 @@ class Guidance:
                 f"Expected guidance interval (low, high) with 0 <= low <= high <= 1; "
                 f"got {self.interval}. Use (0.0, 1.0) to guide every token."
             )
+        keep_plain(self, scale=float, interval=lambda bounds: tuple(map(float, bounds)))
 
     def strengths(self, num_tokens: int) -> list[float]:
         """Weights of the tokens of rank 1..k-1, in decoding order.
