@@ -83,6 +83,9 @@ def test_config_survives_json(shape):
         ({"width": "64"}, "Expected width of another type; got '64'"),
         ({"num_classes": True}, "Expected num_classes of another type; got True"),
         ({"depths": 3}, "Expected depths of another type; got 3"),
+        ({"depths": [1, "2", 1]}, r"Expected depths of another type; got \[1, '2', 1\]"),
+        ({"depths": [1.5]}, r"Expected depths of another type; got \[1.5\]"),
+        ({"depths": [True]}, r"Expected depths of another type; got \[True\]"),
     ],
 )
 def test_bad_json_field_is_named(config, change, message):

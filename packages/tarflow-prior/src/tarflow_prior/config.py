@@ -237,8 +237,8 @@ class TarFlowConfig:
                     + (f" (did you mean {close[0]!r}?)." if close else ".")
                     + " Remove it, or load it with the version of tarflow-prior that wrote it."
                 )
-            if isinstance(value, bool) or not isinstance(value, _JSON_TYPES.get(name, int)):
-                raise ValueError(  # noqa: TRY004 - one error for a file that is wrong
+            if not _is_json_type(name, value):
+                raise ValueError(
                     f"Expected {name} of another type; got {value!r}. Write what to_dict returns."
                 )
         missing = [f.name for f in known.values() if f.default is MISSING and f.name not in values]
@@ -248,6 +248,13 @@ class TarFlowConfig:
                 "Write what to_dict returns."
             )
         return cls(**{**values, "depths": tuple(values["depths"])})
+
+
+def _is_json_type(name: str, value: object) -> bool:
+    kind = _JSON_TYPES.get(name, int)
+    if kind is list:
+        return isinstance(value, list) and all(type(entry) is int for entry in value)
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _at_least(minimum: int, **values: int) -> None:
