@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tests.tarflow_prior.strategies import configured, few, shapes
 
@@ -75,6 +77,15 @@ def test_a_file_in_the_folders_place_is_kept(config, random_flow, tmp_path):
     with pytest.raises(FileExistsError, match=r"Expected a folder; got the file .*notes"):
         random_flow(config).save_pretrained(path)
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_flow_that_cannot_be_written_leaves_the_earlier_one_whole(folder, config, name):
+    earlier = {path: path.read_bytes() for path in folder.iterdir()}
+    (folder / f"{name}.partial").mkdir()  # in the way, as a full disk would be
+    with pytest.raises((OSError, SafetensorError)):
+        TarFlow(replace(config, num_classes=0)).save_pretrained(folder)
+    assert {path: path.read_bytes() for path in earlier} == earlier
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

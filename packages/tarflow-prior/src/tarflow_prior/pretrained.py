@@ -16,7 +16,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` into a folder, made if absent.
 
-    Each file is written complete or not at all.
+    Both files are written in full before either takes the place of an earlier one.
 
     Args:
         flow: The flow.
@@ -32,12 +32,11 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     weights = {name: weight.detach().contiguous() for name, weight in flow.state_dict().items()}
     _check_finite(weights, "save")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(weights, partial)
-    partial.replace(folder / WEIGHTS)
-    partial = folder / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(flow.config.to_dict(), indent=2) + "\n")
-    partial.replace(folder / CONFIG)
+    drafts = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
+    drafts[CONFIG].write_text(json.dumps(flow.config.to_dict(), indent=2) + "\n")
+    save_file(weights, drafts[WEIGHTS])
+    for name, draft in drafts.items():
+        draft.replace(folder / name)
 
 
 def load(folder: Path) -> tuple[TarFlowConfig, dict[str, torch.Tensor]]:
