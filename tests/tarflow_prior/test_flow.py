@@ -459,7 +459,9 @@ def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
 
 WRONG_KIND = """
 import torch
-from tarflow_prior import Guidance, Jacobi, TarFlow, TarFlowConfig, nll_per_dim
+from tarflow_prior import (
+    Auto, GaussSeidel, Guidance, Jacobi, Sequential, TarFlow, TarFlowConfig, nll_per_dim
+)
 shape = dict(num_tokens=5, token_dim=3, width=16, head_dim=8, depths=(1,), num_classes=4)
 flow, z, label = TarFlow(TarFlowConfig(**shape)), torch.zeros(2, 5, 3), torch.tensor([1, 2])
 for call in (
@@ -476,6 +478,8 @@ for call in (
     lambda: flow.sample(label, solver=Jacobi),
     lambda: flow.sample(label, generator=5),
     lambda: flow.sample(label, generator=0),
+    lambda: flow.sample(label, temperature="1"),
+    lambda: flow.denoise(z, label, sigma="x"),
     lambda: nll_per_dim(z),
     lambda: TarFlow("tiny"),
     lambda: TarFlow(shape),
@@ -484,6 +488,15 @@ for call in (
     lambda: flow.decoder(2, guidance=2.0),
     lambda: flow.decoder(2).in_tiles(z, [1, 2]),
     lambda: flow.decoder(2).in_tiles([0.0] * 2),
+    lambda: Sequential(polish="1"),
+    lambda: Sequential(polish=1.5),
+    lambda: Sequential(compiled="no"),
+    lambda: Sequential(cuda_graph=1),
+    lambda: Jacobi(tol="0"),
+    lambda: Jacobi(max_iterations=2.5),
+    lambda: GaussSeidel(segments=2.5),
+    lambda: GaussSeidel(max_iterations="3"),
+    lambda: Auto(tol=None),
     lambda: Guidance("2"),
     lambda: Guidance(2.0, interval=0.5),
     lambda: Guidance(2.0, interval=("0", "1")),
@@ -516,6 +529,8 @@ def test_arguments_of_the_wrong_kind_are_named_without_a_type_checker():
         "solver to be a solver or None; got type",
         "generator to be a torch.Generator or None; got int 5",
         "generator to be a torch.Generator or None; got int 0",
+        "temperature to be a number; got str '1'",
+        "sigma to be a number; got str 'x'",
         "output to be a FlowOutput; got Tensor",
         "config to be a TarFlowConfig; got str 'tiny'",
         "config to be a TarFlowConfig; got dict",
@@ -524,6 +539,15 @@ def test_arguments_of_the_wrong_kind_are_named_without_a_type_checker():
         "guidance to be a Guidance or None; got float 2.0",
         "label to be a torch.Tensor; got list",
         "tokens to be a torch.Tensor; got list",
+        "polish to be a whole number; got str '1'",
+        "polish to be a whole number; got float 1.5",
+        "compiled to be True or False; got str 'no'",
+        "cuda_graph to be True or False; got int 1",
+        "tol to be a number; got str '0'",
+        "max_iterations to be a whole number or None; got float 2.5",
+        "segments to be a whole number; got float 2.5",
+        "max_iterations to be a whole number or None; got str '3'",
+        "tol to be a number; got NoneType",
         "scale to be a number; got str '2'",
         "interval to be a pair of numbers; got float 0.5",
         "interval to be two numbers; got str '0'",

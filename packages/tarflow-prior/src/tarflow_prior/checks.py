@@ -1,7 +1,7 @@
 """What a flow accepts: tokens, labels and weights, each refused in one sentence."""
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -124,9 +124,10 @@ def check_noise(temperature: float, generator: torch.Generator | None) -> None:
     """Check how the noise of samples is drawn.
 
     Raises:
-        TypeError: If the generator is no generator, a seed, say.
+        TypeError: If the temperature is no number, or the generator no generator, a seed, say.
         ValueError: If the temperature is negative or not finite.
     """
+    check_type(Real, "a number", "Use 1 for the model's own.", temperature=temperature)
     if not 0 <= temperature < math.inf:
         raise ValueError(
             f"Expected temperature of at least 0 and finite; got {temperature}. "

@@ -1,5 +1,6 @@
 """What an exact likelihood is good for: Bayes' rule, scores and denoising. Methods of TarFlow."""
 
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 import tarflow_prior
 from tarflow_prior.checks import accepted_tokens, check_tensor
-from tarflow_prior.config import one_of
+from tarflow_prior.config import check_type, one_of
 
 Denoising = Literal["tweedie", "contrast"]
 
@@ -92,10 +93,12 @@ def denoise(
             gradient of ``log p(z | label) - log p(z)``: guidance after the fact, no denoising.
 
     Raises:
+        TypeError: If ``sigma`` is no number.
         ValueError: If ``sigma`` is negative, ``contrast`` has no labels, or as
             :meth:`TarFlow.forward`.
     """
     one_of(get_args(Denoising), rule=rule)
+    check_type(Real, "a number", "Give the deviation of the noise.", sigma=sigma)
     if not sigma >= 0:
         raise ValueError(
             f"Expected sigma of at least 0; got {sigma}. Give the deviation of the noise."

@@ -9,6 +9,9 @@ sweeps each to its fixed point, with the keys and values of earlier segments cac
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
+
+from tarflow_prior.config import check_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,10 @@ class Sequential:
             pays when a :class:`~tarflow_prior.Decoder` is kept and called many times.
         cuda_graph: Capture the step in a CUDA graph and replay it for every position, so that no
             kernel waits for Python. Needs a CUDA device; goes together with ``compiled``.
+
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
     """
 
     polish: int = 0
@@ -35,6 +42,9 @@ class Sequential:
         return self.compiled or self.cuda_graph
 
     def __post_init__(self) -> None:
+        check_type(Integral, "a whole number", "Write 2.", polish=self.polish)
+        flags = {"compiled": self.compiled, "cuda_graph": self.cuda_graph}
+        check_type(bool, "True or False", "Write True.", **flags)
         if self.polish < 0:
             raise ValueError(f"Expected polish of at least 0; got {self.polish}. Use 0 for none.")
 
@@ -50,6 +60,10 @@ class Jacobi:
         max_iterations: Sweeps of one block; None means as many as make it exact. With fewer, a
             warning names the difference before the last sweep; ``flow.decode`` measures what is
             left.
+
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
     """
 
     tol: float = 1e-4
@@ -67,6 +81,10 @@ class GaussSeidel:
         segments: Parts of equal length that the tokens of a block are cut into.
         tol: As for :class:`Jacobi`.
         max_iterations: Sweeps of one segment, as for :class:`Jacobi`.
+
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
     """
 
     segments: int = 8
@@ -74,6 +92,7 @@ class GaussSeidel:
     max_iterations: int | None = None
 
     def __post_init__(self) -> None:
+        check_type(Integral, "a whole number", "Write 8.", segments=self.segments)
         if self.segments < 1:
             raise ValueError(
                 f"Expected segments of at least 1; got {self.segments}. Use 1 for all tokens."
@@ -92,6 +111,10 @@ class Auto:
 
     Args:
         tol: As for :class:`Jacobi`.
+
+    Raises:
+        TypeError: If a field is of another type.
+        ValueError: If a field is out of range.
     """
 
     tol: float = 1e-4
@@ -120,10 +143,14 @@ def cut(num_tokens: int, segments: int) -> list[tuple[int, int]]:
 
 
 def _check_sweeps(tol: float, max_iterations: int | None) -> None:
+    check_type(Real, "a number", "Write 1e-4.", tol=tol)
     if not 0 <= tol < math.inf:
         raise ValueError(
             f"Expected tol of at least 0 and finite; got {tol}. Use 0 for exact samples."
         )
+    if max_iterations is not None:
+        kind = "a whole number or None"
+        check_type(Integral, kind, "Write 10.", max_iterations=max_iterations)
     if max_iterations is not None and max_iterations < 1:
         raise ValueError(
             f"Expected max_iterations of at least 1; got {max_iterations}. "
