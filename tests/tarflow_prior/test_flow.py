@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tarflow_prior.strategies import configured, few, shapes
 from torch.autograd.functional import jacobian
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tarflow_prior import (
     FlowOutput,
@@ -410,6 +411,32 @@ def test_forward_runs_on_the_meta_device(config):
     with torch.device("meta"):
         output = TarFlow(config)(torch.empty(2, 5, 3))
     assert (output.u.shape, output.log_det.shape) == ((2, 5, 3), (2,))
+
+
+def _log_prob_of_one(flow):
+    return lambda z, label: flow.log_prob(z[None], label[None])[0]
+
+
+def test_vmap_goes_over_sequences_and_labels(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, label = random_batch(config, batch=3)
+    log_prob = _log_prob_of_one(flow)
+    with sdpa_kernel(SDPBackend.MATH):  # torch warns where it has no batched form of another
+        assert_near(torch.func.vmap(log_prob)(z, label), flow.log_prob(z, label))
+        scores = torch.func.vmap(torch.func.grad(log_prob))(z, label)
+        assert_near(scores, flow.score(z, label))
+        with pytest.raises(IndexError):
+            torch.func.vmap(log_prob)(z, label + 4)
+
+
+@pytest.mark.parametrize("outside", [4, -2])
+def test_label_out_of_range_is_refused_in_a_functional_gradient(
+    config, random_flow, random_batch, outside
+):
+    flow = random_flow(config)
+    z, _ = random_batch(config)
+    with pytest.raises(ValueError, match=f"Expected labels in .* got {outside}"):
+        torch.func.grad(_log_prob_of_one(flow))(z[0], torch.tensor(outside))
 
 
 WRONG = """

@@ -95,6 +95,26 @@ def check_range(label: Tensor, config: TarFlowConfig) -> None:
         )
 
 
+def check_range_if_free(label: Tensor, config: TarFlowConfig) -> None:
+    """Check the range of accepted labels if nothing waits for it.
+
+    Raises:
+        ValueError: If a label is out of range.
+    """
+    if _is_free_to_read(label):
+        check_range(label, config)
+
+
+def _is_free_to_read(label: Tensor) -> bool:
+    """Tell whether labels are on the CPU, in no graph and in no vmap."""
+    if label.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch  # torch.func has no public way to ask
+    while functorch.is_gradtrackingtensor(label):
+        label = functorch.get_unwrapped(label)
+    return not functorch.is_batchedtensor(label)
+
+
 def labels_in_range(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:
     """Check all of labels, reading them back from their device, and cast them to int64.
 

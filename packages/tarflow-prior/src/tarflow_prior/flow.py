@@ -24,7 +24,7 @@ from tarflow_prior.checks import (
     check_count,
     check_noise,
     check_options,
-    check_range,
+    check_range_if_free,
     check_tensor,
     check_tile,
     labels_in_range,
@@ -88,7 +88,8 @@ class TarFlow(nn.Module):
         Raises:
             ValueError: If ``z`` has another shape than the config, a label is out of range
                 (on an accelerator a device assertion says so instead, since reading the labels
-                would stall the queue), or the weights are neither float32 nor float64.
+                would stall the queue; in a vmap torch's IndexError), or the weights are neither
+                float32 nor float64.
         """
         outputs = list(self.iter_states(z, label))
         log_dets = torch.stack([output.log_det for output in outputs])
@@ -304,8 +305,7 @@ class TarFlow(nn.Module):
         if label is None:
             return None
         label = accepted_labels(label, self.config, len(tokens))
-        if label.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_range(label, self.config)
+        check_range_if_free(label, self.config)
         return label.to(self.device)
 
     def _decodable(
