@@ -109,9 +109,10 @@ class Decoder:
             label: Class of each sample; -1 or None is the null class.
 
         Raises:
-            NonFiniteError: If a sample overflowed.
+            ValueError, RuntimeError, NonFiniteError: As :meth:`decode`.
         """
-        z, sweeps = self.decode(u, label)
+        u, label = self._accepted(u, label)
+        z, sweeps = self._decode(u, label)
         with without_autocast(u):
             state = z
             for block in self._blocks:
@@ -138,12 +139,15 @@ class Decoder:
                 through ``.data``.
             NonFiniteError: If a sample overflowed.
         """
+        return self._decode(*self._accepted(u, label))
+
+    def _decode(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
         if len(u) != self._desk.num_samples:
             raise ValueError(
                 f"Expected noise of {self._desk.num_samples} samples, for which this decoder was "
                 f"made; got {len(u)}. Use in_tiles, or make another decoder."
             )
-        states, sweeps = self._states(*self._accepted(u, label))
+        states, sweeps = self._states(u, label)
         return self._finite(states), sweeps
 
     def _accepted(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
