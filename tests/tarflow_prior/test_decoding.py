@@ -80,11 +80,11 @@ def test_decoder_refuses_what_it_was_not_made_for(config, random_flow, random_ba
         random_flow(config).bfloat16().decoder(2)
 
 
-def test_decoder_takes_labels_of_any_whole_numbers(config, random_flow, random_batch):
+def test_decoder_takes_labels_of_short_integers(config, random_flow, random_batch):
     u, _ = random_batch(config)
     decoder, label = random_flow(config).decoder(len(u)), torch.tensor([3, 0])
     wanted = decoder(u, label)
-    for kind in (torch.uint8, torch.int16):
+    for kind in (torch.int8, torch.int16):
         found = decoder(u, label.to(kind))
         assert torch.equal(found.z, wanted.z)
         assert torch.equal(found.residual, wanted.residual)
