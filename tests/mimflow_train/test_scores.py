@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from mimflow_train.checkpoint import export_weights, snapshot, write_checkpoint
 from mimflow_train.cli import eval as command
 from mimflow_train.config_file import read_config, write_config
 from mimflow_train.overrides import override
-from mimflow_train.pretrained import trained_model  # binds load_data before a test replaces it
+from mimflow_train.pretrained import (  # binds load_data before a test replaces it
+    judged_step,
+    trained_model,
+)
 from mimflow_train.state import TrainState
 
 
@@ -71,6 +75,14 @@ def test_probe_tells_its_accuracy_by_depth_and_its_n(finished, capsys):
     probe = json.loads((finished / "eval" / "scores.json").read_text())["probe"]
     assert list(probe["accuracy"])[-3:] == ["latents", "block 1", "block 2"]
     assert (probe["n_train"], probe["n_held_out"], probe["chance"]) == (8, 16, 1 / 3)
+
+
+def test_the_step_that_is_judged_is_that_of_whole_weights(finished):
+    folder = finished / "checkpoints" / "step_00000000"
+    newer = shutil.copytree(folder, folder.with_name("step_00000004"))
+    assert judged_step(finished) == 4
+    (newer / "ema.safetensors").write_bytes(b"torn")
+    assert judged_step(finished) == 0
 
 
 def test_weights_on_their_own_score_as_their_run_does(finished, tmp_path, capsys):

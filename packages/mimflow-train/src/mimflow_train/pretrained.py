@@ -11,7 +11,6 @@ from mimflow_train.config_file import read_config, read_metadata
 from mimflow_train.console import say
 from mimflow_train.errors import StorageError
 from mimflow_train.model import MIMFlow
-from mimflow_train.run_folder import steps_done
 
 __all__ = ["judged_step", "load_trained", "trained_model"]
 
@@ -60,7 +59,10 @@ def judged_step(run: Path) -> int | None:
     Args:
         run: A run's folder, or a file of its weights.
     """
-    if run.suffix != ".safetensors":
-        return steps_done(run)
-    name = read_metadata(run).get("checkpoint", "").removeprefix("step_")
-    return int(name) if name.isdecimal() else None
+    if run.suffix == ".safetensors":
+        name = read_metadata(run).get("checkpoint", "")
+    else:
+        folder = latest_checkpoint(run, lambda _: None)  # not the newest, if that is damaged
+        name = "" if folder is None else folder.name
+    step = name.removeprefix("step_")
+    return int(step) if step.isdecimal() else None
