@@ -27,8 +27,8 @@ ABOUT = {
     "gap_closed": "share of the gap that the flow closes",
     "class_accuracy": "samples in which a probe sees the class that was asked for",
     "class_num_samples": "N of these samples",
-    "class_accuracy_posterior": "the same in decoded posterior latents",
-    "class_accuracy_real": "the same in real images",
+    "class_accuracy_posterior": "the same share in decoded posterior latents",
+    "class_accuracy_real": "the same share in real images",
     "class_chance": "chance",
 }
 _SETS = {
@@ -98,7 +98,7 @@ def _judged(of: Mapping[str, Any], newest: int) -> str:
     )
     if of["step"] == newest:
         return text
-    return f"{text} The run is at step {newest} now; `mimflow-eval RUN` judges these weights."
+    return f"{text} The run is at step {newest} now; `mimflow-eval RUN` judges it anew."
 
 
 def configuration(config: TrainConfig, run_dir: Path) -> str:
