@@ -58,6 +58,10 @@ def judged_step(run: Path) -> int | None:
 
     Args:
         run: A run's folder, or a file of its weights.
+
+    Raises:
+        ConfigError: If the file is torn.
+        StorageError: If all checkpoints of the run are damaged.
     """
     if run.suffix == ".safetensors":
         name = read_metadata(run).get("checkpoint", "")

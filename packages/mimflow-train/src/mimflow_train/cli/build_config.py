@@ -25,6 +25,9 @@ __all__ = ["build_config"]
 def build_config(options: "TrainOptions") -> TrainConfig:
     """Return the recipe with the values of the file, and over them the options, applied.
 
+    Args:
+        options: Those of ``mimflow-train``.
+
     Raises:
         ConfigError: If the scale is unknown or a value is out of range.
         DataError: If the folder of images is missing, empty, or not laid out in classes.
