@@ -19,13 +19,13 @@ from PIL import Image
 from skimage.data import astronaut, chelsea, coffee
 from torch import Tensor
 
-from mimflow_train import saver as saver_module
-from mimflow_train.checkpoint import snapshot, write_checkpoint
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
-from mimflow_train.pictures import save_grid
+from mimflow_train.evaluation.pictures import save_grid
 from mimflow_train.plan import Plan
-from mimflow_train.saver import Saver
 from mimflow_train.state import TrainState
+from mimflow_train.storage import saver as saver_module
+from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
+from mimflow_train.storage.saver import Saver
 
 CPU = torch.device("cpu")
 

@@ -19,9 +19,9 @@ from loop_overhead import benchmark_config, noise_images
 from torch import multiprocessing
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.data.images import to_unit
 from mimflow_train.draws import draw_step
+from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.micro_batches import Batch
 from mimflow_train.state import TrainState

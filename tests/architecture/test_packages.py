@@ -36,3 +36,11 @@ def test_modules_are_short():
     sources = ROOT.glob("packages/*/src/**/*.py")
     long = {path.name: n for path in sources if (n := len(path.read_text().splitlines())) > 320}
     assert long == {}
+
+
+def test_map_of_the_training_code_is_whole():
+    package = ROOT / "packages" / "mimflow-train"
+    text = (package / "README.md").read_text()
+    rooms = [path.parent.name + "/" for path in package.glob("src/mimflow_train/*/__init__.py")]
+    modules = [path.name for path in package.glob("src/mimflow_train/*.py")]
+    assert {name for name in rooms + modules if f"`{name}`" not in text} == {"__init__.py"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mimflow_train.config.overrides import override
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
-from mimflow_train.overrides import override
 from mimflow_train.recipes import tiny
 
 SMALL = [

@@ -6,19 +6,24 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mimflow_train.checkpoint import joint_checkpoint, load_state, snapshot, write_checkpoint
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimConfig
-from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.config.overrides import override
 from mimflow_train.decoder_phase import DecoderPhase
 from mimflow_train.draws import draw_step
+from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.loop import Calls, train
 from mimflow_train.micro_batches import Batch
-from mimflow_train.overrides import override
 from mimflow_train.pretrained import trained_model
 from mimflow_train.run import train_phases
-from mimflow_train.run_folder import last_step
 from mimflow_train.state import DecoderState, TrainState
+from mimflow_train.storage.checkpoint import (
+    joint_checkpoint,
+    load_state,
+    snapshot,
+    write_checkpoint,
+)
+from mimflow_train.storage.run_folder import last_step
 from mimflow_train.teachers import Targets
 
 CPU = torch.device("cpu")

@@ -13,22 +13,22 @@ import pytest
 import torch
 
 from genmetrics import GenmetricsError
-from mimflow_train import checkpoint
 from mimflow_train import run as run_module
-from mimflow_train.checkpoint import fingerprint, load_state, snapshot, write_checkpoint
-from mimflow_train.context import LocalContext, StopRequest
 from mimflow_train.data.layout import read_layout
+from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DataError, DivergedError, PeerError, RetriesError
 from mimflow_train.failures import StepError, ended, note_failure
 from mimflow_train.joint_phase import JointPhase
-from mimflow_train.lock import locked
 from mimflow_train.loop import Calls
 from mimflow_train.loop import train as train_loop
 from mimflow_train.plan import Plan
-from mimflow_train.reports import Reports
 from mimflow_train.run import train_run
-from mimflow_train.run_folder import checkpoints, prepare_run
 from mimflow_train.state import DecoderState, TrainState
+from mimflow_train.storage import checkpoint
+from mimflow_train.storage.checkpoint import fingerprint, load_state, snapshot, write_checkpoint
+from mimflow_train.storage.lock import locked
+from mimflow_train.storage.run_folder import checkpoints, prepare_run
+from mimflow_train.telemetry.reports import Reports
 
 CPU = torch.device("cpu")
 
@@ -305,7 +305,7 @@ def test_the_end_of_another_worker_is_not_noted_as_a_step_s_failure(train, break
 
 def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from mimflow_train.lock import locked\n"
+        "import sys; from pathlib import Path; from mimflow_train.storage.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "run")]

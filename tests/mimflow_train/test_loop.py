@@ -5,14 +5,14 @@ import signal
 import pytest
 import torch
 
-from mimflow_train.checkpoint import load_state, snapshot, write_checkpoint
-from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.config.overrides import override
 from mimflow_train.data.images import MemoryImages, Split
+from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.loop import Calls, train
-from mimflow_train.overrides import override
 from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import load_state, snapshot, write_checkpoint
 from mimflow_train.teachers import Targets
 
 CPU = torch.device("cpu")

@@ -2,12 +2,12 @@ import torch
 from tests.mimflow_train.conftest import SMALL
 
 from mimflow_train.config import LossConfig
+from mimflow_train.config.overrides import override
 from mimflow_train.data.images import to_unit
 from mimflow_train.draws import draw_step
 from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import joint_objective
-from mimflow_train.overrides import override
 from mimflow_train.recipes import tiny
 
 

@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from mimflow_train.checkpoint import export_weights, snapshot, write_checkpoint
-from mimflow_train.config_file import write_config
+from mimflow_train.config.file import write_config
 from mimflow_train.errors import ConfigError, StorageError
 from mimflow_train.pretrained import load_trained
 from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import export_weights, snapshot, write_checkpoint
 
 
 @pytest.fixture

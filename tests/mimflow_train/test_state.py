@@ -4,17 +4,17 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mimflow_train import checkpoint as checkpoint_module
-from mimflow_train.checkpoint import (
+from mimflow_train.config import OptimConfig
+from mimflow_train.errors import StorageError
+from mimflow_train.state import TrainState, learning_rate
+from mimflow_train.storage import checkpoint as checkpoint_module
+from mimflow_train.storage.checkpoint import (
     damage,
     latest_checkpoint,
     load_state,
     snapshot,
     write_checkpoint,
 )
-from mimflow_train.config import OptimConfig
-from mimflow_train.errors import StorageError
-from mimflow_train.state import TrainState, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_while_is_whole(
         return digest(path)
 
     monkeypatch.setattr(checkpoint_module, "_sha256", away)
-    monkeypatch.setattr("mimflow_train.away.time.sleep", waits.append)
+    monkeypatch.setattr("mimflow_train.storage.away.time.sleep", waits.append)
     assert (damage(folder) is not None) is is_damaged
     assert len(waits) == 4
 
@@ -148,7 +148,7 @@ def test_failed_save_leaves_the_earlier_checkpoint(config, tmp_path, monkeypatch
     earlier = write_checkpoint(snapshot(state), config, tmp_path)
     state.step = 3
 
-    monkeypatch.setattr("mimflow_train.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("mimflow_train.storage.checkpoint.save_file", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         write_checkpoint(snapshot(state), config, tmp_path)
     assert latest_checkpoint(tmp_path, lambda _: None) == earlier

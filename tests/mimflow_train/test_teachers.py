@@ -5,9 +5,10 @@ import torch
 from tests.mimflow_train.conftest import SMALL
 
 from mimflow_train.config import TEACHERS
-from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.config.overrides import override
 from mimflow_train.data.images import MemoryImages, to_unit
 from mimflow_train.draws import draw_step
+from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, WeightsError
 from mimflow_train.frozen.clip import ClipTeacher
 from mimflow_train.frozen.dinov2 import DinoV2Teacher
@@ -15,7 +16,6 @@ from mimflow_train.frozen.efflite0 import EffLite0Teacher
 from mimflow_train.frozen.hog import HogTeacher
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.micro_batches import Batch
-from mimflow_train.overrides import override
 from mimflow_train.recipes import IMAGENET_CLASSES, paper, tiny
 from mimflow_train.state import TrainState
 from mimflow_train.teachers import (

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from mimflow_train.config import DecoderPhaseConfig, LossConfig
+from mimflow_train.config.overrides import override
 from mimflow_train.frozen.costs import frozen_costs
-from mimflow_train.overrides import override
 from mimflow_train.recipes import paper, tiny
 
 

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import convnext_small
 
 from genmetrics import efflite0_network
+from mimflow_train.config.overrides import override
 from mimflow_train.frozen.clip import empty_image_tower
 from mimflow_train.frozen.dinov2 import DINOV2_NAME
 from mimflow_train.frozen.perceptual import LpipsDistance, lpips_network
 from mimflow_train.frozen.teacher import frozen, imitated_gpu
-from mimflow_train.overrides import override
 from mimflow_train.recipes import tiny
 from mimflow_train.teachers import Targets
 

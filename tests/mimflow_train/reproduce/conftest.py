@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mimflow_train.overrides import override
+from mimflow_train.config.overrides import override
 from mimflow_train.reproduce import session as module
 from mimflow_train.reproduce.session import Session
 

@@ -52,6 +52,8 @@ def test_a_divergence_under_ray_is_one(code, error, session, monkeypatch):
     def fail(*_, **__):
         raise WorkerError("Expected finite losses; got none.", code)
 
-    monkeypatch.setitem(sys.modules, "mimflow_train.launch_ray", SimpleNamespace(run_ray=fail))
+    monkeypatch.setitem(
+        sys.modules, "mimflow_train.engine.launch_ray", SimpleNamespace(run_ray=fail)
+    )
     with pytest.raises(error, match="finite losses"):
         trained(dataclasses.replace(session, workers=2), session.base)

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import pytest
 
+from mimflow_train.config.overrides import override
 from mimflow_train.errors import ConfigError
-from mimflow_train.overrides import override
 from mimflow_train.recipes import IMAGENET_CLASSES, paper, tiny
 from mimflow_train.reproduce.design import Claim, Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS

@@ -6,8 +6,8 @@ import importlib.util
 import pytest
 
 from genmetrics import WeightsUnavailable
+from mimflow_train.config.overrides import override
 from mimflow_train.errors import ConfigError
-from mimflow_train.overrides import override
 from mimflow_train.recipes import IMAGENET_CLASSES, paper, tiny
 from mimflow_train.reproduce import needs, trained
 from mimflow_train.reproduce.design import Experiment, Variant

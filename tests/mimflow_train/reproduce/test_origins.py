@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mimflow_train.cli.reproduce import _made
-from mimflow_train.overrides import override
+from mimflow_train.config.overrides import override
 from mimflow_train.reproduce import scoring, tables
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Origin

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimflow_train.checkpoint import fingerprint, joint_checkpoint
-from mimflow_train.class_probe import encode_means
-from mimflow_train.context import LocalContext, StopRequest
+from mimflow_train.config.overrides import override
 from mimflow_train.convolutional import ConvolutionalDecoder
 from mimflow_train.draws import draw_step
+from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import DivergedError, StorageError
-from mimflow_train.lock import locked_in_turn
+from mimflow_train.evaluation.class_probe import encode_means
 from mimflow_train.micro_batches import Batch
-from mimflow_train.overrides import override
 from mimflow_train.phases import phase_of
 from mimflow_train.plan import Plan
 from mimflow_train.recipes import tiny
@@ -30,8 +28,10 @@ from mimflow_train.reproduce.trained import InterruptedRunError
 from mimflow_train.reproduce.two_stage import train_two_stages
 from mimflow_train.reproduce.variants import autoencoder_config, variant_config
 from mimflow_train.run import run_local
-from mimflow_train.run_folder import checkpoints
 from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import fingerprint, joint_checkpoint
+from mimflow_train.storage.lock import locked_in_turn
+from mimflow_train.storage.run_folder import checkpoints
 from mimflow_train.teachers import Targets
 from tarflow_prior import Guidance
 

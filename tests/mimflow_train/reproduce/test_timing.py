@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from mimflow_train.overrides import override
+from mimflow_train.config.overrides import override
 from mimflow_train.recipes import tiny
 from mimflow_train.reproduce import timing
 from mimflow_train.reproduce.experiments import EXPERIMENTS

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mim_encoder import LatentPosterior
-from mimflow_train.config_convolutional import ConvolutionalConfig
+from mimflow_train.config.convolutional import ConvolutionalConfig
 from mimflow_train.errors import ConfigError
 from mimflow_train.frozen.weights import PretrainedFile, loading, read_tensors
 

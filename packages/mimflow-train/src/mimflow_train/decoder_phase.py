@@ -12,17 +12,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mimflow_train.augment import augmented
-from mimflow_train.averaging import average_gradients, mean_over_workers
+from mimflow_train.adversary.augment import augmented
+from mimflow_train.adversary.discriminator import (
+    hinge_discriminator,
+    hinge_generator,
+    lecam_penalty,
+)
 from mimflow_train.config import TrainConfig
-from mimflow_train.context import Context
 from mimflow_train.data.images import to_unit
-from mimflow_train.discriminator import hinge_discriminator, hinge_generator, lecam_penalty
+from mimflow_train.device.memory import fit_micro_batch, set_computation
 from mimflow_train.draws import Draws
-from mimflow_train.memory import fit_micro_batch, set_computation
+from mimflow_train.engine.averaging import average_gradients, mean_over_workers
+from mimflow_train.engine.context import Context
+from mimflow_train.evaluation.pictures import to_bytes
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, reconstruction_objective
-from mimflow_train.pictures import to_bytes
 from mimflow_train.state import DecoderState, take_step
 from mimflow_train.teachers import Targets
 

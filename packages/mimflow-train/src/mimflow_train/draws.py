@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mim_encoder import random_mask
-from mimflow_train.augment import NUM_UNIFORM
+from mimflow_train.adversary.augment import NUM_UNIFORM
 from mimflow_train.config import TrainConfig
 
 _VIEWS = 3

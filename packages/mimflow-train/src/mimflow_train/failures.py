@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from genmetrics import GenmetricsError
+from mimflow_train.engine.sharding import part_of
 from mimflow_train.errors import MimflowError, PeerError, RetriesError
-from mimflow_train.sharding import part_of
 
 __all__ = [
     "Skipped",

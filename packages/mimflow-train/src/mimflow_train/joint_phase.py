@@ -6,20 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mimflow_train.averaging import average_gradients
-from mimflow_train.captured_pass import CapturedPass
 from mimflow_train.config import TrainConfig
-from mimflow_train.context import Context
+from mimflow_train.device.captured_pass import CapturedPass
+from mimflow_train.device.machine import require_gpu_for_graph
+from mimflow_train.device.memory import blank_batch, fit_micro_batch, set_computation
 from mimflow_train.draws import Draws
+from mimflow_train.engine.averaging import average_gradients
+from mimflow_train.engine.context import Context
+from mimflow_train.engine.sharding import shares_out, whole
 from mimflow_train.errors import ConfigError
-from mimflow_train.health import latent_statistics
-from mimflow_train.machine import require_gpu_for_graph
-from mimflow_train.memory import blank_batch, fit_micro_batch, set_computation
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, joint_objective
-from mimflow_train.sharding import shares_out, whole
 from mimflow_train.state import TrainState, take_step
 from mimflow_train.teachers import Targets
+from mimflow_train.telemetry.health import latent_statistics
 
 __all__ = ["JointPhase"]
 

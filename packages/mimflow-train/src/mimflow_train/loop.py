@@ -11,20 +11,20 @@ from torch import Tensor
 
 from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
-from mimflow_train.context import Context
 from mimflow_train.data.ahead import one_ahead
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import batches, image_order
 from mimflow_train.draws import Draws, draw_step, drop_labels, mirror
+from mimflow_train.engine.context import Context
+from mimflow_train.engine.sharding import shares_out
 from mimflow_train.errors import ConfigError, DivergedError, MimflowError, PeerError
 from mimflow_train.failures import Skipped, StepError, diagnosis, is_lost_peer
-from mimflow_train.health import Health
 from mimflow_train.micro_batches import Batch
 from mimflow_train.objective import nll_floor
 from mimflow_train.phases import Phase, phase_of
-from mimflow_train.sharding import shares_out
 from mimflow_train.state import DecoderState, State
 from mimflow_train.teachers import Targets
+from mimflow_train.telemetry.health import Health
 
 __all__ = ["Calls", "train"]
 

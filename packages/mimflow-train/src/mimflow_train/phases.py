@@ -5,9 +5,9 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.context import Context
 from mimflow_train.decoder_phase import DecoderPhase
 from mimflow_train.draws import Draws
+from mimflow_train.engine.context import Context
 from mimflow_train.flow_phase import FlowPhase
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.micro_batches import Batch

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mimflow_train.checkpoint import latest_checkpoint, load_model
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_config, read_metadata
-from mimflow_train.console import say
+from mimflow_train.config.file import read_config, read_metadata
 from mimflow_train.errors import StorageError
 from mimflow_train.model import MIMFlow
+from mimflow_train.storage.checkpoint import latest_checkpoint, load_model
+from mimflow_train.telemetry.console import say
 
 __all__ = ["judged_step", "load_trained", "trained_model"]
 
@@ -20,7 +20,7 @@ def load_trained(run: str | Path, device: str | torch.device = "cpu") -> MIMFlow
 
     ``model.encoder`` encodes images in [-1, 1], ``model.flow`` is the prior of its latents,
     ``model.decoder`` decodes them, and ``model.generate`` draws images. ``model.config`` has their
-    sizes; ``mimflow_train.config_file.read_config(run)`` the rest, with the names of the classes.
+    sizes; ``mimflow_train.config.file.read_config(run)`` the rest, with the names of the classes.
 
     Args:
         run: The run's folder, or a file of its weights: a milestone, or one of ``mimflow-inspect

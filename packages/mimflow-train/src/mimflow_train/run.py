@@ -9,24 +9,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mimflow_train.checkpoint import latest_checkpoint, load_state
 from mimflow_train.config import TrainConfig
-from mimflow_train.console import say
-from mimflow_train.context import Context, LocalContext, StopRequest, TorchrunContext
 from mimflow_train.data.emoji import emoji_images
 from mimflow_train.data.folder import folder_images
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.layout import read_layout
+from mimflow_train.engine.context import Context, LocalContext, StopRequest, TorchrunContext
+from mimflow_train.engine.sharding import shares_out
 from mimflow_train.errors import DataError, DivergedError, StorageError
 from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
 from mimflow_train.loop import Calls, train
 from mimflow_train.plan import Plan
-from mimflow_train.reports import Reports
-from mimflow_train.run_folder import read_manifest
-from mimflow_train.saver import Saver
-from mimflow_train.sharding import shares_out
-from mimflow_train.stall import StallWatch
 from mimflow_train.state import DecoderState, State, TrainState
+from mimflow_train.storage.checkpoint import latest_checkpoint, load_state
+from mimflow_train.storage.run_folder import read_manifest
+from mimflow_train.storage.saver import Saver
+from mimflow_train.telemetry.console import say
+from mimflow_train.telemetry.reports import Reports
+from mimflow_train.telemetry.stall import StallWatch
 
 __all__ = ["load_data", "run_local", "run_torchrun", "train_phases", "train_run"]
 

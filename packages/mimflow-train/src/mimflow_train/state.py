@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mimflow_train.adversary import build_discriminator
+from mimflow_train.adversary.build import build_discriminator
+from mimflow_train.adversary.discriminator import LeCam
 from mimflow_train.config import OptimConfig, TrainConfig
-from mimflow_train.discriminator import LeCam
 from mimflow_train.draws import generator
+from mimflow_train.engine.sharding import is_shared_out, placed_like, share_out, whole
 from mimflow_train.model import MIMFlow
-from mimflow_train.sharding import is_shared_out, placed_like, share_out, whole
 
 __all__ = ["DecoderState", "State", "TrainState", "learning_rate", "take_step"]
 

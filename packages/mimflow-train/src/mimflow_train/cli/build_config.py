@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_values
-from mimflow_train.console import say
+from mimflow_train.config.file import read_values
+from mimflow_train.config.overrides import merge, override
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
+from mimflow_train.device.machine import torchrun_place
 from mimflow_train.errors import ConfigError
-from mimflow_train.machine import torchrun_place
-from mimflow_train.overrides import merge, override
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
+from mimflow_train.telemetry.console import say
 
 if TYPE_CHECKING:
     from mimflow_train.cli.train import TrainOptions

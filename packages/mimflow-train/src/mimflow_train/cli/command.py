@@ -11,9 +11,9 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from genmetrics import GenmetricsError
+from mimflow_train.device.machine import torchrun_place
 from mimflow_train.errors import DivergedError, MimflowError, PeerError, StorageError
-from mimflow_train.machine import torchrun_place
-from mimflow_train.provenance import code_commit
+from mimflow_train.storage.provenance import code_commit
 
 __all__ = ["leave", "parse", "run"]
 

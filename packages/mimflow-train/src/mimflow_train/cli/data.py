@@ -13,12 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from mimflow_train.cli.command import parse, run
-from mimflow_train.console import say
 from mimflow_train.data import glyphs, photos
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.precrop import CropOptions, crop_copy
+from mimflow_train.device.machine import count_cores
 from mimflow_train.errors import ConfigError, DataError
-from mimflow_train.machine import count_cores
+from mimflow_train.telemetry.console import say
 
 PROGRAM = "mimflow-data"
 _LEAST_SIZE = 8

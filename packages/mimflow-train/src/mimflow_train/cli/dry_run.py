@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterable
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.console import duration
-from mimflow_train.costs import RunCost, run_cost
+from mimflow_train.device.costs import RunCost, run_cost
+from mimflow_train.device.hardware import Hardware, detect, matmul_rate, named_hardware
+from mimflow_train.device.machine import choose_device, count_cores
+from mimflow_train.engine.sharding import shares_out
+from mimflow_train.evaluation.run_pictures import grid_pixels
 from mimflow_train.frozen.weights import weights_status
-from mimflow_train.hardware import Hardware, detect, matmul_rate, named_hardware
-from mimflow_train.machine import choose_device, count_cores
 from mimflow_train.plan import Plan, checkpoint_interval
-from mimflow_train.run_pictures import grid_pixels
-from mimflow_train.sharding import shares_out
 from mimflow_train.teachers import needed_files
+from mimflow_train.telemetry.console import duration
 
 __all__ = ["cost_table"]
 

@@ -14,11 +14,11 @@ from genmetrics.extractor_names import check_extractor_name
 from genmetrics.protocols import choose_protocol
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_config
-from mimflow_train.console import say
+from mimflow_train.config.file import read_config
 from mimflow_train.data.layout import read_layout
+from mimflow_train.device.machine import choose_device
 from mimflow_train.errors import ConfigError
-from mimflow_train.machine import choose_device
+from mimflow_train.telemetry.console import say
 
 PROGRAM = "mimflow-eval"
 
@@ -83,9 +83,9 @@ def _main(options: EvalOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from genmetrics import get_extractor
+    from mimflow_train.evaluation.scores import Judging, score_run
     from mimflow_train.pretrained import judged_step, trained_model
     from mimflow_train.run import load_data
-    from mimflow_train.scores import Judging, score_run
 
     extractor = get_extractor(extractor_name, device=device)
     model = trained_model(config, options.run, torch.device(device))

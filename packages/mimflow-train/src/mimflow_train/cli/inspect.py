@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import read_config, read_metadata
+from mimflow_train.config.file import read_config, read_metadata
 from mimflow_train.errors import ConfigError, StorageError
 
 PROGRAM = "mimflow-inspect"
@@ -54,8 +54,8 @@ def _main(options: InspectOptions) -> int:
     if options.run.suffix == ".safetensors":
         return _inspect_file(config, options)
 
-    from mimflow_train.checkpoint import damage, fingerprint
-    from mimflow_train.run_folder import checkpoints, read_manifest
+    from mimflow_train.storage.checkpoint import damage, fingerprint
+    from mimflow_train.storage.run_folder import checkpoints, read_manifest
 
     rows: list[dict[str, Any]] = []
     for folder in checkpoints(options.run):
@@ -155,8 +155,8 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _export(config: TrainConfig, run_dir: Path, target: Path) -> None:
-    from mimflow_train.checkpoint import export_weights, latest_checkpoint
-    from mimflow_train.console import say
+    from mimflow_train.storage.checkpoint import export_weights, latest_checkpoint
+    from mimflow_train.telemetry.console import say
 
     folder = latest_checkpoint(run_dir, say)
     if folder is None:

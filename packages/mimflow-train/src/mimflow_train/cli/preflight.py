@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mimflow_train.config import TrainConfig
+from mimflow_train.device.machine import choose_device, count_devices, torchrun_place
+from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError, DataError, WeightsError
-from mimflow_train.machine import choose_device, count_devices, torchrun_place
-from mimflow_train.workers import Workers
 
 __all__ = [
     "Launch",
@@ -102,7 +102,7 @@ def choose_launch(engine: str, workers: Workers, kind: str, *, address: str | No
     if address != "auto":
         require_answer(address)
 
-    from mimflow_train.launch_ray import join_cluster  # imports Ray and torch, ten seconds
+    from mimflow_train.engine.launch_ray import join_cluster  # imports Ray and torch, ten seconds
 
     device = cluster_device(join_cluster(address), workers, kind)
     return Launch("ray", device, workers, address)

@@ -49,8 +49,8 @@ def _main(options: ReportOptions) -> int:
             "report.html. Leave --out away, or name another run."
         )
 
-    from mimflow_train.report import write_report
-    from mimflow_train.report_compare import write_comparison
+    from mimflow_train.report.compare import write_comparison
+    from mimflow_train.report.run import write_report
 
     if len(options.runs) == 1:
         path = write_report(options.runs[0])

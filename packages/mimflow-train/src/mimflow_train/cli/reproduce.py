@@ -22,18 +22,18 @@ from mimflow_train.cli.preflight import (
     require_packages,
 )
 from mimflow_train.config import TrainConfig
-from mimflow_train.console import say
+from mimflow_train.config.overrides import override
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
+from mimflow_train.device.machine import choose_device, require_gpu
+from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError, DataError
-from mimflow_train.machine import choose_device, require_gpu
-from mimflow_train.overrides import override
-from mimflow_train.provenance import code_commit
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
 from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 from mimflow_train.reproduce.quick import QUICK_SETTINGS, quick_images
-from mimflow_train.workers import Workers
+from mimflow_train.storage.provenance import code_commit
+from mimflow_train.telemetry.console import say
 
 if TYPE_CHECKING:
     import torch
@@ -291,7 +291,7 @@ def _hardware(device: "torch.device") -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    from mimflow_train.machine import count_cores
+    from mimflow_train.device.machine import count_cores
 
     return f"{count_cores()} CPU cores, {_cpu_name()}"
 

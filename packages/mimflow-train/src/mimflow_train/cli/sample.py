@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from mimflow_train.cli.command import parse, run
-from mimflow_train.config_file import read_config
+from mimflow_train.config.file import read_config
+from mimflow_train.device.machine import choose_device
 from mimflow_train.errors import ConfigError
-from mimflow_train.machine import choose_device
-from mimflow_train.run_folder import FILES_OF_A_RUN
+from mimflow_train.storage.run_folder import FILES_OF_A_RUN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ def _main(options: SampleOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from mimflow_train.draws import generator
-    from mimflow_train.evaluate import generate
+    from mimflow_train.evaluation.evaluate import generate
     from mimflow_train.pretrained import trained_model
 
     model = trained_model(config, options.run, torch.device(device))
@@ -131,7 +131,7 @@ def _save(batches: "Iterable[Tensor]", labels: "Tensor", names: Sequence[str], o
     import torch
     from PIL import Image
 
-    from mimflow_train.pictures import channels_last, save_grid, save_npz
+    from mimflow_train.evaluation.pictures import channels_last, save_grid, save_npz
 
     if out.suffix == ".png":
         per_class = len(labels) // len(labels.unique())

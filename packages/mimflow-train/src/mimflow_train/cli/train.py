@@ -20,20 +20,25 @@ from mimflow_train.cli.preflight import (
     require_packages,
 )
 from mimflow_train.config import TrainConfig
-from mimflow_train.console import say
+from mimflow_train.device.machine import (
+    choose_device,
+    require_gpu,
+    require_gpu_for_graph,
+    torchrun_place,
+)
+from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError
-from mimflow_train.lock import locked
-from mimflow_train.machine import choose_device, require_gpu, require_gpu_for_graph, torchrun_place
 from mimflow_train.plan import Plan, checkpoint_interval
-from mimflow_train.run_folder import (
+from mimflow_train.storage.lock import locked
+from mimflow_train.storage.run_folder import (
     FILES_OF_ITS_END,
     last_step,
     prepare_run,
     require_begun,
     steps_done,
 )
-from mimflow_train.sinks import require_wandb
-from mimflow_train.workers import Workers
+from mimflow_train.telemetry.console import say
+from mimflow_train.telemetry.sinks import require_wandb
 
 PROGRAM = "mimflow-train"
 
@@ -196,7 +201,7 @@ def _train_and_finish(
     import torch
 
     from mimflow_train.cli.summary import summary
-    from mimflow_train.finish import finish
+    from mimflow_train.evaluation.finish import finish
 
     wanted = "auto" if launch.address else options.device  # this machine is not the cluster
     try:
@@ -224,7 +229,7 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
     is_joint = steps_done(run_dir) < config.steps
     require_weights(config, joint_phase=is_joint, decoder_phase=plan.until > config.steps)
     if launch.engine == "ray":
-        from mimflow_train.launch_ray import run_ray
+        from mimflow_train.engine.launch_ray import run_ray
 
         return run_ray(
             config,

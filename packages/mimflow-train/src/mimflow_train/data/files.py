@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from mimflow_train.away import patiently
+from mimflow_train.storage.away import patiently
 
 __all__ = ["PLAIN", "FolderLayout", "Found", "ImageFiles"]
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimflow_train.config import ConvolutionalConfig, ModelConfig
-from mimflow_train.costs import PartCost
+from mimflow_train.device.costs import PartCost
 from mimflow_train.model import MIMFlow
 
 __all__ = ["sd_vae_cost", "vit_cost"]

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mimflow_train.console import duration
-from mimflow_train.costs import training_flops
-from mimflow_train.hardware import named_hardware
+from mimflow_train.device.costs import training_flops
+from mimflow_train.device.hardware import named_hardware
 from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.needs import missing_networks, unfinished
 from mimflow_train.reproduce.session import Session, digest
@@ -16,6 +15,7 @@ from mimflow_train.reproduce.variants import (
     row_guidance,
     variant_config,
 )
+from mimflow_train.telemetry.console import duration
 
 __all__ = ["left_text", "to_text"]
 

@@ -22,16 +22,21 @@ from genmetrics import (
 )
 from genmetrics.projection import Projection
 from mim_encoder import MaskRatio, random_mask
-from mimflow_train.class_probe import ClassProbe, encode_means, enough_to_probe, probe_classes
 from mimflow_train.data.images import Split
-from mimflow_train.reconstruction import encode, same_classes, spread
+from mimflow_train.evaluation.class_probe import (
+    ClassProbe,
+    encode_means,
+    enough_to_probe,
+    probe_classes,
+)
+from mimflow_train.evaluation.reconstruction import encode, same_classes, spread
+from mimflow_train.evaluation.scores import flow_spectrum
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_depths
 from mimflow_train.reproduce.rows import measure_row
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained
-from mimflow_train.scores import flow_spectrum
 
 __all__ = ["map_latents", "probe_depths", "spectra"]
 

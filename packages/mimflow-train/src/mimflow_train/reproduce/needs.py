@@ -11,7 +11,7 @@ from mimflow_train.frozen.weights import PretrainedFile, find_weights, weights_s
 from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.variants import PlannedRun, planned_runs
-from mimflow_train.run_folder import steps_done
+from mimflow_train.storage.run_folder import steps_done
 from mimflow_train.teachers import needed_files
 
 __all__ = ["Left", "missing_networks", "require_networks", "unfinished"]

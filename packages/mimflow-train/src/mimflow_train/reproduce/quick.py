@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from mimflow_train.data.glyphs import CLASS_NAMES, Glyph, draw, split_glyphs
-from mimflow_train.lock import locked_in_turn
+from mimflow_train.storage.lock import locked_in_turn
 
 __all__ = ["QUICK_SETTINGS", "quick_images"]
 

@@ -11,7 +11,7 @@ from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained, trained
 from mimflow_train.reproduce.two_stage import train_two_stages
 from mimflow_train.reproduce.variants import planned_runs, variant_config
-from mimflow_train.run_folder import read_manifest
+from mimflow_train.storage.run_folder import read_manifest
 
 __all__ = ["measure_row", "train_row"]
 

@@ -18,13 +18,11 @@ from genmetrics import (
     psnr,
 )
 from genmetrics.protocols import choose_protocol
-from mimflow_train.checkpoint import chosen_weights
-from mimflow_train.class_probe import enough_to_probe, probe_latents
 from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
-from mimflow_train.lock import locked_in_turn
-from mimflow_train.pictures import save_npz
-from mimflow_train.reconstruction import (
+from mimflow_train.evaluation.class_probe import enough_to_probe, probe_latents
+from mimflow_train.evaluation.pictures import save_npz
+from mimflow_train.evaluation.reconstruction import (
     CHUNK,
     decode,
     decoded,
@@ -34,6 +32,8 @@ from mimflow_train.reconstruction import (
 )
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
+from mimflow_train.storage.checkpoint import chosen_weights
+from mimflow_train.storage.lock import locked_in_turn
 from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "draw_samples", "score", "score_folder"]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mimflow_train.class_probe import enough_to_probe, probed_images
+from mimflow_train.evaluation.class_probe import enough_to_probe, probed_images
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
 from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
 from mimflow_train.reproduce.design import Experiment, Variant

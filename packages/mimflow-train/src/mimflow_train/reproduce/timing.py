@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.costs import BYTES_PER_TRAINED
+from mimflow_train.device.costs import BYTES_PER_TRAINED
+from mimflow_train.device.memory import kept_bytes
 from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
-from mimflow_train.memory import kept_bytes
 from mimflow_train.micro_batches import precision
 from mimflow_train.objective import joint_objective
 from mimflow_train.reproduce.design import Experiment, Variant

@@ -3,24 +3,24 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mimflow_train.checkpoint import (
+from mimflow_train.cli.preflight import require_weights
+from mimflow_train.config import TrainConfig
+from mimflow_train.config.file import write_config
+from mimflow_train.errors import DivergedError, MimflowError, StorageError, WorkerError
+from mimflow_train.model import MIMFlow
+from mimflow_train.plan import Plan, checkpoint_interval
+from mimflow_train.reproduce.session import Session
+from mimflow_train.run import run_local
+from mimflow_train.storage.checkpoint import (
     damage,
     fingerprint,
     joint_checkpoint,
     latest_checkpoint,
     load_model,
 )
-from mimflow_train.cli.preflight import require_weights
-from mimflow_train.config import TrainConfig
-from mimflow_train.config_file import write_config
-from mimflow_train.console import say
-from mimflow_train.errors import DivergedError, MimflowError, StorageError, WorkerError
-from mimflow_train.lock import locked_in_turn
-from mimflow_train.model import MIMFlow
-from mimflow_train.plan import Plan, checkpoint_interval
-from mimflow_train.reproduce.session import Session
-from mimflow_train.run import run_local
-from mimflow_train.run_folder import read_manifest
+from mimflow_train.storage.lock import locked_in_turn
+from mimflow_train.storage.run_folder import read_manifest
+from mimflow_train.telemetry.console import say
 
 __all__ = ["InterruptedRunError", "Trained", "trained"]
 
@@ -87,7 +87,7 @@ def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = Fals
 def _train(session: Session, config: TrainConfig, run_dir: Path, until: int) -> None:
     plan = Plan(until=until, checkpoint_every=checkpoint_interval(config.scale))
     if session.workers > 1:
-        from mimflow_train.launch_ray import run_ray
+        from mimflow_train.engine.launch_ray import run_ray
 
         try:
             stopped = run_ray(

@@ -2,20 +2,20 @@
 
 import torch
 
-from mimflow_train.checkpoint import snapshot, write_checkpoint
-from mimflow_train.class_probe import encode_means
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
-from mimflow_train.config_file import write_config
+from mimflow_train.config.file import write_config
 from mimflow_train.convolutional import SD_VAE_FILE, read_sd_vae
+from mimflow_train.evaluation.class_probe import encode_means
+from mimflow_train.evaluation.reconstruction import spread
 from mimflow_train.frozen.weights import find_weights
-from mimflow_train.lock import locked_in_turn
 from mimflow_train.model import MIMFlow
-from mimflow_train.reconstruction import spread
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained, trained
 from mimflow_train.reproduce.variants import autoencoder_config
-from mimflow_train.run_folder import checkpoints
 from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
+from mimflow_train.storage.lock import locked_in_turn
+from mimflow_train.storage.run_folder import checkpoints
 
 __all__ = ["train_two_stages"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mim_encoder import MaskRatio
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
-from mimflow_train.overrides import override
+from mimflow_train.config.overrides import override
 from mimflow_train.recipes import RECIPES
 from mimflow_train.reproduce.design import Experiment, Variant
 from tarflow_prior import Guidance

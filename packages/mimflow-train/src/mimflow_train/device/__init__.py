@@ -1,0 +1,1 @@
+"""What a run takes of a device, and what a device has."""

@@ -1,0 +1,192 @@
+"""What a step keeps in memory, and how many images of it fit a device."""
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mimflow_train.config import TrainConfig
+from mimflow_train.draws import Draws, draw_step
+from mimflow_train.engine.context import Context
+from mimflow_train.errors import ConfigError
+from mimflow_train.micro_batches import Batch, attention_kernel
+from mimflow_train.model import MIMFlow
+
+__all__ = [
+    "blank_batch",
+    "fit_micro_batch",
+    "kept_bytes",
+    "largest_micro_batch",
+    "set_computation",
+]
+
+_SEARCHED = 0.9  # of the memory, when micro-batches are tried out
+_NONE_FITS = (
+    "Expected one image to fit the device's memory; it does not. "
+    "Give --set recompute=True, or a smaller --scale."
+)
+
+
+def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
+    """Return the largest divisor of a worker's share with which a pass fits the memory.
+
+    Args:
+        share: Images of a worker in a step.
+        attempt: Runs a forward and a backward pass of so many images.
+
+    Raises:
+        ConfigError: If not even one image fits.
+
+    Example:
+        >>> largest_micro_batch(12, lambda size: None)
+        12
+    """
+    size = _largest(share, attempt)
+    if not size:
+        raise ConfigError(_NONE_FITS)
+    return size
+
+
+def _largest(share: int, attempt: Callable[[int], object]) -> int:
+    """Return the largest divisor that fits; 0 if none does."""
+    divisors = (each for each in range(share, 0, -1) if share % each == 0)
+    return next((size for size in divisors if _fits(attempt, size)), 0)
+
+
+def _fits(attempt: Callable[[int], object], size: int) -> bool:
+    """Try a size out, and give back what it took: outside the handler, whose traceback holds it."""
+    try:
+        attempt(size)
+        fits = True
+    except torch.OutOfMemoryError:
+        fits = False
+    gc.collect()
+    torch.cuda.empty_cache()
+    return fits
+
+
+def fit_micro_batch(
+    config: TrainConfig,
+    context: Context,
+    attempt: Callable[[Batch, Draws], object],
+    model: MIMFlow,
+) -> TrainConfig:
+    """Return the configuration with the micro-batch that fits, where it is left to the GPU.
+
+    Nothing is compiled for it: every size tried would be compiled anew, and after a few of them
+    torch gives up.
+
+    Args:
+        config: The run.
+        context: This worker among its peers; all of them take the smallest that any has found.
+        attempt: Runs a forward and a backward pass of which nothing stays.
+        model: What it runs; :func:`set_computation` is to be called afterwards.
+
+    Raises:
+        ConfigError: If not even one image fits.
+    """
+    if config.micro_batch or context.device.type != "cuda":
+        return config
+    set_computation(model, replace(config, compile=False), context.device)
+    share = config.global_batch // context.world_size
+    with _headroom(), torch.compiler.set_stance("force_eager"):  # frozen networks compile parts
+        size = _largest(share, lambda size: attempt(*blank_batch(config, size)))
+    if context.world_size > 1:  # all of them ask, whatever they have found
+        smallest = torch.tensor(size, device=context.device)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        size = int(smallest)
+    if not size:
+        raise ConfigError(_NONE_FITS)
+    return replace(config, micro_batch=size)
+
+
+@contextmanager
+def _headroom() -> Iterator[None]:
+    """Leave a tenth of the GPU's memory to what a run has besides: fragments, kernels, samples."""
+    if not torch.cuda.is_initialized():
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(_SEARCHED)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.reset_peak_memory_stats()
+
+
+def blank_batch(config: TrainConfig, size: int) -> tuple[Batch, Draws]:
+    """Return a batch of grey images with draws, to try a pass out with; always the same.
+
+    Args:
+        config: The run.
+        size: Images.
+    """
+    side = config.model.encoder.image_size
+    none = torch.zeros(size, dtype=torch.int64)
+    batch = Batch(torch.zeros(size, 3, side, side), none, none)
+    return batch, draw_step(replace(config, global_batch=size), 0, slice(0, size))
+
+
+def kept_bytes(weights: Iterable[Tensor], work: Callable[[], object]) -> int:
+    """Return the bytes that autograd keeps for the backward pass of some work, weights apart.
+
+    Args:
+        weights: What is there anyway.
+        work: A forward pass; what follows it keeps nothing more.
+    """
+    storages = {each.untyped_storage()._cdata for each in weights}
+    kept: dict[int, Tensor] = {}  # holds the tensors, so that no address comes twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in storages:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        work()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -> None:
+    """Compile and recompute transformer layers, in place, as far as the configuration asks for it.
+
+    Only layers are compiled: those of a kind and a size share their kernels, so that fifty of them
+    start in the time of a few. Where a layer is recomputed, the backward pass has kept its input
+    alone.
+
+    Args:
+        model: Changed in place; names of weights stay, and a copy is changed as well.
+        config: The run.
+        device: Where it computes.
+    """
+
+    def contexts() -> tuple[object, object]:  # the second pass must use the kernels of the first
+        kernel = partial(attention_kernel, device, config.precision)
+        return kernel(), kernel()
+
+    # Functions of a layer, not bound to it, since a copy of the model takes them along.
+    forwards: dict[type, Callable[..., Tensor]] = {
+        type(each): type(each).forward for each in model.layers
+    }
+    if config.compile:
+        # Else every layer of a module under DDP is compiled in parts, one for each of its buckets.
+        torch._dynamo.config.optimize_ddp = False
+        forwards = {kind: torch.compile(each, dynamic=False) for kind, each in forwards.items()}
+    for layer in model.layers:
+        work = forwards[type(layer)]
+        if config.recompute:
+            work = partial(
+                checkpoint,
+                work,
+                use_reentrant=False,
+                preserve_rng_state=False,
+                context_fn=contexts,
+            )
+        if config.compile or config.recompute:
+            layer.forward = partial(work, layer)

@@ -1,0 +1,318 @@
+"""Runs the training loop under Ray Train; the only module that imports Ray."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Ray reads this when it is imported. Its uv hook would build a second environment for the workers
+# and fails outside the workspace root; the workers share this interpreter instead.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchTrainer, get_device
+
+from genmetrics import GenmetricsError
+from mimflow_train import errors
+from mimflow_train.config import TrainConfig
+from mimflow_train.config.file import from_dict, to_dict
+from mimflow_train.device.machine import count_cores
+from mimflow_train.engine.context import Place, RayContext, StopRequest, leave_spare_workers
+from mimflow_train.engine.processes import descendants, kill
+from mimflow_train.engine.workers import Workers, handed_on, usable_workers
+from mimflow_train.failures import ended
+from mimflow_train.plan import Plan
+from mimflow_train.run import train_run
+from mimflow_train.telemetry.console import said_to, say
+from mimflow_train.telemetry.reports import Readout, Reports
+
+__all__ = ["join_cluster", "run_ray"]
+
+_RAY_FOLDER = "ray"  # Ray's own files, ours for the length of one launch
+_STOP_FILE = "stop-requested"
+_FAILURE_FILE = "failure.json"
+_LAUNCH_FILE = "launch"
+_BEGAN_FILE = "began"
+_POLL_SECONDS = 1.0
+_RESIZE_SECONDS = 60.0
+
+
+def join_cluster(address: str) -> dict[str, float]:
+    """Connect to a running cluster until :func:`run_ray` ends.
+
+    Args:
+        address: ``HOST:PORT`` of its head, or ``auto`` for RAY_ADDRESS or a cluster that has a
+            node on this machine.
+
+    Returns:
+        What the cluster has, such as ``{"CPU": 16.0, "GPU": 8.0}``.
+
+    Raises:
+        ConfigError: If no cluster answers there.
+    """
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": handed_on(os.environ)},
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise errors.ConfigError(
+            f"Expected a Ray cluster at {address}, one of its nodes on this machine; got: {first} "
+            "Start a node here with ray start --address=HOST:PORT, or leave --ray-address out."
+        ) from error
+    return dict(ray.cluster_resources())
+
+
+def run_ray(
+    config: TrainConfig,
+    run_dir: Path,
+    device: str,
+    *,
+    workers: int | Workers,
+    plan: Plan,
+    address: str | None = None,
+) -> int | None:
+    """Train on several devices until done or asked to stop.
+
+    Args:
+        config: The run.
+        run_dir: The run folder, which all workers see.
+        device: ``cpu`` or ``cuda``.
+        workers: Devices.
+        plan: How far to go and what to keep.
+        address: Cluster to train on, as for :func:`join_cluster`; None for one of this machine
+            that lives as long as the run.
+
+    Returns:
+        The signal that ended the run early, or None.
+
+    Raises:
+        MimflowError: If a worker ended with one, or workers kept dying.
+    """
+    workers = workers if isinstance(workers, Workers) else Workers(workers, workers)
+    others = descendants()
+    # Ray would take its own record of an earlier launch for the state of this one.
+    shutil.rmtree(run_dir / _RAY_FOLDER, ignore_errors=True)
+    (run_dir / _RAY_FOLDER).mkdir()
+    if address is None:
+        _start_cluster(workers)
+    elif not ray.is_initialized():
+        join_cluster(address)
+    trainer = _trainer(config, run_dir, device, workers=workers, plan=plan)
+    # Some of Ray's processes outlive their driver by half a minute. After a second signal they end
+    # in place of a shutdown, in which the thread that waits for the job would end this process.
+    stop = StopRequest(before_exit=lambda: kill(descendants() - others))
+    try:
+        with stop.listening():
+            outcome = _fit(trainer.fit, run_dir, stop, plan.until)
+    finally:
+        rays = descendants() - others
+        ray.shutdown()
+        kill(rays)
+    if outcome["status"] == "failed":
+        raise errors.WorkerError(outcome["message"], int(outcome["code"]))
+    return stop.received if outcome["status"] == "stopped" else None
+
+
+def _start_cluster(workers: Workers) -> None:
+    ray.init(
+        address="local",
+        num_cpus=max(count_cores(), workers.most),
+        log_to_driver=False,
+        logging_level="ERROR",
+        include_dashboard=False,
+    )
+
+
+def _trainer(
+    config: TrainConfig, run_dir: Path, device: str, *, workers: Workers, plan: Plan
+) -> TorchTrainer:
+    """Return the job, and leave in the run folder what its workers know it by."""
+    # Right after a machine has died Ray still counts its devices; a range soon counts anew.
+    seconds = "120" if workers.is_range else "300"
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", seconds)
+    launch = uuid.uuid4().hex
+    (run_dir / _RAY_FOLDER / _LAUNCH_FILE).write_text(launch)
+    return TorchTrainer(
+        _work,
+        train_loop_config={
+            "config": to_dict(config),
+            "run_dir": str(run_dir),
+            "launch": launch,
+            "plan": dataclasses.asdict(plan),
+            "least": workers.least,
+            "is_range": workers.is_range,
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=tuple(workers) if workers.is_range else workers.most,
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+            use_gpu=device == "cuda",
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if device == "cuda" else {})},
+        ),
+        run_config=RunConfig(
+            name=_RAY_FOLDER,
+            storage_path=str(run_dir),
+            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[_Witness(run_dir / _RAY_FOLDER / "ray.words")],
+        ),
+    )
+
+
+class _Witness(ray.train.UserCallback):  # type: ignore[misc]
+    """Says, in a process of Ray's own, why workers have ended; an error here would end the run."""
+
+    def __init__(self, words: Path) -> None:
+        self._words, self._told = words, ""
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        line = ended(worker_exceptions)
+        if line and line != self._told:  # Ray may ask several times before all have ended
+            with said_to(self._words):
+                say(line)
+        self._told = line
+
+
+def _fit(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
+    """Run a job in a second thread; this one has the signals and the progress."""
+    box: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            box["outcome"] = job().return_value
+        except Exception as error:  # shown to the user below, whatever it is
+            box["error"] = error
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    readout, began = Readout(run_dir, run_dir / _RAY_FOLDER, until), False
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        if stop.received is not None and not began:
+            began = True
+            (run_dir / _RAY_FOLDER / _STOP_FILE).touch()
+        readout.show()
+    readout.close()
+    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
+    if "error" in box and note.exists():  # which Ray has started nobody any more to read
+        box["outcome"] = json.loads(note.read_text())
+    elif "error" in box:
+        why = str(box["error"]).strip().splitlines()[-1].rstrip(".")  # below its tracebacks
+        raise errors.RetriesError(
+            f"Expected the workers to finish; Ray Train gave up: {why}. "
+            f"What was saved is in {run_dir}; run the same command again."
+        )
+    outcome: dict[str, str] = box["outcome"]
+    return outcome
+
+
+def _work(options: dict[str, Any]) -> dict[str, str]:
+    """Train as one worker.
+
+    A user's mistake met by one rank must end all of them, and Ray restarts what raises. So the
+    rank that meets it leaves a note and raises; after the restart every rank reads the note.
+    """
+    here = get_context()
+    share_of_cores = max(1, count_cores() // here.get_local_world_size())
+    torch.set_num_threads(options["threads"] or share_of_cores)
+    run_dir = Path(options["run_dir"])
+    apart = _nodes_without(run_dir, options["launch"])
+    if apart:
+        return _failure(
+            errors.StorageError(
+                f"Expected the run folder {run_dir} on storage that all nodes share; "
+                f"{', '.join(apart)} did not find it. Give --out on a shared file system."
+            )
+        )
+    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
+    if note.exists():
+        failure: dict[str, str] = json.loads(note.read_text())
+        return failure
+    try:
+        with said_to(run_dir / _RAY_FOLDER / f"{here.get_world_rank()}.words"):
+            return _train(options, run_dir)
+    except (errors.MimflowError, GenmetricsError) as error:
+        failure = _failure(error)
+        if here.get_world_size() == 1:
+            return failure
+        whole = note.with_suffix(f".{here.get_world_rank()}")
+        with contextlib.suppress(OSError):  # a disk that is full may be what it is about
+            whole.write_text(json.dumps(failure))
+            whole.replace(note)  # so that no reader meets half of it
+        raise
+
+
+def _failure(error: errors.MimflowError | GenmetricsError) -> dict[str, str]:
+    return {"status": "failed", "code": str(error.exit_code), "message": str(error)}
+
+
+def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
+    """Train in the run folder; a machine that is about to go is a reason to save, not to end."""
+    config = from_dict(TrainConfig, options["config"])
+    plan = Plan(**options["plan"])
+    rank, started = get_context().get_world_rank(), get_context().get_world_size()
+    count = usable_workers(started, config.global_batch, config.micro_batch)
+    if count < options["least"]:
+        raise errors.ConfigError(
+            f"Expected {started} workers to share {config.global_batch} images evenly, in "
+            f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
+        )
+    if rank == 0:
+        _say_if_anew(run_dir / _RAY_FOLDER / _BEGAN_FILE)
+    if rank == 0 and options["is_range"]:
+        spare = f"; {started - count} more wait, as they cannot share them evenly" * (
+            count < started
+        )
+        say(f"{count} worker(s) share {config.global_batch} images{spare}.")
+    if count < started:
+        leave_spare_workers(rank, count, get_device())
+    if rank >= count:
+        return {"status": "spare"}
+    place = Place(rank, count, get_device())
+    stop_file = run_dir / _RAY_FOLDER / _STOP_FILE
+    # The question to Ray waits for all workers, so it is not asked where some are spare.
+    notice = _preemption if count == started else lambda: None
+    with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
+        context = RayContext(place, reports.write, stop_file, notice=notice)
+        step = train_run(context, config, run_dir, plan, reports).step
+        while context.stopped_to_save() and step < plan.until:
+            step = train_run(context, config, run_dir, plan, reports).step
+    return {"status": "done" if step >= plan.until else "stopped"}
+
+
+def _say_if_anew(began: Path) -> None:
+    if began.exists():
+        say("All workers have started anew, from the newest checkpoint.")
+    with contextlib.suppress(OSError):
+        began.touch()
+
+
+def _nodes_without(run_dir: Path, launch: str) -> list[str]:
+    """Return the nodes that do not see the file of this launch in the run folder."""
+    path = run_dir / _RAY_FOLDER / _LAUNCH_FILE
+    seen = path.exists() and path.read_text() == launch
+    nodes = [None if seen else ray.util.get_node_ip_address()]
+    if get_context().get_world_size() > 1:
+        nodes = nodes * get_context().get_world_size()
+        dist.all_gather_object(nodes, nodes[0])
+    return sorted({node for node in nodes if node is not None})
+
+
+def _preemption() -> object | None:
+    """Return what Ray knows of a machine that is about to go; its API for that is in alpha."""
+    ask = getattr(ray.train, "get_preemption_info", None)
+    return None if ask is None else ask()

@@ -1,0 +1,211 @@
+"""Judges a run: reconstruction, likelihood, and whether the flow earns its place.
+
+All sets have the same N and the same classes. The reference is held out: real images that
+training never saw. Against it come real training images (the floor), the same images hidden in
+part, encoded and decoded (what a perfect prior would reach), samples of the flow, and latents
+drawn from a Gaussian with the latents' own mean and standard deviation (no prior at all).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from genmetrics import (
+    Extractor,
+    LogisticProbe,
+    extract_features,
+    frechet_distance_from_features,
+    get_extractor,
+    logistic_probe,
+)
+from mimflow_train.config import TrainConfig
+from mimflow_train.data.images import LabelledImages, Split
+from mimflow_train.draws import generator
+from mimflow_train.evaluation.pictures import to_bytes
+from mimflow_train.evaluation.reconstruction import (
+    CHUNK,
+    decode,
+    encode,
+    evaluate_reconstruction,
+    judged_images,
+    same_classes,
+    spread,
+)
+from mimflow_train.model import MIMFlow
+from mimflow_train.objective import nll_floor
+from tarflow_prior import Guidance, nll_per_dim
+
+__all__ = ["Evaluation", "evaluate", "generate"]
+
+_LATENT_IMAGES = 2048
+_PROBE_IMAGES = 1200
+_ASKED_CLASSES = 12
+_SAMPLES_PER_CLASS = 20
+_LEAST_GAP = 0.01  # of what a perfect prior would reach; below it a share of the gap says nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came out of a run; distances are ``fd_efflite0`` against held-out real images.
+
+    Attributes:
+        num_images: N of every set.
+        nll_train: NLL per latent dimension on training images, without ``ln(2 pi) / 2``.
+        nll_held_out: The same on held-out images.
+        nll_floor: The least that the latent noise allows.
+        psnr: Of the held-out images' masked reconstructions, in dB on [0, 1], mean over images.
+        psnr_whole: The same with no patch hidden, as papers report reconstruction; training never
+            shows the encoder such an image.
+        fd_floor: Real training images.
+        fd_posterior: Decoded posterior latents of the same training images, masked.
+        fd_whole: The same with no patch hidden.
+        fd_flow: Decoded samples of the flow.
+        fd_gaussian: Decoded Gaussian latents.
+        gap_closed: ``(fd_gaussian - fd_flow) / (fd_gaussian - fd_posterior)``; None where Gaussian
+            latents decode as well as posterior ones, to 1 %.
+        class_accuracy: Share of new samples, equally many of twelve classes, in which a probe of
+            real images of all classes sees the one that was asked for. With all that follow None
+            where there is one class.
+        class_num_samples: How many these are.
+        class_accuracy_posterior: The same in decoded posterior latents of held-out images, which
+            the probe has not seen either; mean over classes.
+        class_accuracy_real: The same in held-out real images, mean over classes.
+        class_chance: One over the number of classes.
+    """
+
+    num_images: int
+    nll_train: float
+    nll_held_out: float
+    nll_floor: float
+    psnr: float
+    psnr_whole: float
+    fd_floor: float
+    fd_posterior: float
+    fd_whole: float
+    fd_flow: float
+    fd_gaussian: float
+    gap_closed: float | None
+    class_accuracy: float | None
+    class_num_samples: int | None
+    class_accuracy_posterior: float | None
+    class_accuracy_real: float | None
+    class_chance: float | None
+
+
+@torch.no_grad()
+def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evaluation:
+    """Judge a model against real images.
+
+    Args:
+        model: Usually the averaged weights.
+        config: The run; its seed decides every draw.
+        data: Training and held-out images.
+    """
+    chosen = judged_images(data)
+    label, unseen = data.held_out.labels[chosen], data.held_out.stack(chosen)
+    real = data.train.stack(same_classes(data.train, label, config.seed))
+    posterior = encode(model, config, real, "evaluate train").z
+    posterior_unseen = encode(model, config, unseen, "evaluate held out").z
+    draw = generator(config.seed, "evaluate samples")
+    sets = {
+        "real": real,
+        "posterior": decode(model, posterior),
+        "posterior_unseen": decode(model, posterior_unseen),
+        "flow": torch.cat([*generate(model, config, label, draw)]),
+        "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
+        "held_out": unseen,
+    }
+    extractor = get_extractor("efflite0", device=str(posterior.device))
+    features = {name: extract_features(images, extractor) for name, images in sets.items()}
+    distance = {
+        name: frechet_distance_from_features(features[name], features["held_out"]).value
+        for name in ("real", "posterior", "flow", "gaussian")
+    }
+    rebuilt = evaluate_reconstruction(model, config, data)
+    probe = _class_probe(data, config.seed, extractor)
+    asked = spread(len(data.class_names), _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
+    drawn = torch.cat([*generate(model, config, asked, draw)])
+    return Evaluation(
+        num_images=len(label),
+        nll_train=_nll(model, posterior, label),
+        nll_held_out=_nll(model, posterior_unseen, label),
+        nll_floor=nll_floor(config.model.encoder.sigma),
+        psnr=rebuilt.psnr,
+        psnr_whole=rebuilt.psnr_whole,
+        fd_floor=distance["real"],
+        fd_posterior=rebuilt.fd_posterior,
+        fd_whole=rebuilt.fd_whole,
+        fd_flow=distance["flow"],
+        fd_gaussian=distance["gaussian"],
+        gap_closed=_gap_closed(distance),
+        class_accuracy=probe.accuracy(extract_features(drawn, extractor), asked) if probe else None,
+        class_num_samples=len(asked) if probe else None,
+        class_accuracy_posterior=probe.balanced_accuracy(features["posterior_unseen"], label)
+        if probe
+        else None,
+        class_accuracy_real=probe.balanced_accuracy(features["held_out"], label) if probe else None,
+        class_chance=1 / len(data.class_names) if probe else None,
+    )
+
+
+def _gap_closed(distance: Mapping[str, float]) -> float | None:
+    gap = distance["gaussian"] - distance["posterior"]
+    if gap < _LEAST_GAP * distance["posterior"]:
+        return None
+    return (distance["gaussian"] - distance["flow"]) / gap
+
+
+@torch.no_grad()
+def generate(
+    model: MIMFlow,
+    config: TrainConfig,
+    label: Int64[Tensor, " b"],
+    draw: torch.Generator,
+    *,
+    temperature: float = 1.0,
+) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Draw images of the given classes with the run's own guidance; yield bytes on the CPU.
+
+    Args:
+        model: Usually the averaged weights.
+        config: The run.
+        label: Class of each image.
+        draw: Source of the base noise, on the CPU.
+        temperature: Standard deviation of the base noise.
+    """
+    device = next(model.parameters()).device
+    guidance = Guidance(scale=config.guidance) if config.guidance > 0 else None
+    for part in label.split(4 * CHUNK):
+        images = model.generate(
+            part.to(device), guidance=guidance, temperature=temperature, generator=draw
+        )
+        yield to_bytes(images).cpu()
+
+
+def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: int) -> Tensor:
+    """Draw latents from a Gaussian with the mean and deviation of training images' latents."""
+    draw = generator(config.seed, "gaussian latents")
+    chosen = torch.randperm(len(split.labels), generator=draw)[:_LATENT_IMAGES].tolist()
+    latents = encode(model, config, split.stack(chosen), "training latents").z
+    noise = torch.randn(count, *latents.shape[1:], generator=draw).to(latents.device)
+    return latents.mean(0) + latents.std(0) * noise
+
+
+def _class_probe(data: LabelledImages, seed: int, extractor: Extractor) -> LogisticProbe | None:
+    """Return a probe of real images, equally many of each class; None for one class alone."""
+    if len(data.class_names) == 1:
+        return None
+    even = torch.arange(_PROBE_IMAGES) % len(data.class_names)
+    present = even[torch.isin(even, data.train.labels)]
+    shown = sorted(set(same_classes(data.train, present, seed)))
+    features = extract_features(data.train.stack(shown), extractor)
+    return logistic_probe(features, data.train.labels[shown], balanced=True)
+
+
+@torch.no_grad()
+def _nll(model: MIMFlow, z: Tensor, label: Tensor) -> float:
+    parts = zip(z.split(CHUNK), label.to(z.device).split(CHUNK), strict=True)
+    return torch.cat([nll_per_dim(model.flow(*part)) for part in parts]).mean().item()

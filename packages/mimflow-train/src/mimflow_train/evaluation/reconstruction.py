@@ -1,0 +1,183 @@
+"""What comes back when images are hidden in part, encoded and decoded, and how it is judged."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from genmetrics import extract_features, frechet_distance_from_features, get_extractor
+from mim_encoder import MaskRatio, random_mask
+from mimflow_train.config import TrainConfig
+from mimflow_train.data.images import LabelledImages, Split, to_unit
+from mimflow_train.draws import generator
+from mimflow_train.evaluation.pictures import to_bytes
+from mimflow_train.model import MIMFlow
+
+__all__ = [
+    "CHUNK",
+    "Encoding",
+    "Reconstruction",
+    "decode",
+    "decoded",
+    "encode",
+    "evaluate_reconstruction",
+    "judged_images",
+    "same_classes",
+    "spread",
+    "spread_labels",
+    "unmasked",
+]
+
+CHUNK = 64
+_MOST_IMAGES = 5000  # of one set; more do not fit in memory at 256 px
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """How well images come back, as in :class:`Evaluation`.
+
+    Attributes:
+        psnr: Of held-out images, hidden in part.
+        psnr_whole: Of held-out images with no patch hidden.
+        fd_posterior: Of training images, hidden in part.
+        fd_whole: Of training images with no patch hidden.
+    """
+
+    psnr: float
+    psnr_whole: float
+    fd_posterior: float
+    fd_whole: float
+
+
+class Encoding(NamedTuple):
+    """Noisy latents of images, and which patches of them were hidden."""
+
+    masked: Bool[Tensor, "b n"]
+    z: Float[Tensor, "b k d"]
+
+
+@torch.no_grad()
+def evaluate_reconstruction(
+    model: MIMFlow, config: TrainConfig, data: LabelledImages
+) -> Reconstruction:
+    """Judge encoder and decoder alone.
+
+    Args:
+        model: Usually the averaged weights.
+        config: The run; its seed decides every draw.
+        data: Training and held-out images.
+    """
+    chosen = judged_images(data)
+    unseen = data.held_out.stack(chosen)
+    seen = data.train.stack(same_classes(data.train, data.held_out.labels[chosen], config.seed))
+    extractor = get_extractor("efflite0", device=str(next(model.parameters()).device))
+    reference = extract_features(unseen, extractor)
+
+    def distance(hidden: TrainConfig) -> float:
+        images = decode(model, encode(model, hidden, seen, "evaluate train").z)
+        return frechet_distance_from_features(extract_features(images, extractor), reference).value
+
+    def psnr(hidden: TrainConfig) -> float:
+        return _psnr(decode(model, encode(model, hidden, unseen, "evaluate held out").z), unseen)
+
+    whole = unmasked(config)
+    return Reconstruction(
+        psnr=psnr(config),
+        psnr_whole=psnr(whole),
+        fd_posterior=distance(config),
+        fd_whole=distance(whole),
+    )
+
+
+def unmasked(config: TrainConfig) -> TrainConfig:
+    """Return a run in which no patch is hidden."""
+    return dataclasses.replace(config, mask=MaskRatio(low=0.0, high=0.0))
+
+
+@torch.no_grad()
+def encode(
+    model: MIMFlow, config: TrainConfig, pixels: UInt8[Tensor, "b 3 h w"], stream: str
+) -> Encoding:
+    """Hide, encode and add noise to images, as in training.
+
+    Args:
+        model: The networks.
+        config: The run, for mask and noise.
+        pixels: The images.
+        stream: Name of the random draws.
+    """
+    device = next(model.parameters()).device
+    encoder = config.model.encoder
+    draw = generator(config.seed, stream)
+    masked = random_mask(len(pixels), encoder.num_patches, config.mask, generator=draw)
+    noise = torch.randn(len(pixels), encoder.num_latents, encoder.latent_dim, generator=draw)
+    parts = []
+    for rows in torch.arange(len(pixels)).split(CHUNK):
+        image = to_unit(pixels[rows]).to(device)
+        posterior = model.encoder(image, masked[rows].to(device))
+        parts.append(posterior.perturb(noise[rows].to(device)))
+    return Encoding(masked, torch.cat(parts))
+
+
+def decode(model: MIMFlow, z: Float[Tensor, "b k d"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Return the images that latents stand for, as bytes on the CPU."""
+    return torch.cat([*decoded(model, z)])
+
+
+@torch.no_grad()
+def decoded(model: MIMFlow, z: Float[Tensor, "b k d"]) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Yield the images that latents stand for in batches, as bytes on the CPU."""
+    for part in z.split(CHUNK):
+        yield to_bytes(model.decoder(part)).cpu()
+
+
+def spread(count: int, most: int) -> Int64[Tensor, " b"]:
+    """Return the numbers from 0 to ``count``, or ``most`` of them, spread evenly.
+
+    Example:
+        >>> spread(3, 12).tolist(), spread(1000, 3).tolist()
+        ([0, 1, 2], [0, 499, 999])
+    """
+    return torch.linspace(0, count - 1, min(count, most)).long()
+
+
+def spread_labels(label: Int64[Tensor, " m"], count: int) -> Int64[Tensor, " b"]:
+    """Return as many labels as are wanted, spread over those that there are.
+
+    Example:
+        >>> spread_labels(torch.tensor([0, 0, 1, 2]), 2).tolist()
+        [0, 2]
+        >>> spread_labels(torch.tensor([0, 1]), 5).tolist()
+        [0, 1, 0, 1, 0]
+    """
+    if count <= len(label):
+        return label[spread(len(label), count)]
+    return label.repeat(count // len(label) + 1)[:count]
+
+
+def judged_images(data: LabelledImages) -> list[int]:
+    """Return which held-out images are looked at: all, or many that are spread evenly."""
+    return spread(len(data.held_out.labels), _MOST_IMAGES).tolist()
+
+
+def same_classes(split: Split, label: Int64[Tensor, " b"], seed: int) -> list[int]:
+    """Choose, for each label, an image of that class; none twice while there are others."""
+    draw = generator(seed, "same classes")
+    queues: dict[int, list[int]] = {}
+    chosen = []
+    for wanted in label.tolist():
+        if not queues.get(wanted):
+            members = torch.nonzero(split.labels == wanted).flatten()
+            queues[wanted] = members[torch.randperm(len(members), generator=draw)].tolist()
+        chosen.append(queues[wanted].pop())
+    return chosen
+
+
+def _psnr(image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:
+    """Return the mean over images of ``-10 log10 MSE`` on [0, 1], at most 100 dB."""
+    error = (image.double() - target.double()).div(255).square().flatten(1).mean(1)
+    return float((-10 * error.clamp(min=1e-10).log10()).mean())

@@ -1,0 +1,206 @@
+"""A run folder: whether it may be gone on with, by which configuration, and how far it is."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mimflow_train.config import OPERATIONAL, TrainConfig
+from mimflow_train.config.file import read_config, to_dict, write_config
+from mimflow_train.errors import ConfigError
+
+__all__ = [
+    "FILES_OF_A_RUN",
+    "FILES_OF_ITS_END",
+    "checkpoints",
+    "last_step",
+    "prepare_run",
+    "read_manifest",
+    "require_begun",
+    "steps_done",
+]
+
+FILES_OF_A_RUN = (
+    "ATTRIBUTION.txt",
+    "bad_images.txt",
+    "checkpoints",
+    "config.json",
+    "diagnostics.json",
+    "errors",
+    "eval",
+    "metrics.jsonl",
+    "milestones",
+    "ray",
+    "reconstructions.png",
+    "report.html",
+    "samples",
+    "samples.png",
+    "summary.json",
+    "tensorboard",
+    "wandb",
+)
+
+
+FILES_OF_ITS_END = ("diagnostics.json", "reconstructions.png", "samples.png", "summary.json")
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, oldest first; a copy of another name is none."""
+    folders = (run_dir / "checkpoints").glob("step_*")
+    return sorted(each for each in folders if each.name.removeprefix("step_").isdecimal())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself; empty if it says nothing that can be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return manifest
+
+
+def require_begun(run_dir: Path, resume: str) -> None:
+    """Raise if a run must be resumed that was never begun."""
+    if resume == "must" and not _begun(run_dir):
+        raise ConfigError(f"Expected a run to resume in {run_dir}; there is none. Check --out.")
+
+
+def _begun(run_dir: Path) -> bool:
+    return bool(checkpoints(run_dir))
+
+
+def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
+    """Make the run folder, or check that the one that is there is this run's.
+
+    Raises:
+        ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
+    """
+    if not _is_a_run(run_dir):
+        _require_nothing_else(run_dir)
+    elif resume == "never":
+        _remove_run(run_dir)
+    elif _begun(run_dir):
+        recorded = _recorded(run_dir)
+        free = (*OPERATIONAL, *_not_yet_used(config, run_dir))
+        if config.data.fingerprint and config.data.fingerprint == _fingerprint(recorded):
+            free += ("data.source",)  # the same images, elsewhere
+        changed = _differences(recorded, to_dict(config), free) if recorded else []
+        if changed:
+            raise ConfigError(
+                f"Expected the configuration that {run_dir} was started with; changed: "
+                f"{_in_short(changed)}. Give another --out, or --resume never to start it anew."
+            )
+    write_config(config, run_dir)
+
+
+def _not_yet_used(config: TrainConfig, run_dir: Path) -> tuple[str, ...]:
+    """Return the fields that no step so far has looked at, so that a run may go on with others.
+
+    As long as the decoder phase has not begun, these are all of it; and the length of the joint
+    phase, unless the learning rate's schedule ends with it.
+    """
+    newest = checkpoints(run_dir)[-1]
+    if read_manifest(newest).get("phase") != "joint":
+        return ()
+    is_longer = config.optim.schedule == "constant" and steps_done(run_dir) <= config.steps
+    return ("decoder_phase", *(["steps"] if is_longer else []))
+
+
+def _require_nothing_else(run_dir: Path) -> None:
+    """Raise if a folder for a new run is one of something else, such as images."""
+    paths = sorted(run_dir.glob("*"))
+    others = [each.name for each in paths if each.is_dir() and each.name not in FILES_OF_A_RUN]
+    others += [each.name for each in paths if each.name == "config.json"]
+    if others:
+        raise ConfigError(
+            f"Expected a new folder or one of a run as --out; {run_dir} holds "
+            f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}. Name another."
+        )
+
+
+def _remove_run(run_dir: Path) -> None:
+    """Remove a run's files, and nothing else that its folder holds."""
+    for each in FILES_OF_A_RUN:
+        path = run_dir / each
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_a_run(run_dir: Path) -> bool:
+    """Return whether a folder has a checkpoint of ours, or a configuration, however damaged."""
+    folders = checkpoints(run_dir)
+    if any("config" in read_manifest(folder) for folder in folders):
+        return True
+    file = run_dir / "config.json"
+    try:
+        values = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError:
+        return bool(folders)
+    return isinstance(values, dict) and {"scale", "model", "data"} <= values.keys()
+
+
+def _recorded(run_dir: Path) -> dict[str, Any]:
+    """Return the configuration of a run, by its checkpoints if need be; empty if none has it."""
+    if (run_dir / "config.json").exists():
+        return to_dict(read_config(run_dir))
+    manifests = (read_manifest(folder) for folder in reversed(checkpoints(run_dir)))
+    return next((manifest["config"] for manifest in manifests if "config" in manifest), {})
+
+
+def _fingerprint(recorded: dict[str, Any]) -> object:
+    return recorded.get("data", {}).get("fingerprint")
+
+
+def _in_short(changed: list[str]) -> str:
+    """Name the changes; of another scale, which changes most of a configuration, that alone."""
+    scale = [each for each in changed if each.startswith("scale was ")]
+    if scale:
+        return f"{scale[0]}, and with it {len(changed) - 1} other values"
+    return "; ".join(changed)
+
+
+def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
+    """Return the step to train to.
+
+    Raises:
+        ConfigError: If the decoder phase has no steps, or no joint phase to follow.
+    """
+    if phase == "joint":
+        return config.steps
+    if phase == "decoder" and not config.decoder_phase.steps:
+        raise ConfigError(
+            "Expected decoder_phase.steps above 0 for --phase decoder; got 0. "
+            "Set it with --set decoder_phase.steps=N."
+        )
+    done = steps_done(run_dir)
+    if phase == "decoder" and done < config.steps:
+        raise ConfigError(
+            f"Expected a joint phase of {config.steps} steps in {run_dir} for --phase decoder; "
+            f"got {done} steps. Train it first with --phase joint."
+        )
+    return config.all_steps
+
+
+def steps_done(run_dir: Path) -> int:
+    """Return the step of a run's newest checkpoint, whose files are not looked at; 0 without."""
+    names = [folder.name for folder in checkpoints(run_dir)]
+    return max((int(name.removeprefix("step_")) for name in names), default=0)
+
+
+def _differences(old: object, new: object, free: tuple[str, ...], name: str = "") -> list[str]:
+    """Name what changed, but for what is free to change."""
+    if name in free:
+        return []
+    if name == "data.fingerprint" and old != new:
+        return ["the images (files were added, removed, renamed or written anew)"]
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(set(old) | set(new))
+            for line in _differences(old.get(key), new.get(key), free, f"{name}.{key}".lstrip("."))
+        ]
+    if isinstance(old, tuple | list) and isinstance(new, tuple | list):
+        return [] if list(old) == list(new) else [f"{name} was {list(old)}, now {list(new)}"]
+    return [] if old == new else [f"{name} was {old}, now {new}"]

@@ -1,0 +1,1 @@
+"""What is recorded, shown and sent elsewhere while a run goes on, and how it fares."""

@@ -1,0 +1,168 @@
+"""What ``--dry-run`` says of time and disk; its table of work is tested with the command."""
+
+import dataclasses
+
+import pytest
+
+from mimflow_train.cli import dry_run
+from mimflow_train.cli.dry_run import cost_table
+from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
+from mimflow_train.device.costs import PartCost, RunCost
+from mimflow_train.errors import ConfigError
+from mimflow_train.recipes import tiny
+
+COST = RunCost(
+    trained=[PartCost("flow", 7 * 2**26, 5.0)],
+    discriminator=None,
+    frozen=[],
+    static_bytes=0,
+    activation_bytes=2**30,
+)
+
+
+@pytest.fixture(autouse=True)
+def _cost(monkeypatch):
+    monkeypatch.setattr(dry_run, "run_cost", lambda *_: COST)
+
+
+@pytest.fixture
+def paper_s(config, monkeypatch):
+    """A run of the paper's length and work an image, whatever its networks."""
+    monkeypatch.setattr(RunCost, "training_flops", 1.062e12)
+    return dataclasses.replace(config, global_batch=256, steps=450_360)
+
+
+def line(text, part):
+    return next(each for each in text.splitlines() if part in each)
+
+
+def test_paper_s_machine_takes_the_paper_s_hours(paper_s):
+    text = cost_table(paper_s, 8, "joint", hardware="A100 80GB")
+    said = line(
+        text, "8 x A100 80GB at 34% of 312 TFLOP/s (what the paper's run comes to, assumed)"
+    )
+    assert "3.12 steps/s, 799 images/s, 40.1 h" in said  # 3.11, 796 and 40.2 in the paper
+
+
+def test_target_is_told_beside_the_assumption(paper_s):
+    text = cost_table(paper_s, 8, "joint", hardware="H200")
+    assert "13.10 steps/s, 3353 images/s, 9.6 h" in line(text, "8 x H200 at 45% of 989")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "1 x H100 at 12.5% of 989 TFLOP/s (measured for L on one H100)  0.45 steps/s, 116"),
+        (
+            {"compile": True},
+            "at 15% of 989 TFLOP/s (measured for L on one H100)  0.55 steps/s, 140",
+        ),
+        (
+            {"compile": True, "cuda_graph": True},
+            "at 21.2% of 989 TFLOP/s (measured for L on one H100)  0.77 steps/s, 197",
+        ),
+        ({"compile": True, "recompute": True}, "at 8.7% of 989 TFLOP/s (measured"),
+    ],
+)
+def test_what_was_measured_is_told_first(paper_s, settings, said):
+    text = cost_table(dataclasses.replace(paper_s, **settings), 1, "joint", hardware="H100")
+    assert said in line(text, "1 x H100 at")
+
+
+def test_what_was_not_measured_is_not_told_so(paper_s):
+    config = dataclasses.replace(paper_s, compile=True, recompute=True, cuda_graph=True)
+    text = cost_table(config, 1, "joint", hardware="H100")
+    assert "at 34% of 989" in line(text, "1 x H100 at")
+
+
+def test_what_is_computed_again_takes_time(paper_s, monkeypatch):
+    cost = dataclasses.replace(COST, trained=[PartCost("flow", 7 * 2**26, 132.75)])
+    monkeypatch.setattr(dry_run, "run_cost", lambda *_: cost)
+    once, twice = (
+        cost_table(dataclasses.replace(paper_s, recompute=each), 1, "joint", hardware="H100")
+        for each in (False, True)
+    )
+    assert "measured" not in twice
+    hours = [float(line(text, "34%").split()[-5]) for text in (once, twice)]
+    assert hours[1] / hours[0] == pytest.approx(1.25, rel=1e-3)
+
+
+def test_unknown_hardware_is_refused(config):
+    with pytest.raises(ConfigError, match="got abacus"):
+        cost_table(config, 1, "joint", hardware="abacus")
+
+
+def test_machine_without_a_gpu_says_how_long_it_would_take(paper_s, monkeypatch):
+    monkeypatch.setattr(dry_run, "detect", lambda: None)
+    monkeypatch.setattr(dry_run, "choose_device", lambda _: "cpu")
+    monkeypatch.setattr(dry_run, "matmul_rate", lambda: 0.886e12)
+    monkeypatch.setattr(dry_run, "count_cores", lambda: 2)
+    said = line(cost_table(paper_s, 1, "joint"), "this machine's CPU")
+    assert "about 18.2 years of joint training: an estimate, by the 0.89 TFLOP/s" in said
+    assert "and 0.28 for all else on 2 core(s)" in said
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(1.39e12, 0.52), (0.886e12, 0.40), (0.402e12, 0.70), (0.1e12, 1.3)]
+)
+def test_time_on_two_cores_is_near_what_was_measured(rate, seconds, monkeypatch):
+    monkeypatch.setattr(dry_run, "detect", lambda: None)
+    monkeypatch.setattr(dry_run, "choose_device", lambda _: "cpu")
+    monkeypatch.setattr(dry_run, "matmul_rate", lambda: rate)
+    monkeypatch.setattr(dry_run, "count_cores", lambda: 2)
+    monkeypatch.setattr(RunCost, "training_flops", 1.61e9)  # of an image, at scale tiny
+    config = dataclasses.replace(tiny(), steps=100)
+    said = line(cost_table(config, 1, "joint"), "this machine's CPU")
+    minutes, _, rest = said.partition("about ")[2].partition(" of joint")[0].partition(" min ")
+    estimate = int(minutes) * 60 + float(rest.split()[0]) if rest else float(minutes.split()[0])
+    assert estimate / (100 * seconds) == pytest.approx(1, abs=0.25)
+
+
+def test_gpu_that_is_not_in_the_table_is_not_guessed(config, monkeypatch):
+    monkeypatch.setattr(dry_run, "detect", lambda: None)
+    monkeypatch.setattr(dry_run, "choose_device", lambda _: "cuda")
+    assert "nothing is known of this machine's GPU" in cost_table(config, 1, "joint")
+
+
+def test_batch_that_does_not_fit_is_told_with_one_that_does(config):
+    config = dataclasses.replace(config, global_batch=120)
+    text = cost_table(config, 2, "joint", hardware="L40S")
+    assert "does not fit into the 48 GiB of L40S; --set micro_batch=30 does" in text
+    assert "does not fit" not in cost_table(config, 3, "joint", hardware="L40S")
+
+
+def test_disk_holds_the_pictures_of_all_saves(config):
+    encoder = dataclasses.replace(config.model.encoder, image_size=256, patch_size=64)
+    decoder = dataclasses.replace(config.model.decoder, image_size=256, patch_size=64)
+    model = dataclasses.replace(config.model, encoder=encoder, decoder=decoder)
+    config = dataclasses.replace(config, scale="S", steps=450_000, model=model)
+    said = "and 180 picture(s) of samples, one every 2,500 steps, 0.6 GiB together"
+    text = cost_table(config, 1, "joint", hardware="L4")
+    assert said in line(text, "  disk  37.3 GiB: 3 checkpoints")
+    text = cost_table(config, 1, "joint", hardware="L4", checkpoint_every=100_000)
+    assert "and 5 picture(s) of samples, one every 100,000 steps" in text
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        ("joint", "26.3 GiB: 3 checkpoints of 7.00 GiB (the newest two, one being written)"),
+        (
+            "all",
+            "35.0 GiB: 4 checkpoints of 7.00 GiB (the newest two, one being written, the joint",
+        ),
+    ],
+)
+def test_disk_holds_every_checkpoint_and_milestone_that_is_kept(config, phase, said):
+    phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
+    config = dataclasses.replace(config, steps=15, decoder_phase=phases)
+    text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
+    assert said in line(text, "  disk  ")
+
+
+def test_disk_counts_milestones_of_the_trained_phases_alone(config):
+    phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
+    config = dataclasses.replace(config, steps=15, decoder_phase=phases)
+    for phase, count in (("joint", 3), ("all", 4)):
+        text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
+        assert f"weights of {count} milestone(s), 1.75 GiB each" in text

@@ -1,0 +1,101 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from mimflow_train.cli import inspect as command
+from mimflow_train.config import TrainConfig
+from mimflow_train.config.file import from_dict, write_config
+from mimflow_train.model import MIMFlow
+from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
+
+
+@pytest.fixture
+def finished(config, tmp_path):
+    """A run with two checkpoints, its average unlike its weights."""
+    write_config(config, tmp_path)
+    state = TrainState(config, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in state.ema.parameters():
+            parameter.add_(1.0)
+    for state.step in (3, 6):
+        write_checkpoint(snapshot(state), config, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 6, "time": 1.0, "loss": 0.5}\n{"step": 7')
+    return state, tmp_path
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+def test_table_and_json_tell_the_same(finished, capsys):
+    _, folder = finished
+    assert run(folder, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["step"] for row in report["checkpoints"]] == [3, 6]
+    assert report["last_values"] == {"step": 6, "time": 1.0, "loss": 0.5}
+    assert report["checkpoints"][0]["bytes"] > 10_000
+    assert run(folder) == 0
+    text = capsys.readouterr().out
+    assert "6 of 6 steps: 6 joint, 0 of the decoder" in text
+    assert text.count("not verified") == 2
+    assert "loss 0.5" in text
+    (folder / "metrics.jsonl").write_text('{"step": 6, "time": 1.0, "loss": null}\n')
+    assert run(folder) == 0
+    assert "loss not finite" in capsys.readouterr().out
+
+
+def test_verify_finds_a_flipped_bit(finished, capsys):
+    _, folder = finished
+    assert run(folder, "--verify") == 0
+    assert capsys.readouterr().out.count("whole") == 2
+    file = folder / "checkpoints" / "step_00000006" / "ema.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert run(folder, "--verify") == 6
+    captured = capsys.readouterr()
+    assert "ema.safetensors does not match its checksum" in captured.out
+    assert "1 of 2 are damaged" in captured.err
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_export_is_what_samples_are_made_with(weights, config, finished, tmp_path, capsys):
+    state, folder = finished
+    config = dataclasses.replace(config, weights=weights)
+    write_config(config, folder)
+    target = tmp_path / "new" / "model.safetensors"
+    assert run(folder, "--export", target) == 0
+    assert "step_00000006" in capsys.readouterr().out
+    with safe_open(target, "pt") as file:
+        exported = from_dict(TrainConfig, json.loads(file.metadata()["config"]))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    model = MIMFlow(exported.trained_model)
+    model.load_state_dict(tensors)
+    wanted = state.ema if weights == "ema" else state.model
+    for name, value in wanted.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+    count = sum(value.numel() for value in wanted.state_dict().values())
+    name = "ema" if weights == "ema" else "model"
+    assert run(target) == 0
+    assert f"{name} weights of step_00000006, {count:,} numbers" in capsys.readouterr().out
+    assert run(target, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == count
+    assert run(target, "--verify") == 2
+    assert "Expected a run folder with --verify" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_sentence(config, tmp_path, capsys):
+    assert run(tmp_path) == 2
+    assert "Expected a run folder with a config.json" in capsys.readouterr().err
+    write_config(config, tmp_path)
+    assert run(tmp_path, "--export", tmp_path / "x.pt") == 2
+    assert "--export FILE.safetensors" in capsys.readouterr().err
+    assert run(tmp_path, "--export", tmp_path / "x.safetensors") == 6
+    assert "there is none. Train it first" in capsys.readouterr().err

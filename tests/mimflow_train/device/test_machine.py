@@ -1,0 +1,22 @@
+import pytest
+
+from mimflow_train.device import machine
+from mimflow_train.device.machine import require_gpu
+from mimflow_train.errors import ConfigError
+
+
+@pytest.fixture
+def _no_gpu(monkeypatch):
+    monkeypatch.setattr(machine, "_GPU_FILES", ())
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_years_on_a_cpu_are_not_begun_by_default():
+    with pytest.raises(ConfigError, match=r"Expected a GPU for --scale L; .*--device cpu"):
+        require_gpu("L", "auto")
+
+
+@pytest.mark.usefixtures("_no_gpu")
+@pytest.mark.parametrize(("scale", "wanted"), [("L", "cpu"), ("tiny", "auto")])
+def test_cpu_serves_the_tiny_scale_and_whoever_asks_for_it(scale, wanted):
+    require_gpu(scale, wanted)

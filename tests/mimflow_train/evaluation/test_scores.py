@@ -1,0 +1,151 @@
+"""``mimflow-eval``: the files it leaves, and that its numbers are genmetrics' own on them."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from genmetrics import evaluate, get_extractor, open_images
+from mimflow_train.cli import eval as command
+from mimflow_train.config.file import read_config, write_config
+from mimflow_train.config.overrides import override
+from mimflow_train.pretrained import (  # binds load_data before a test replaces it
+    judged_step,
+    trained_model,
+)
+from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import export_weights, snapshot, write_checkpoint
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+@pytest.fixture
+def finished(config, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("mimflow_train.run.load_data", lambda *_: data)
+    config = override(config, ["seed=3"])
+    write_config(config, tmp_path)
+    write_checkpoint(snapshot(TrainState(config, torch.device("cpu"))), config, tmp_path)
+    return tmp_path
+
+
+def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys):
+    out = finished / "scores.json"
+    options = ["--metrics", "fid,pr", "--num", 24, "--spectra", 2, "--inversion", 13, "--json", out]
+    assert run(finished, "--device", "cpu", *options) == 0
+    text = capsys.readouterr().out
+    for words in ("hidden in part", "no patch hidden", "sigma_min: exact", "N = 13"):
+        assert words in text
+    with np.load(finished / "eval" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (24, 16, 16, 3)
+        counts = np.bincount(arrays["arr_1"])
+    assert counts.tolist() == [9 + 8, 5, 2], "the held-out classes, and again from the start"
+    real = open_images(finished / "eval" / "real.npz")
+    assert np.array_equal(real.read(3), data.held_out.images[3].movedim(0, -1).numpy())
+    scores = json.loads(out.read_text())
+    again = evaluate(
+        open_images(finished / "eval" / "samples.npz"),
+        real,
+        extractor=get_extractor("efflite0"),
+        seed=3,
+    )
+    found = scores["samples"]["metrics"]["fd_efflite0"]
+    assert found["value"] == pytest.approx(again["fd_efflite0"].value)
+    masked, whole = (scores[f"{name}_reconstruction"]["metrics"] for name in ("masked", "whole"))
+    assert masked["psnr"]["value"] != whole["psnr"]["value"]
+    assert (scores["inversion_error"] < 1e-4, scores["num_inverted"]) == (True, 13)
+    assert scores["probe"] is None
+    of = {"step": 0, "weights": "ema", "guidance": 3.0, "images": "emoji"}
+    assert scores["of"] == of
+    assert json.loads((finished / "eval" / "scores.json").read_text()) == scores
+    assert run(finished, "--device", "cpu", *options[:-1], "-") == 0
+    assert json.loads(capsys.readouterr().out) == scores
+
+
+def test_probe_tells_its_accuracy_by_depth_and_its_n(finished, capsys):
+    assert run(finished, "--device", "cpu", "--num", 5, "--metrics", "fid", "--probe", 9) == 0
+    assert "N = 8 training and 16 held-out images" in capsys.readouterr().out, "2 of class 2"
+    probe = json.loads((finished / "eval" / "scores.json").read_text())["probe"]
+    assert list(probe["accuracy"])[-3:] == ["latents", "block 1", "block 2"]
+    assert (probe["n_train"], probe["n_held_out"], probe["chance"]) == (8, 16, 1 / 3)
+
+
+def test_the_step_that_is_judged_is_that_of_whole_weights(finished):
+    folder = finished / "checkpoints" / "step_00000000"
+    newer = shutil.copytree(folder, folder.with_name("step_00000004"))
+    assert judged_step(finished) == 4
+    (newer / "ema.safetensors").write_bytes(b"torn")
+    assert judged_step(finished) == 0
+
+
+def test_weights_on_their_own_score_as_their_run_does(finished, tmp_path, capsys):
+    config = read_config(finished)
+    weights = tmp_path / "moved" / "weights.safetensors"
+    export_weights(finished / "checkpoints" / "step_00000000", config, weights)
+    for model in (finished, weights):
+        loaded = trained_model(config, model, torch.device("cpu"))
+        assert not loaded.training
+        assert not any(each.requires_grad for each in loaded.parameters())
+    options = ["--device", "cpu", "--num", 5, "--metrics", "fid"]
+    assert (run(finished, *options), run(weights, *options)) == (0, 0)
+    one, other = capsys.readouterr().out.split("samples of the flow")[1:]
+    assert one == other
+    scores = json.loads((tmp_path / "moved" / "weights.eval" / "scores.json").read_text())
+    assert scores["of"]["step"] == 0
+
+
+def test_other_images_must_have_the_run_s_classes(finished, tmp_path, capsys):
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        for number in range(2):
+            path = tmp_path / "images" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20)).save(path)
+    assert run(finished, "--data", tmp_path / "images") == 2
+    assert "Expected the run's 3 classes in" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_no_scores_is_not_replaced(finished, tmp_path, capsys):
+    before = (finished / "config.json").read_text()
+    assert run(finished, "--json", finished / "config.json") == 2
+    assert "new file or earlier scores; " in capsys.readouterr().err
+    assert (finished / "config.json").read_text() == before
+    assert run(finished, "--json", tmp_path / "nowhere" / "a.json") == 2
+    assert "in a folder that exists" in capsys.readouterr().err
+
+
+def test_images_that_have_moved_are_asked_for(finished, tmp_path, capsys):
+    config = read_config(finished)
+    source = str(tmp_path / "gone")
+    write_config(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, source=source)), finished
+    )
+    assert run(finished) == 2
+    assert f"images in {source}; they are not there. Say" in capsys.readouterr().err
+
+
+def test_kid_takes_subsets_that_there_are(finished):
+    assert run(finished, "--device", "cpu", "--num", 12, "--metrics", "kid") == 0
+    report = json.loads((finished / "eval" / "scores.json").read_text())["samples"]
+    assert report["protocol"]["kid_subset_size"] == 12
+    assert "kid_efflite0" in report["metrics"]
+
+
+def test_mistakes_are_one_sentence(finished, capsys):
+    for arguments, message in (
+        (["--metrics", "fidd"], "got 'fidd'. Did you mean fid?"),
+        (["--extractor", "eflite0"], "efflite0"),
+        (["--num", "-1"], "Expected --num >= 0; got -1"),
+        (["--probe", "-1"], "Expected --probe >= 0; got -1"),
+        (["--inversion", "0"], "Expected --inversion >= 1; got 0"),
+    ):
+        assert run(finished, *arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
