@@ -17,7 +17,7 @@ from torch_fidelity.metric_prc import (
     calculate_precision_recall_part,
 )
 
-from genmetrics.neighbours import precision_recall
+from genmetrics.metrics.neighbours import precision_recall
 
 N, DIM, ROUNDS = 12_000, 256, 3
 

@@ -38,9 +38,10 @@ def test_modules_are_short():
     assert long == {}
 
 
-def test_map_of_the_training_code_is_whole():
-    package = ROOT / "packages" / "mimflow-train"
-    text = (package / "README.md").read_text()
-    rooms = [path.parent.name + "/" for path in package.glob("src/mimflow_train/*/__init__.py")]
-    modules = [path.name for path in package.glob("src/mimflow_train/*.py")]
-    assert {name for name in rooms + modules if f"`{name}`" not in text} == {"__init__.py"}
+@pytest.mark.parametrize("name", ["genmetrics", "mimflow-train"])
+def test_map_of_the_code_is_whole(name):
+    package = ROOT / "packages" / name
+    source, text = package / "src" / name.replace("-", "_"), (package / "README.md").read_text()
+    rooms = [path.parent.name + "/" for path in source.glob("*/__init__.py")]
+    modules = [path.name for path in source.glob("*.py")]
+    assert {each for each in rooms + modules if f"`{each}`" not in text} == {"__init__.py"}

@@ -33,8 +33,8 @@ def lines_of(script, folder):
 
 
 IMAGES = """
-from genmetrics.efflite0 import EffLite0Features
-from genmetrics.tensors import require_bytes
+from genmetrics.networks.efflite0 import EffLite0Features
+from genmetrics.features.tensors import require_bytes
 EffLite0Features.forward = lambda self, x: {"features": torch.zeros(len(x), 1280)}
 extractor = genmetrics.get_extractor("efflite0")
 stats = genmetrics.GaussianStats(9, torch.zeros(1280).double(), torch.eye(1280).double())
@@ -120,7 +120,7 @@ def test_images_without_a_partner_of_their_size_are_refused(tmp_path):
 
 FIRST_TRIES = """
 from genmetrics import Evaluator, evaluate, extract_features
-from genmetrics.efflite0 import EffLite0Features
+from genmetrics.networks.efflite0 import EffLite0Features
 EffLite0Features.forward = lambda self, x: {"features": x.float().flatten(1)[:, :1280]}
 for seed, folder in enumerate(("gen", "real")):
     genmetrics.write_npz(

@@ -21,9 +21,10 @@ def test_unknown_names_raise_attribute_error():
 
 
 def test_submodules_do_not_hide_functions():
-    from genmetrics import evaluate, evaluation
+    from genmetrics import evaluate
+    from genmetrics.evaluation import evaluate as module
 
-    assert evaluation.evaluate is evaluate is genmetrics.evaluate
+    assert module.evaluate is evaluate is genmetrics.evaluate
 
 
 def test_first_example_of_the_readme_runs(emoji, write_images, tmp_path, monkeypatch):

@@ -16,8 +16,7 @@ from mimflow_train.cli import report as command
 from mimflow_train.config.file import write_config
 from mimflow_train.evaluation.diagnostics import diagnose, write_diagnostics
 from mimflow_train.model import MIMFlow
-from mimflow_train.report import curves as report_curves
-from mimflow_train.report import tables as report_tables
+from mimflow_train.report import curves, tables
 
 VOID = ("meta", "img", "link")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -163,7 +162,7 @@ def test_a_copy_beside_a_picture_is_not_shown(finished, capsys):
 
 
 def test_scores_that_there_are_not_are_no_numbers():
-    table = report_tables.scores({"gap_closed": None, "fd_flow": 7.5, "class_accuracy": None})
+    table = tables.scores({"gap_closed": None, "fd_flow": 7.5, "class_accuracy": None})
     assert 'closes</td><td class="number">none<' in table
     assert "7.500" in table
     assert "probe sees" not in table
@@ -192,10 +191,8 @@ def test_torn_files_cost_their_section_and_not_the_page(finished, capsys):
 
 def test_steps_are_whole_on_the_axes_of_a_short_run(monkeypatch):
     drawings = []
-    monkeypatch.setattr(report_curves, "as_png", lambda figure: drawings.append(figure) or b"")
-    report_curves.panels(
-        {"run": [{"step": step, "nll": 1.0} for step in (10, 11, 12)]}, {"nll": ""}
-    )
+    monkeypatch.setattr(curves, "as_png", lambda figure: drawings.append(figure) or b"")
+    curves.panels({"run": [{"step": step, "nll": 1.0} for step in (10, 11, 12)]}, {"nll": ""})
     ticks = drawings[0].axes[0].get_xticks()
     assert [tick for tick in ticks if 10 <= tick <= 12] == [10, 11, 12]
 

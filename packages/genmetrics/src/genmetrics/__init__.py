@@ -7,12 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genmetrics.adm_crop import adm_center_crop
-    from genmetrics.class_scores import ISResult, inception_score
-    from genmetrics.compare import Difference, compare_reports, read_report
-    from genmetrics.conformance import check_extractor
-    from genmetrics.decoding import Processes
-    from genmetrics.efflite0 import efflite0_network, efflite0_normalize
     from genmetrics.errors import (
         BadInput,
         GenmetricsError,
@@ -20,43 +14,63 @@ if TYPE_CHECKING:
         UsageError,
         WeightsUnavailable,
     )
-    from genmetrics.evaluation import evaluate
-    from genmetrics.evaluator import Evaluator
-    from genmetrics.extractors import Extractor, get_extractor
-    from genmetrics.extrapolation import FDInfinity, fd_infinity
-    from genmetrics.features import extract, extract_features
-    from genmetrics.floor import EqualCountDistance, frechet_at_equal_count, frechet_floor
-    from genmetrics.frechet import FrechetResult, frechet_distance, frechet_distance_from_features
-    from genmetrics.frechet_error import frechet_standard_error
-    from genmetrics.image_files import pack_images, prepare_images, write_npz
+    from genmetrics.evaluation.compare import Difference, compare_reports, read_report
+    from genmetrics.evaluation.evaluate import evaluate
+    from genmetrics.evaluation.evaluator import Evaluator
+    from genmetrics.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
+    from genmetrics.evaluation.reconstruction import reconstruction_metrics
+    from genmetrics.evaluation.reconstruction_report import PairScore, ReconstructionResult
+    from genmetrics.evaluation.reference import Reference, open_reference
+    from genmetrics.evaluation.report import Report, Score
+    from genmetrics.features.extraction import extract, extract_features
+    from genmetrics.features.stats import (
+        GaussianStats,
+        IncompatibleStats,
+        StatsAccumulator,
+        merge_stats,
+    )
+    from genmetrics.features.stats_files import load_all_stats, load_stats, save_stats
+    from genmetrics.images.adm_crop import adm_center_crop
+    from genmetrics.images.decoding import Processes
+    from genmetrics.images.image_files import pack_images, prepare_images, write_npz
+    from genmetrics.images.pairing import PairingError, pair_images
+    from genmetrics.images.sources import ImageSource, open_images
     from genmetrics.jacobian.density import singular_value_density, square_sum
     from genmetrics.jacobian.operators import Jacobian
     from genmetrics.jacobian.result import LogDetCheck, SpectrumResult, log_det_check
     from genmetrics.jacobian.spectrum import jacobian_spectrum
     from genmetrics.jacobian.triangular import FlowBlock
-    from genmetrics.kernel_distances import CMMDResult, KIDResult, cmmd, kid
-    from genmetrics.knn import KNNResult, knn_accuracy
-    from genmetrics.label_guard import LabelLeak, require_label_free
-    from genmetrics.lars import LARS
-    from genmetrics.neighbours import PRResult, precision_recall
-    from genmetrics.pairing import PairingError, pair_images
-    from genmetrics.perceptual import PerceptualDistance, perceptual_distance
-    from genmetrics.pixel_metrics import psnr, ssim
+    from genmetrics.metrics.class_scores import ISResult, inception_score
+    from genmetrics.metrics.extrapolation import FDInfinity, fd_infinity
+    from genmetrics.metrics.floor import EqualCountDistance, frechet_at_equal_count, frechet_floor
+    from genmetrics.metrics.frechet import (
+        FrechetResult,
+        frechet_distance,
+        frechet_distance_from_features,
+    )
+    from genmetrics.metrics.frechet_error import frechet_standard_error
+    from genmetrics.metrics.kernel_distances import CMMDResult, KIDResult, cmmd, kid
+    from genmetrics.metrics.neighbours import PRResult, precision_recall
+    from genmetrics.metrics.pixel_metrics import psnr, ssim
+    from genmetrics.networks.conformance import check_extractor
+    from genmetrics.networks.efflite0 import efflite0_network, efflite0_normalize
+    from genmetrics.networks.extractors import Extractor, get_extractor
+    from genmetrics.networks.perceptual import PerceptualDistance, perceptual_distance
     from genmetrics.plots import plot_latents, plot_spectra
-    from genmetrics.probe import LogisticProbe, TunedProbe, logistic_probe, tuned_logistic_probe
-    from genmetrics.probe_data import ProbeData, load_probe_file
-    from genmetrics.probe_presets import ProbePreset, probe_preset
-    from genmetrics.probe_report import ProbeResult
-    from genmetrics.probe_training import linear_probe, probe_depths
+    from genmetrics.probes.data import ProbeData, load_probe_file
+    from genmetrics.probes.knn import KNNResult, knn_accuracy
+    from genmetrics.probes.label_guard import LabelLeak, require_label_free
+    from genmetrics.probes.lars import LARS
+    from genmetrics.probes.logistic import (
+        LogisticProbe,
+        TunedProbe,
+        logistic_probe,
+        tuned_logistic_probe,
+    )
+    from genmetrics.probes.presets import ProbePreset, probe_preset
+    from genmetrics.probes.report import ProbeResult
+    from genmetrics.probes.training import linear_probe, probe_depths
     from genmetrics.projection import project
-    from genmetrics.protocols import PROTOCOLS, Protocol, choose_protocol
-    from genmetrics.reconstruction import reconstruction_metrics
-    from genmetrics.reconstruction_report import PairScore, ReconstructionResult
-    from genmetrics.reference import Reference, open_reference
-    from genmetrics.report import Report, Score
-    from genmetrics.sources import ImageSource, open_images
-    from genmetrics.stats import GaussianStats, IncompatibleStats, StatsAccumulator, merge_stats
-    from genmetrics.stats_files import load_all_stats, load_stats, save_stats
 
 __all__ = [
     "LARS",
@@ -154,96 +168,96 @@ __all__ = [
 
 _MODULE_OF = {
     "BadInput": "errors",
-    "CMMDResult": "kernel_distances",
-    "Difference": "compare",
-    "EqualCountDistance": "floor",
-    "Evaluator": "evaluator",
-    "Extractor": "extractors",
-    "FDInfinity": "extrapolation",
+    "CMMDResult": "metrics.kernel_distances",
+    "Difference": "evaluation.compare",
+    "EqualCountDistance": "metrics.floor",
+    "Evaluator": "evaluation.evaluator",
+    "Extractor": "networks.extractors",
+    "FDInfinity": "metrics.extrapolation",
     "FlowBlock": "jacobian.triangular",
-    "FrechetResult": "frechet",
-    "GaussianStats": "stats",
+    "FrechetResult": "metrics.frechet",
+    "GaussianStats": "features.stats",
     "GenmetricsError": "errors",
-    "ISResult": "class_scores",
-    "ImageSource": "sources",
-    "IncompatibleStats": "stats",
+    "ISResult": "metrics.class_scores",
+    "ImageSource": "images.sources",
+    "IncompatibleStats": "features.stats",
     "Jacobian": "jacobian.operators",
-    "KIDResult": "kernel_distances",
-    "KNNResult": "knn",
-    "LARS": "lars",
-    "LabelLeak": "label_guard",
+    "KIDResult": "metrics.kernel_distances",
+    "KNNResult": "probes.knn",
+    "LARS": "probes.lars",
+    "LabelLeak": "probes.label_guard",
     "LogDetCheck": "jacobian.result",
-    "LogisticProbe": "probe",
+    "LogisticProbe": "probes.logistic",
     "NumericalFailure": "errors",
-    "PROTOCOLS": "protocols",
-    "PRResult": "neighbours",
-    "PairScore": "reconstruction_report",
-    "PairingError": "pairing",
-    "PerceptualDistance": "perceptual",
-    "ProbeData": "probe_data",
-    "ProbePreset": "probe_presets",
-    "ProbeResult": "probe_report",
-    "Processes": "decoding",
-    "Protocol": "protocols",
-    "ReconstructionResult": "reconstruction_report",
-    "Reference": "reference",
-    "Report": "report",
-    "Score": "report",
+    "PROTOCOLS": "evaluation.protocols",
+    "PRResult": "metrics.neighbours",
+    "PairScore": "evaluation.reconstruction_report",
+    "PairingError": "images.pairing",
+    "PerceptualDistance": "networks.perceptual",
+    "ProbeData": "probes.data",
+    "ProbePreset": "probes.presets",
+    "ProbeResult": "probes.report",
+    "Processes": "images.decoding",
+    "Protocol": "evaluation.protocols",
+    "ReconstructionResult": "evaluation.reconstruction_report",
+    "Reference": "evaluation.reference",
+    "Report": "evaluation.report",
+    "Score": "evaluation.report",
     "SpectrumResult": "jacobian.result",
-    "StatsAccumulator": "stats",
-    "TunedProbe": "probe",
+    "StatsAccumulator": "features.stats",
+    "TunedProbe": "probes.logistic",
     "UsageError": "errors",
     "WeightsUnavailable": "errors",
-    "adm_center_crop": "adm_crop",
-    "check_extractor": "conformance",
-    "choose_protocol": "protocols",
-    "cmmd": "kernel_distances",
-    "compare_reports": "compare",
-    "efflite0_network": "efflite0",
-    "efflite0_normalize": "efflite0",
-    "evaluate": "evaluation",
-    "extract": "features",
-    "extract_features": "features",
-    "fd_infinity": "extrapolation",
-    "frechet_at_equal_count": "floor",
-    "frechet_distance": "frechet",
-    "frechet_distance_from_features": "frechet",
-    "frechet_floor": "floor",
-    "frechet_standard_error": "frechet_error",
-    "get_extractor": "extractors",
-    "inception_score": "class_scores",
+    "adm_center_crop": "images.adm_crop",
+    "check_extractor": "networks.conformance",
+    "choose_protocol": "evaluation.protocols",
+    "cmmd": "metrics.kernel_distances",
+    "compare_reports": "evaluation.compare",
+    "efflite0_network": "networks.efflite0",
+    "efflite0_normalize": "networks.efflite0",
+    "evaluate": "evaluation.evaluate",
+    "extract": "features.extraction",
+    "extract_features": "features.extraction",
+    "fd_infinity": "metrics.extrapolation",
+    "frechet_at_equal_count": "metrics.floor",
+    "frechet_distance": "metrics.frechet",
+    "frechet_distance_from_features": "metrics.frechet",
+    "frechet_floor": "metrics.floor",
+    "frechet_standard_error": "metrics.frechet_error",
+    "get_extractor": "networks.extractors",
+    "inception_score": "metrics.class_scores",
     "jacobian_spectrum": "jacobian.spectrum",
-    "kid": "kernel_distances",
-    "knn_accuracy": "knn",
-    "linear_probe": "probe_training",
-    "load_all_stats": "stats_files",
-    "load_probe_file": "probe_data",
-    "load_stats": "stats_files",
+    "kid": "metrics.kernel_distances",
+    "knn_accuracy": "probes.knn",
+    "linear_probe": "probes.training",
+    "load_all_stats": "features.stats_files",
+    "load_probe_file": "probes.data",
+    "load_stats": "features.stats_files",
     "log_det_check": "jacobian.result",
-    "logistic_probe": "probe",
-    "merge_stats": "stats",
-    "open_images": "sources",
-    "open_reference": "reference",
-    "pack_images": "image_files",
-    "pair_images": "pairing",
-    "perceptual_distance": "perceptual",
+    "logistic_probe": "probes.logistic",
+    "merge_stats": "features.stats",
+    "open_images": "images.sources",
+    "open_reference": "evaluation.reference",
+    "pack_images": "images.image_files",
+    "pair_images": "images.pairing",
+    "perceptual_distance": "networks.perceptual",
     "plot_latents": "plots",
     "plot_spectra": "plots",
-    "precision_recall": "neighbours",
-    "prepare_images": "image_files",
-    "probe_depths": "probe_training",
-    "probe_preset": "probe_presets",
+    "precision_recall": "metrics.neighbours",
+    "prepare_images": "images.image_files",
+    "probe_depths": "probes.training",
+    "probe_preset": "probes.presets",
     "project": "projection",
-    "psnr": "pixel_metrics",
-    "read_report": "compare",
-    "reconstruction_metrics": "reconstruction",
-    "require_label_free": "label_guard",
-    "save_stats": "stats_files",
+    "psnr": "metrics.pixel_metrics",
+    "read_report": "evaluation.compare",
+    "reconstruction_metrics": "evaluation.reconstruction",
+    "require_label_free": "probes.label_guard",
+    "save_stats": "features.stats_files",
     "singular_value_density": "jacobian.density",
     "square_sum": "jacobian.density",
-    "ssim": "pixel_metrics",
-    "tuned_logistic_probe": "probe",
-    "write_npz": "image_files",
+    "ssim": "metrics.pixel_metrics",
+    "tuned_logistic_probe": "probes.logistic",
+    "write_npz": "images.image_files",
 }
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 from genmetrics.commands.output import logs_on_stderr
 from genmetrics.errors import GenmetricsError
-from genmetrics.extractor_names import did_you_mean
+from genmetrics.networks.extractor_names import did_you_mean
 
 # Modules of genmetrics.commands.
 COMMANDS = (

@@ -10,8 +10,8 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.stats import require_finite
-from genmetrics.tensors import Rows, as_features
+from genmetrics.features.stats import require_finite
+from genmetrics.features.tensors import Rows, as_features
 
 Projection = Literal["umap", "pca"]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from genmetrics.commands.reading import add_source_options, open_all
 from genmetrics.errors import UsageError
-from genmetrics.extractor_names import check_extractor_name
+from genmetrics.networks.extractor_names import check_extractor_name
 
 if TYPE_CHECKING:
-    from genmetrics.sources import ImageSource
+    from genmetrics.images.sources import ImageSource
 
 __all__ = [
     "add_feature_options",
@@ -70,12 +70,12 @@ def add_feature_options(parser: argparse.ArgumentParser) -> None:
 
 
 def extraction(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``add_feature_options`` says to ``genmetrics.features.extract``.
+    """Return what ``add_feature_options`` says to ``genmetrics.features.extraction.extract``.
 
     Raises:
         UsageError: If a device is not there.
     """
-    from genmetrics.decoding import Processes
+    from genmetrics.images.decoding import Processes
 
     chosen = choose_devices(options.device)
     return {

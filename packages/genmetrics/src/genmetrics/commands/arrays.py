@@ -76,7 +76,7 @@ def read_labels(path: Path, count: int) -> "np.ndarray | None":
 def _open(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
     import numpy as np
 
-    from genmetrics.zip_members import TORN, torn_archive
+    from genmetrics.images.zip_members import TORN, torn_archive
 
     if not path.is_file():
         raise BadInput(f"Expected an .npz file; got {path}, which is none. Check the path.")
@@ -101,7 +101,7 @@ def _usual_or_only(arrays: "np.lib.npyio.NpzFile", preferred: tuple[str, ...], p
 
 
 def _member(arrays: "np.lib.npyio.NpzFile", key: str, path: Path) -> "np.ndarray":
-    from genmetrics.zip_members import TORN
+    from genmetrics.images.zip_members import TORN
 
     if key not in arrays:
         raise BadInput(

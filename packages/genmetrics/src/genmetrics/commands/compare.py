@@ -8,7 +8,7 @@ from pathlib import Path
 
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, write
-from genmetrics.compare import Difference, compare_reports, read_report, reference_doubts
+from genmetrics.evaluation.compare import Difference, compare_reports, read_report, reference_doubts
 
 HELP = "two reports side by side, with the error of their difference"
 

@@ -13,7 +13,7 @@ from typing import Any
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, write
 from genmetrics.errors import WeightsUnavailable
-from genmetrics.extractor_names import plugin_extractors
+from genmetrics.networks.extractor_names import plugin_extractors
 
 HELP = "versions, devices, and which weights are where"
 
@@ -84,8 +84,8 @@ def _devices() -> list[str]:
 
 
 def _all_weights() -> Iterator[_Weights]:
-    from genmetrics import efflite0, inception, open_clip_networks, timm_networks
-    from genmetrics.weights import FOLDER_VARIABLE
+    from genmetrics.networks import efflite0, inception, open_clip_networks, timm_networks
+    from genmetrics.networks.weights import FOLDER_VARIABLE
 
     folder = os.environ.get(FOLDER_VARIABLE)
     target = folder or "weights"
@@ -135,7 +135,7 @@ def _look(
     find: Callable[[], Path], *, fix: str, expected_sha256: str | None, **known: str
 ) -> _Weights:
     """Return what is known of a network and where its weights are; downloads nothing."""
-    from genmetrics.weights import sha256_of
+    from genmetrics.networks.weights import sha256_of
 
     try:
         found = find()

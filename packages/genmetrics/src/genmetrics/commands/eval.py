@@ -19,11 +19,17 @@ from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import reading
 from genmetrics.errors import UsageError
-from genmetrics.protocols import METRICS, PROTOCOLS, Protocol, choose_protocol, metric_names
+from genmetrics.evaluation.protocols import (
+    METRICS,
+    PROTOCOLS,
+    Protocol,
+    choose_protocol,
+    metric_names,
+)
 
 if TYPE_CHECKING:
-    from genmetrics.reference import Reference
-    from genmetrics.stats import GaussianStats
+    from genmetrics.evaluation.reference import Reference
+    from genmetrics.features.stats import GaussianStats
 
 HELP = "scores of samples against real images or their statistics"
 
@@ -89,8 +95,8 @@ def score(options: argparse.Namespace, command: Sequence[str], protocol: Protoco
     how: dict[str, Any] = extraction(options)
     device = choose_device(options.device)
 
-    from genmetrics.evaluation import evaluate
-    from genmetrics.extractors import get_extractor
+    from genmetrics.evaluation.evaluate import evaluate
+    from genmetrics.networks.extractors import get_extractor
 
     extractor = get_extractor(protocol.extractor, weights=options.weights, device=device)
     real = 0 if reference.images is None else len(reference.images)
@@ -143,7 +149,7 @@ def _protocol(options: argparse.Namespace) -> Protocol:
 
 
 def _open_reference(options: argparse.Namespace) -> "Reference":
-    from genmetrics.reference import open_reference
+    from genmetrics.evaluation.reference import open_reference
 
     # Skipping decodes all images, so it is left to open_source.
     how = reading(options) | {"on_bad_image": "error", "strict_size": False}

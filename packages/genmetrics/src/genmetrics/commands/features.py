@@ -20,8 +20,8 @@ from genmetrics.commands.reading import add_source_options, open_all, warn
 from genmetrics.errors import UsageError
 
 if TYPE_CHECKING:
-    from genmetrics.extractors import Extractor
-    from genmetrics.sources import ImageSource
+    from genmetrics.images.sources import ImageSource
+    from genmetrics.networks.extractors import Extractor
 
 HELP = "features of images, in an .npz file"
 
@@ -49,8 +49,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     source = open_all(options, options.source)
     device = choose_device(options.device)
 
-    from genmetrics.extractors import get_extractor
-    from genmetrics.features import extract
+    from genmetrics.features.extraction import extract
+    from genmetrics.networks.extractors import get_extractor
 
     extractor = get_extractor(options.extractor, weights=options.weights, device=device)
     # Before the images are read: one that changes meanwhile must not pass for the new content.
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 
 def _meta(source: "ImageSource", extractor: "Extractor") -> dict[str, Any]:
     """Return what the features depend on, as plain values."""
-    from genmetrics.sources import class_names
+    from genmetrics.images.sources import class_names
 
     return {
         "schema": "genmetrics.features/1",

@@ -10,10 +10,10 @@ from genmetrics.commands.eval import add_scoring_options, require_extractor, sco
 from genmetrics.commands.file_kinds import holds_statistics, require_report
 from genmetrics.commands.output import document, write
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.protocols import choose_protocol
+from genmetrics.evaluation.protocols import choose_protocol
 
 if TYPE_CHECKING:
-    from genmetrics.stats import GaussianStats
+    from genmetrics.features.stats import GaussianStats
 
 HELP = "Frechet distance of two sets"
 
@@ -43,9 +43,9 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 def _of_statistics(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_report(options.json)
 
-    from genmetrics.frechet import frechet_distance
-    from genmetrics.stats import require_compatible
-    from genmetrics.stats_files import load_all_stats
+    from genmetrics.features.stats import require_compatible
+    from genmetrics.features.stats_files import load_all_stats
+    from genmetrics.metrics.frechet import frechet_distance
 
     paths = {"samples": options.samples, "reference": options.reference}
     a, b = (load_all_stats(path) for path in paths.values())

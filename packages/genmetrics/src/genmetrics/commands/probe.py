@@ -13,8 +13,8 @@ from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
 
 if TYPE_CHECKING:
-    from genmetrics.probe_data import ProbeData
-    from genmetrics.probe_report import ProbeResult
+    from genmetrics.probes.data import ProbeData
+    from genmetrics.probes.report import ProbeResult
 
 HELP = "linear probes of saved features"
 
@@ -67,10 +67,10 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 
     import torch
 
-    from genmetrics.probe_data import load_probe_file
-    from genmetrics.probe_presets import probe_preset
-    from genmetrics.probe_training import probe_depths
-    from genmetrics.report import SCHEMA
+    from genmetrics.evaluation.report import SCHEMA
+    from genmetrics.probes.data import load_probe_file
+    from genmetrics.probes.presets import probe_preset
+    from genmetrics.probes.training import probe_depths
 
     train = load_probe_file(options.train, options.keys, options.pool)
     val = load_probe_file(options.val, options.keys, options.pool)
@@ -136,9 +136,9 @@ def _cross_checks(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from genmetrics.knn import knn_accuracy
-    from genmetrics.probe import tuned_logistic_probe
-    from genmetrics.probe_data import labels_as_in
+    from genmetrics.probes.data import labels_as_in
+    from genmetrics.probes.knn import knn_accuracy
+    from genmetrics.probes.logistic import tuned_logistic_probe
 
     checks: dict[str, Any] = {}
     if options.knn:

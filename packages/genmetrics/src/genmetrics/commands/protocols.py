@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, write
-from genmetrics.protocols import METRICS, PROTOCOLS
+from genmetrics.evaluation.protocols import METRICS, PROTOCOLS
 
 HELP = "the constants of every protocol"
 

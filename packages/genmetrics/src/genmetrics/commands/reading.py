@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from genmetrics.errors import EXIT_SKIPPED, UsageError
 
 if TYPE_CHECKING:
-    from genmetrics.sources import ImageSource
+    from genmetrics.images.sources import ImageSource
 
 __all__ = ["add_source_options", "open_all", "reading", "warn"]
 
@@ -39,14 +39,14 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 
 def reading(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``add_source_options`` says to ``genmetrics.sources.open_images``."""
+    """Return what ``add_source_options`` says to ``genmetrics.images.sources.open_images``."""
     names = ("recursive", "on_bad_image", "float_range", "allow_16bit", "strict_size")
     return {name: getattr(options, name) for name in names}
 
 
 def open_all(options: argparse.Namespace, path: Path) -> "ImageSource":
     """Open images as ``add_source_options`` says; if some are skipped, the exit code tells."""
-    from genmetrics.sources import open_images
+    from genmetrics.images.sources import open_images
 
     source = open_images(path, **reading(options))
     if getattr(source, "skipped", ()):
@@ -62,7 +62,7 @@ def warn(source: "ImageSource") -> None:
 
 def float_range(text: str) -> tuple[float, float]:
     """Return the values of black and white."""
-    from genmetrics.float_images import check_float_range
+    from genmetrics.images.float_images import check_float_range
 
     try:
         low, high = map(float, text.split(","))

@@ -20,8 +20,8 @@ from genmetrics.commands.reading import open_all
 from genmetrics.errors import BadInput
 
 if TYPE_CHECKING:
-    from genmetrics.pairing import Pairing, Pairs
-    from genmetrics.reconstruction_report import ReconstructionResult
+    from genmetrics.evaluation.reconstruction_report import ReconstructionResult
+    from genmetrics.images.pairing import Pairing, Pairs
 
 HELP = "PSNR, SSIM, LPIPS and rFID of reconstructions"
 
@@ -93,9 +93,9 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
         )
     chosen = choose_device(options.device)
 
-    from genmetrics.extractors import get_extractor
-    from genmetrics.perceptual import perceptual_distance
-    from genmetrics.reconstruction import reconstruction_metrics
+    from genmetrics.evaluation.reconstruction import reconstruction_metrics
+    from genmetrics.networks.extractors import get_extractor
+    from genmetrics.networks.perceptual import perceptual_distance
 
     networks: dict[str, Any] = {}
     if "lpips" in options.metrics:
@@ -173,7 +173,7 @@ def _open_pairs(options: argparse.Namespace) -> tuple["Pairs", "Pairing"]:
     """Pair the images, then take some of the pairs if a limit is given."""
     from numpy.random import default_rng
 
-    from genmetrics.pairing import pair_images
+    from genmetrics.images.pairing import pair_images
 
     real, recon = (open_all(options, path) for path in (options.real, options.recon))
     unnamed = "npz" in (real.kind, recon.kind)

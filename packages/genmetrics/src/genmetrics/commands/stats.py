@@ -19,7 +19,7 @@ from genmetrics.commands.reading import add_source_options, open_all, warn
 from genmetrics.errors import UsageError
 
 if TYPE_CHECKING:
-    from genmetrics.stats import GaussianStats
+    from genmetrics.features.stats import GaussianStats
 
 HELP = "build, convert, merge and show reference statistics"
 
@@ -87,9 +87,9 @@ def _build(options: argparse.Namespace) -> None:
     source = open_all(options, options.source)
     device = choose_device(options.device)
 
-    from genmetrics.extractors import get_extractor
-    from genmetrics.features import extract
-    from genmetrics.stats import StatsAccumulator
+    from genmetrics.features.extraction import extract
+    from genmetrics.features.stats import StatsAccumulator
+    from genmetrics.networks.extractors import get_extractor
 
     extractor = get_extractor(options.extractor, weights=options.weights, device=device)
     # Before the images are read: one that changes meanwhile must not pass for the new content.
@@ -124,7 +124,7 @@ def _provenance(
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from genmetrics.stats_files import load_all_stats
+    from genmetrics.features.stats_files import load_all_stats
 
     outputs = load_all_stats(options.source)
     for name, stats in outputs.items():
@@ -138,8 +138,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from genmetrics.stats import IncompatibleStats, merge_stats
-    from genmetrics.stats_files import load_all_stats
+    from genmetrics.features.stats import IncompatibleStats, merge_stats
+    from genmetrics.features.stats_files import load_all_stats
 
     parts = [load_all_stats(path) for path in options.parts]
     for path, part in zip(options.parts, parts, strict=True):
@@ -160,7 +160,7 @@ def _merge(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_report(options.json)
 
-    from genmetrics.stats_files import load_all_stats
+    from genmetrics.features.stats_files import load_all_stats
 
     outputs = load_all_stats(options.source)
     result = {
@@ -173,7 +173,7 @@ def _info(options: argparse.Namespace, command: Sequence[str]) -> None:
 
 
 def _describe(stats: "GaussianStats") -> dict[str, Any]:
-    from genmetrics.stats import provenance
+    from genmetrics.features.stats import provenance
 
     meta = {key: value for key, value in stats.meta.items() if key != "parts"}
     parts = {"parts": provenance(stats)} if "parts" in stats.meta else {}
@@ -206,7 +206,7 @@ def _part_row(place: int, part: dict[str, Any]) -> str:
 
 
 def _save(path: Path, outputs: "dict[str, GaussianStats]") -> None:
-    from genmetrics.stats_files import save_stats
+    from genmetrics.features.stats_files import save_stats
 
     save_stats(path, outputs)
     counts = {"unknown" if stats.n is None else str(stats.n) for stats in outputs.values()}

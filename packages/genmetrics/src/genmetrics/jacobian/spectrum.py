@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
+from genmetrics.features.tensors import described
 from genmetrics.jacobian.estimate import Estimate
 from genmetrics.jacobian.exact import singular_values
 from genmetrics.jacobian.inverse_cg import smallest_by_cg
@@ -25,7 +26,6 @@ from genmetrics.jacobian.operators import (
 from genmetrics.jacobian.power import largest_by_power
 from genmetrics.jacobian.result import Method, Smin, SpectrumResult, SpectrumSettings
 from genmetrics.jacobian.triangular import FlowBlock, TriangularInverse
-from genmetrics.tensors import described
 
 _SMALL = 512  # dimensions up to which d backward passes are cheaper than iterations
 _MIN_PRODUCTS = 20

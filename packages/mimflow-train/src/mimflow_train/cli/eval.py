@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from genmetrics.extractor_names import check_extractor_name
-from genmetrics.protocols import choose_protocol
+from genmetrics.evaluation.protocols import choose_protocol
+from genmetrics.networks.extractor_names import check_extractor_name
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from genmetrics.extractor_names import check_extractor_name
+from genmetrics.networks.extractor_names import check_extractor_name
 from mimflow_train.cli.command import parse, run
 from mimflow_train.cli.preflight import (
     choose_engine,

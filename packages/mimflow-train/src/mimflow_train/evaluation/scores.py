@@ -21,7 +21,7 @@ from genmetrics import (
     open_images,
     reconstruction_metrics,
 )
-from genmetrics.reconstruction_report import ReconstructionResult
+from genmetrics.evaluation.reconstruction_report import ReconstructionResult
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.draws import generator

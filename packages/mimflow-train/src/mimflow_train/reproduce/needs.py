@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from genmetrics import WeightsUnavailable, efflite0, inception, open_clip_networks, timm_networks
+from genmetrics import WeightsUnavailable
+from genmetrics.networks import efflite0, inception, open_clip_networks, timm_networks
 from mimflow_train.convolutional import require_diffusers
 from mimflow_train.frozen.weights import PretrainedFile, find_weights, weights_status
 from mimflow_train.reproduce.design import Experiment

@@ -17,7 +17,7 @@ from genmetrics import (
     open_images,
     psnr,
 )
-from genmetrics.protocols import choose_protocol
+from genmetrics.evaluation.protocols import choose_protocol
 from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import enough_to_probe, probe_latents

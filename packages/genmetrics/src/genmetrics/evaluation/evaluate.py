@@ -1,0 +1,238 @@
+"""Judge samples against real images: one pass over each for all metrics."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from genmetrics.evaluation.feasibility import require_enough, require_suitable, usable_statistics
+from genmetrics.evaluation.protocols import Protocol, choose_protocol
+from genmetrics.evaluation.reference import Reference, open_reference
+from genmetrics.evaluation.report import ImageSet, Remark, Report, Score
+from genmetrics.evaluation.scoring import SCORERS, Sets
+from genmetrics.features.extraction import extract
+from genmetrics.images.sources import ImageSource, as_images
+from genmetrics.networks.extractors import Extractor, get_extractor
+from genmetrics.networks.inception import SHA256_PREFIX
+
+__all__ = ["evaluate"]
+
+_ORDER = (
+    "The Inception Score of the images in the file's order is {file_order:.2f}, in random order "
+    "{mean:.2f}: the samples look sorted by class. Report the second."
+)
+_SHORT_CHUNK = (
+    "The last of {num_chunks} chunks has {last} samples instead of {chunk}, has a lower Inception "
+    "Score for that, and counts as the others do, as ADM's evaluator has it. In one piece the "
+    "samples score {single_split:.2f}. Give a multiple of {chunk} samples."
+)
+_NO_LINE = (
+    "{name} needs {needed} samples, ten times the dimensions; there are {n}, and in their smaller "
+    "subsets distances do not fall as 1 / N. The line is off by more than its noise, so it has no "
+    "error. Add samples, or leave fd_inf out."
+)
+_IGNORED = (
+    "The reference's statistics of {} are of another network; distances are to its images, so this "
+    "is not the score of ADM's protocol."
+)
+_SAME = (
+    "Samples and reference are the same images: distances are 0 or nearly so whatever they show. "
+    "Judge against other images."
+)
+
+
+def evaluate(
+    samples: ImageSource | str | Path,
+    reference: ImageSource | Reference | str | Path,
+    *,
+    extractor: Extractor | str,
+    protocol: Protocol | None = None,
+    seed: int = 0,
+    progress: Callable[[int], object] | None = None,
+    **extraction: Any,
+) -> Report:
+    """Score samples against real images.
+
+    Frechet distances come with their floor: the distance between two disjoint random halves of the
+    reference, with as many images as there are samples if it has twice as many; the samples'
+    distance at that count is given too, since only these two numbers can be compared.
+
+    Args:
+        samples: The images to judge, at least 2, or their path.
+        reference: Real images, at least 2, or their statistics, or the path of either.
+        extractor: The feature network, or its name.
+        protocol: Metrics and constants; None for the Frechet distance alone.
+        seed: Seed of the random subsets.
+        progress: Called after each batch with the number of images in it.
+        **extraction: How features are made: batch_size, cache, workers, devices of ``extract``.
+
+    Raises:
+        BadInput: If a set is too small or an image cannot be decoded.
+        UsageError: If a metric needs another network or reference.
+        NumericalFailure: If features are not finite.
+    """
+    samples = as_images(samples)
+    judge = Judge.of(reference, extractor, protocol, seed)
+    extractor = judge.extractor
+    sources = [samples, *judge.images]
+    described = [ImageSet.of(source) for source in sources]
+    require_enough(described, judge.protocol)
+    features = [extract(each, extractor, progress=progress, **extraction) for each in sources]
+    real: dict[str, Tensor] = features[1] if len(features) > 1 else {}
+    return judge.report(features[0], real, described[0], samples.remarks())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What samples are judged by, apart from features.
+
+    Args:
+        reference: Real images or their statistics, of this extractor only.
+        extractor: The feature network.
+        protocol: Metrics and constants.
+        seed: Seed of the random subsets.
+        ignored: Outputs of other networks that the reference has statistics of.
+    """
+
+    reference: Reference
+    extractor: Extractor
+    protocol: Protocol
+    seed: int
+    ignored: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        reference: ImageSource | Reference | str | Path,
+        extractor: Extractor | str,
+        protocol: Protocol | None,
+        seed: int,
+    ) -> "Judge":
+        """Check that every metric can be computed, before any image is decoded.
+
+        Raises:
+            BadInput: If the reference's statistics are of another network.
+            UsageError: If a metric needs another network or reference.
+        """
+        if isinstance(reference, str | Path):
+            reference = open_reference(reference)
+        if not isinstance(reference, Reference):
+            reference = Reference.of(as_images(reference))
+        if not isinstance(extractor, Extractor):
+            extractor = get_extractor(extractor)
+        protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
+        usable = usable_statistics(reference, extractor)
+        ignored = tuple(sorted(set(reference.statistics) - set(usable)))
+        reference = replace(reference, statistics=usable)
+        require_suitable(reference, extractor, protocol)
+        return cls(
+            reference=reference,
+            extractor=extractor,
+            protocol=protocol,
+            seed=seed,
+            ignored=ignored,
+        )
+
+    @property
+    def images(self) -> list[ImageSource]:
+        """The reference's images, if it has any."""
+        return [] if self.reference.images is None else [self.reference.images]
+
+    def report(
+        self,
+        features: Mapping[str, Tensor],
+        real: Mapping[str, Tensor],
+        samples: ImageSet,
+        noticed: Sequence[str] = (),
+    ) -> Report:
+        """Score features.
+
+        Args:
+            features: Of the samples, by output.
+            real: Of the reference's images; empty if there are none.
+            samples: What the features are of.
+            noticed: Sentences on the samples.
+        """
+        sets = Sets(
+            features, real, self.reference.statistics, self.extractor, self.protocol, self.seed
+        )
+        scores: dict[str, Score] = {}
+        for metric in self.protocol.metrics:
+            scores |= SCORERS[metric](sets)
+        reference = self.reference.described
+        sentences = [*noticed, *(text for each in self.images for text in each.remarks())]
+        remarks = [Remark("INPUT", sentence) for sentence in sentences]
+        if self.ignored:
+            remarks.append(Remark("OTHER_STATISTICS", _IGNORED.format(", ".join(self.ignored))))
+        same = samples.fingerprint == reference.fingerprint or _no_distance(scores)
+        if same:
+            remarks.append(Remark("SAME_IMAGES", _SAME))
+        remarks += _remarks(scores, self.extractor, self.reference, same=same)
+        return Report(
+            scores=scores,
+            protocol=self.protocol,
+            seed=self.seed,
+            extractor=self.extractor,
+            samples=samples,
+            reference=reference,
+            remarks=tuple(remarks),
+        )
+
+
+def _no_distance(scores: Mapping[str, Score]) -> bool:
+    """Say whether a Frechet distance is nothing beside its floor."""
+    floors = ((score.value, score.details.get("floor")) for score in scores.values())
+    return any(floor is not None and value < 1e-3 * floor["value"] for value, floor in floors)
+
+
+def _remarks(
+    scores: dict[str, Score], extractor: Extractor, reference: Reference, *, same: bool
+) -> Iterator[Remark]:
+    for name, score in scores.items():
+        if score.details.get("rank_deficient") and not same:
+            yield from _frechet_remarks(name, score, extractor.outputs)
+        if score.details.get("reliable") is False:
+            words = {"name": name, "n": score.n_samples, "needed": score.details["needed"]}
+            yield Remark("TOO_FEW_FOR_LINE", _NO_LINE.format(**words))
+        if score.details.get("order_matters"):
+            values = {"file_order": score.details["file_order_mean"], "mean": score.value}
+            yield Remark("CLASS_SORTED", _ORDER.format(**values))
+        last = score.n_samples % score.details.get("chunk", 1)
+        if score.details.get("num_chunks", 1) > 1 and last > 1:  # one alone has joined another
+            yield Remark("SHORT_CHUNK", _SHORT_CHUNK.format(last=last, **score.details))
+    yield from _floor_remarks(scores, reference)
+    if extractor.name == "inception" and not extractor.weights_sha256.startswith(SHA256_PREFIX):
+        yield Remark(
+            "OTHER_WEIGHTS",
+            f"The Inception weights have sha256 {extractor.weights_sha256[:8]}..., not "
+            f"{SHA256_PREFIX}...: this is not the FID of the literature.",
+        )
+
+
+def _frechet_remarks(name: str, score: Score, outputs: Mapping[str, int]) -> Iterator[Remark]:
+    dim = outputs["spatial"] if name == "sfid" else next(iter(outputs.values()))
+    fewest = min(score.n_samples, score.n_ref or score.n_samples)
+    yield Remark(
+        "RANK_DEFICIENT",
+        f"{fewest} images are not more than the {dim} dimensions: {name} is far above its value "
+        "for many images, and its error rough. Compare it only at the same N, and with the floor.",
+    )
+
+
+def _floor_remarks(scores: dict[str, Score], reference: Reference) -> Iterator[Remark]:
+    frechet = next((each for each in scores.values() if "floor" in each.details), None)
+    if frechet is None or reference.statistics:
+        return
+    floor = frechet.details["floor"]
+    if floor is None:
+        yield Remark(
+            "NO_FLOOR", f"A floor needs at least 4 reference images; there are {frechet.n_ref}."
+        )
+    elif floor["n"] < frechet.n_samples:
+        yield Remark(
+            "SMALL_REFERENCE",
+            f"The floor is at N = {floor['n']}, half of the reference, and not at the samples' "
+            f"{frechet.n_samples}. Hold it against the score at equal N.",
+        )

@@ -1,0 +1,160 @@
+"""Samples judged as they are made, as in a training loop: no files, one network pass each."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from genmetrics.errors import UsageError
+from genmetrics.evaluation.evaluate import Judge
+from genmetrics.evaluation.feasibility import require_enough
+from genmetrics.evaluation.protocols import Protocol, choose_protocol, metric_names
+from genmetrics.evaluation.reference import Reference
+from genmetrics.evaluation.report import ImageSet, Report
+from genmetrics.features.extraction import extract
+from genmetrics.features.tensors import require_bytes
+from genmetrics.images.contents import Contents
+from genmetrics.images.sources import ImageSource
+from genmetrics.networks.extractors import Extractor, get_extractor
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator:
+    """Scores of images that arrive in pieces: the numbers of :func:`genmetrics.evaluate`.
+
+    The real images pass the network once, when the first result is asked for, and serve every
+    later one. Samples are kept as features; at most a batch of them waits as images.
+
+    Args:
+        reference: Real images, or their statistics, or the path of either.
+        extractor: The feature network, or its name.
+        metrics: What to compute, names in a list or between commas; None for the protocol's.
+        protocol: Constants; None for those of the network.
+        seed: Seed of the random subsets.
+        batch_size: Images per forward pass. Results are bit for bit those of ``evaluate`` with
+            the same one, however the images come.
+        cache: A folder in which the features of the real images are kept.
+
+    Raises:
+        UsageError: If a metric needs another network or reference, or the batch size is below 1.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for i in range(4):
+        ...         Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(f"{folder}/{i}.png")
+        ...     evaluator = Evaluator(folder, extractor="efflite0")
+        ...     for _ in range(3):
+        ...         evaluator.update(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+        ...     report = evaluator.result()
+        >>> report["fd_efflite0"].n_samples
+        6
+    """
+
+    def __init__(  # noqa: PLR0913  # what evaluate takes, and the cache of the reference
+        self,
+        reference: ImageSource | Reference | str | Path,
+        *,
+        extractor: Extractor | str,
+        metrics: str | Sequence[str] | None = None,
+        protocol: Protocol | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        cache: str | Path | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
+        if not isinstance(extractor, Extractor):
+            extractor = get_extractor(extractor)
+        protocol = protocol or choose_protocol(None, extractor.name)
+        if metrics is not None:
+            protocol = replace(protocol, metrics=metric_names(metrics))
+        self._judge = Judge.of(reference, extractor, protocol, seed)
+        self._batch_size = batch_size
+        self._cache = cache
+        self._real: dict[str, Tensor] | None = None
+        self.reset()
+
+    def __len__(self) -> int:
+        """Return the number of images since the beginning or the last reset."""
+        return self._num_images
+
+    def reset(self) -> None:
+        """Forget the samples, and keep the reference."""
+        self._num_images = 0
+        self._waiting: list[np.ndarray] = []
+        self._features: list[dict[str, Tensor]] = []
+        self._digest = hashlib.sha256()
+
+    def update(self, images: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Take samples; whole batches pass the network at once.
+
+        Args:
+            images: RGB bytes on any device. Round to bytes yourself; no range is guessed.
+
+        Raises:
+            BadInput: If they are anything else.
+        """
+        require_bytes(images)
+        self._num_images += len(images)
+        for image in images.detach().cpu().movedim(1, -1).contiguous().numpy():
+            self._digest.update(repr(image.shape).encode() + image.tobytes())
+            self._waiting.append(image)
+            if len(self._waiting) == self._batch_size:
+                self._features.append(self._extract(_Held(self._waiting)))
+                self._waiting = []
+
+    def result(self) -> Report:
+        """Score all images so far; more may follow.
+
+        Raises:
+            BadInput: If there are fewer than 2, or than a metric needs.
+            UsageError: If there are fewer than a subset of KID has.
+            NumericalFailure: If features are not finite.
+        """
+        samples = ImageSet(Path("-"), "stream", self._num_images, self._digest.hexdigest())
+        judge = self._judge
+        require_enough([samples, *map(ImageSet.of, judge.images)], judge.protocol)
+        if self._real is None:
+            self._real = self._extract(judge.images[0], self._cache) if judge.images else {}
+        last = [self._extract(_Held(self._waiting))] if self._waiting else []
+        parts = [*self._features, *last]
+        features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return judge.report(features, self._real, samples)
+
+    def _extract(self, images: ImageSource, cache: str | Path | None = None) -> dict[str, Tensor]:
+        extractor = self._judge.extractor
+        return extract(images, extractor, batch_size=self._batch_size, cache=cache)
+
+
+class _Held:
+    """Images in memory, as ``extract`` reads them."""
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self._images = images
+        self.path = Path("-")
+        self.kind = "stream"
+        self.labels: np.ndarray | None = None
+        self.contents: Contents | None = None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        return self._images[index]
+
+    def select(self, indices: Sequence[int]) -> ImageSource:
+        return _Held([self._images[index] for index in indices])
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(b"".join(image.tobytes() for image in self._images)).hexdigest()
+
+    def remarks(self) -> list[str]:
+        return []

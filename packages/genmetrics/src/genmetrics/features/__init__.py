@@ -1,0 +1,1 @@
+"""Features of whole sets of images, kept on disk, and their statistics."""

@@ -1,0 +1,1 @@
+"""Sets of images: found, decoded, cropped, paired and written. Imports no torch."""

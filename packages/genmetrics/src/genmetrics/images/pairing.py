@@ -1,0 +1,88 @@
+"""Which reconstruction belongs to which image: by name, or by place in the order."""
+
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+from genmetrics.errors import BadInput
+from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip
+
+Pairing = Literal["name", "index"]
+
+_LISTED = 10
+
+
+class PairingError(BadInput):
+    """Two sets of images do not belong together one to one."""
+
+
+class Pairs(NamedTuple):
+    """Two sets of images in step: number ``i`` of one belongs to number ``i`` of the other.
+
+    Args:
+        real: The originals.
+        recon: Their reconstructions.
+        names: How messages call each pair.
+    """
+
+    real: ImageSource
+    recon: ImageSource
+    names: list[str]
+
+
+def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name") -> Pairs:
+    """Bring two sets of images in step.
+
+    Args:
+        real: The originals.
+        recon: Their reconstructions.
+        pairing: ``name`` pairs files of one relative path, extension aside, in the order of the
+            originals: ``cat/3.png`` with ``cat/3.jpg``. ``index`` pairs the first with the first.
+
+    Raises:
+        PairingError: If an image has no partner, or more than one; lists up to 10 names.
+    """
+    if pairing == "index":
+        if len(real) != len(recon):
+            raise PairingError(
+                f"Expected as many reconstructions as images; got {len(real)} in {real.path} and "
+                f"{len(recon)} in {recon.path}. Remove what has no partner."
+            )
+        return Pairs(real, recon, [str(index) for index in range(len(real))])
+    names, others = _names_of(real), _names_of(recon)
+    _require_same(set(names), set(others), (real.path, recon.path))
+    place = {name: index for index, name in enumerate(others)}
+    return Pairs(real, recon.select([place[name] for name in names]), names)
+
+
+def _names_of(source: ImageSource) -> list[str]:
+    if not isinstance(source, ImageFolder | ImageZip):
+        raise PairingError(
+            f"Expected folders or zips, since the images of {source.path} have no names. "
+            "Pair them with --pairing index."
+        )
+    names = [PurePosixPath(name).with_suffix("").as_posix() for name in source.names]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise PairingError(
+            f"Expected one image per name in {source.path}; got several for {_some(twice)}. "
+            "Keep one of each."
+        )
+    return names
+
+
+def _require_same(real: set[str], recon: set[str], paths: tuple[Path, Path]) -> None:
+    missing = [
+        f"{len(names)} without a partner in {path}: {_some(sorted(names))}"
+        for names, path in ((real - recon, paths[1]), (recon - real, paths[0]))
+        if names
+    ]
+    if missing:
+        raise PairingError(
+            f"Expected a partner of the same name for each image; got {'; '.join(missing)}. "
+            "Remove what has no partner, or pair by order with --pairing index."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

@@ -1,0 +1,1 @@
+"""The metrics, as functions of features or of pairs of images."""

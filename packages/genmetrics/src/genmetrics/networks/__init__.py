@@ -1,0 +1,1 @@
+"""Feature networks: uint8 images in, float32 vectors out; and where their weights come from."""

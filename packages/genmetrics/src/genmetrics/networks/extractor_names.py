@@ -1,0 +1,59 @@
+"""The names of feature networks, known without loading any of them. Imports no torch."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+
+from genmetrics.errors import UsageError
+
+ENTRY_POINT_GROUP = "genmetrics.extractors"
+BUILT_IN = ("inception", "efflite0", "dinov2", "clip")
+FAMILIES = {"timm": "timm:NAME", "open_clip": "open_clip:ARCH[/TAG]"}  # what follows is not checked
+
+
+def plugin_extractors() -> dict[str, EntryPoint]:
+    """Return the feature networks that other packages declare, by name.
+
+    A package declares one in its ``pyproject.toml``::
+
+        [project.entry-points."genmetrics.extractors"]
+        mine = "my_package.my_module:factory"
+
+    where ``factory(weights: Path | None, device: str)`` returns an
+    :class:`~genmetrics.networks.extractors.Extractor`. Names that genmetrics has itself are not
+    replaced.
+    """
+    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {name: found[name] for name in sorted(found) if name not in BUILT_IN}
+
+
+def check_extractor_name(name: str) -> str:
+    """Return the name of a feature network.
+
+    Raises:
+        UsageError: If there is none; lists the names and suggests the nearest.
+
+    Example:
+        >>> check_extractor_name("timm:resnet18")
+        'timm:resnet18'
+        >>> try:
+        ...     check_extractor_name("incepton")
+        ... except UsageError as error:
+        ...     print(error)
+        Expected an extractor (inception, efflite0, dinov2, clip, timm:NAME, \
+open_clip:ARCH[/TAG]); got 'incepton'. Did you mean inception?
+    """
+    family, colon, rest = name.partition(":")
+    names = (*BUILT_IN, *plugin_extractors())
+    if name in names or (family in FAMILIES and colon and rest):
+        return name
+    listed = ", ".join((*names, *FAMILIES.values()))
+    raise UsageError(
+        f"Expected an extractor ({listed}); got {name!r}.{did_you_mean(name, (*names, *FAMILIES))}"
+    )
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return a sentence that suggests the nearest of some names, or nothing if none is near."""
+    near = get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,193 @@
+"""Feature networks under one roof: uint8 images in, named float32 vectors per image out."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor, nn
+
+from genmetrics.errors import UsageError
+from genmetrics.features.tensors import require_bytes
+from genmetrics.networks.extractor_names import check_extractor_name, plugin_extractors
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """A frozen feature network with everything that a score made from it depends on.
+
+    Args:
+        name: How scores name it.
+        outputs: Numbers per feature of each output, the main output first.
+        preprocess_id: Resizing and normalisation, in words.
+        weights_sha256: Digest of the weight file.
+        network: Maps uint8 images to a dictionary of the outputs, in one pass; in eval mode.
+        device: Where it runs.
+        classifier: Maps the main output to class logits; None if the network has no classes.
+    """
+
+    name: str
+    outputs: Mapping[str, int]
+    preprocess_id: str
+    weights_sha256: str
+    network: nn.Module
+    device: torch.device
+    classifier: nn.Module | None = None
+
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
+        """Return every output on the extractor's device, in full float32 (no TF32).
+
+        Raises:
+            BadInput: If the images are not bytes.
+        """
+        require_bytes(images)
+        with full_float32():
+            features: dict[str, Tensor] = self.network(images.to(self.device))
+        return features
+
+    def logits(self, features: Float32[Tensor, "n d"]) -> Float32[Tensor, "n classes"]:
+        """Return the class logits of main-output features, on the features' device.
+
+        Inception's are those of the Inception Score: 1008, without the bias.
+
+        Args:
+            features: Main output of this extractor.
+
+        Raises:
+            UsageError: If the network has no classifier.
+
+        Example:
+            >>> extractor = get_extractor("efflite0")
+            >>> extractor.logits(torch.zeros(3, 1280)).shape
+            torch.Size([3, 1000])
+        """
+        if self.classifier is None:
+            raise UsageError(
+                f"Expected an extractor with a classifier (inception, efflite0); got {self.name}. "
+                "Choose one of these for class scores."
+            )
+        with full_float32():
+            logits: Tensor = self.classifier(features.to(self.device))
+        return logits.to(features.device)
+
+    @property
+    def main_output(self) -> str:
+        """Name of the output that distances are made from: the first."""
+        return next(iter(self.outputs))
+
+    @property
+    def dim(self) -> int:
+        """Numbers per feature of the main output."""
+        return self.outputs[self.main_output]
+
+    @property
+    def frechet_name(self) -> str:
+        """Name of a Frechet distance of these features: only Inception's may be called FID."""
+        return "fid" if self.name == "inception" else f"fd_{self.name}"
+
+    @property
+    def inception_score_name(self) -> str:
+        """Name of an Inception Score of these logits: only Inception's may be called IS."""
+        return "is" if self.name == "inception" else f"is_{self.name}"
+
+
+@runtime_checkable
+class FeatureNetwork(Protocol):
+    """What this package's own networks know about themselves."""
+
+    outputs: dict[str, int]
+    preprocess_id: str
+    weights_sha256: str
+    classifier: nn.Module | None
+
+
+def get_extractor(
+    name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Extractor:
+    """Build a feature network, never falling back to random weights.
+
+    The names are ``inception`` (the network of FID and sFID), ``efflite0`` (a small ImageNet
+    network whose weights ship in a package), ``dinov2`` (ViT-L/14 at 224 px, the network of
+    FD-DINOv2), ``clip`` (OpenAI's ViT-L/14 at 336 px, the network of CMMD), ``timm:NAME`` and
+    ``open_clip:ARCH[/TAG]`` for any model of these libraries, and those of
+    :func:`~genmetrics.networks.extractor_names.plugin_extractors`.
+
+    Args:
+        name: Which network.
+        weights: The weight file. None searches: the package of ``efflite0``, the variable
+            GENMETRICS_INCEPTION_WEIGHTS, the folder GENMETRICS_WEIGHTS, then the caches of
+            torch-fidelity or of the Hugging Face hub, which alone downloads what it lacks
+            (not with GENMETRICS_OFFLINE=1 or HF_HUB_OFFLINE=1).
+        device: Where to run, such as ``cpu`` or ``cuda:0``.
+
+    Raises:
+        UsageError: If there is no such extractor.
+        WeightsUnavailable: If the weights or the library are missing or not the right ones.
+
+    Example:
+        >>> extractor = get_extractor("efflite0")
+        >>> features = extractor(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        >>> {name: tuple(rows.shape) for name, rows in features.items()}
+        {'features': (2, 1280)}
+    """
+    check_extractor_name(name)
+    weights = None if weights is None else Path(weights)
+    plugins = plugin_extractors()
+    if name in plugins:
+        extractor = plugins[name].load()(weights, str(device))
+        if not isinstance(extractor, Extractor):
+            raise UsageError(
+                f"Expected an Extractor from the plugin {name} ({plugins[name].value}); got "
+                f"{type(extractor).__name__}. Correct its factory."
+            )
+        return extractor
+    network = _built_in(name, weights)
+    assert isinstance(network, nn.Module)
+    return Extractor(
+        name,
+        network.outputs,
+        network.preprocess_id,
+        network.weights_sha256,
+        network.to(device).eval(),
+        torch.device(device),
+        network.classifier,
+    )
+
+
+def _built_in(name: str, weights: Path | None) -> FeatureNetwork:
+    """Import and build a network, each with the libraries that only it needs."""
+    from genmetrics.networks import efflite0, inception, open_clip_networks, timm_networks
+
+    family, _, rest = name.partition(":")
+    if name == "inception":
+        return inception.InceptionFeatures(inception.find_inception_weights(weights))
+    if name == "efflite0":
+        return efflite0.EffLite0Features(weights)
+    if name == "dinov2":
+        return timm_networks.dinov2_features(timm_networks.find_dinov2_weights(weights))
+    if name == "clip":
+        return open_clip_networks.clip_features(open_clip_networks.find_clip_weights(weights))
+    if family == "timm":
+        return timm_networks.timm_features(rest, weights)
+    return open_clip_networks.open_clip_features(rest, weights)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Switch TF32 and autotuning off for the block: both change features by more than rounding.
+
+    These are settings of the whole process: threads that run networks side by side need one block
+    around all of them.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,1 @@
+"""Classifiers on frozen features: do they show the class?"""
