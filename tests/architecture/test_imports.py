@@ -1,4 +1,4 @@
-"""The direction of imports between the packages (DESIGN 3), and that they declare what they use."""
+"""The direction of imports between the packages, and that they declare what they use."""
 
 import ast
 import itertools

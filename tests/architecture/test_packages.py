@@ -1,4 +1,4 @@
-"""What every package of the workspace carries (DESIGN 3)."""
+"""What every package of the workspace carries."""
 
 import importlib.metadata
 import tomllib

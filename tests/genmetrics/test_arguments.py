@@ -34,7 +34,7 @@ def lines_of(script, folder):
 
 IMAGES = """
 from genmetrics.networks.efflite0 import EffLite0Features
-from genmetrics.features.tensors import require_bytes
+from genmetrics.checks import require_bytes
 EffLite0Features.forward = lambda self, x: {"features": torch.zeros(len(x), 1280)}
 extractor = genmetrics.get_extractor("efflite0")
 stats = genmetrics.GaussianStats(9, torch.zeros(1280).double(), torch.eye(1280).double())

@@ -28,7 +28,7 @@ from mimflow_train.storage import checkpoint
 from mimflow_train.storage.checkpoint import fingerprint, load_state, snapshot, write_checkpoint
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.run_folder import checkpoints, prepare_run
-from mimflow_train.telemetry.reports import Reports
+from mimflow_train.telemetry.run_log import RunLog
 
 CPU = torch.device("cpu")
 
@@ -41,9 +41,9 @@ def train(config, data, tmp_path, monkeypatch):
 
     def function():
         plan = Plan(until=9, checkpoint_every=2)
-        with contextlib.closing(Reports(config, tmp_path, plan, shown=False)) as reports:
-            context = LocalContext(CPU, reports.write, StopRequest())
-            return train_run(context, config, tmp_path, plan, reports)
+        with contextlib.closing(RunLog(config, tmp_path, plan, shown=False)) as run_log:
+            context = LocalContext(CPU, run_log.write, StopRequest())
+            return train_run(context, config, tmp_path, plan, run_log)
 
     return function
 
@@ -106,9 +106,9 @@ def test_a_prolonged_run_is_a_longer_one_bit_for_bit(config, data, tmp_path, mon
         each = dataclasses.replace(config, optim=optim, steps=steps)
         prepare_run(each, tmp_path / folder, "auto")
         plan = Plan(until=steps, checkpoint_every=100)
-        with contextlib.closing(Reports(each, tmp_path / folder, plan, shown=False)) as reports:
-            context = LocalContext(CPU, reports.write, StopRequest())
-            train_run(context, each, tmp_path / folder, plan, reports)
+        with contextlib.closing(RunLog(each, tmp_path / folder, plan, shown=False)) as run_log:
+            context = LocalContext(CPU, run_log.write, StopRequest())
+            train_run(context, each, tmp_path / folder, plan, run_log)
         return fingerprint(checkpoints(tmp_path / folder)[-1])
 
     train("prolonged", 4)
@@ -272,9 +272,9 @@ def test_the_state_that_diverged_is_gone_before_another_is_made(
     breaks(wrong)
     monkeypatch.setattr(run_module, "_newest_checkpoint", newest)
     plan = Plan(until=4, checkpoint_every=9)
-    with contextlib.closing(Reports(config, tmp_path, plan, shown=False)) as reports:
-        context = LocalContext(CPU, reports.write, StopRequest())
-        train_run(context, config, tmp_path, plan, reports)
+    with contextlib.closing(RunLog(config, tmp_path, plan, shown=False)) as run_log:
+        context = LocalContext(CPU, run_log.write, StopRequest())
+        train_run(context, config, tmp_path, plan, run_log)
     assert len(weights) > 0
     assert left == [0, 0]
 
@@ -387,4 +387,4 @@ def test_a_machine_with_other_images_than_rank_0_is_refused(config, data, tmp_pa
     context = LocalContext(CPU, lambda *_: None, StopRequest())
     context.rank, context.world_size = 3, 4
     with pytest.raises(DataError, match="rank 3 has others"):
-        train_run(context, config, tmp_path, plan, Reports(config, tmp_path, plan))
+        train_run(context, config, tmp_path, plan, RunLog(config, tmp_path, plan))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests.mimflow_train.conftest import SMALL
 
+from mimflow_train import teachers
 from mimflow_train.config import TEACHERS
 from mimflow_train.config.overrides import override
 from mimflow_train.data.images import MemoryImages, to_unit
@@ -43,6 +44,15 @@ def test_flipped_images_are_looked_at_anew(data):
     assert set(Targets.load(config, data, CPU).banks) == {"efflite0"}
     mirrored = override(config, ["data.flip=true"])
     assert not Targets.load(mirrored, data, CPU).banks
+
+
+def test_more_than_fits_is_computed_in_each_step(data, monkeypatch):
+    config = override(tiny(("a", "b", "c"), "emoji"), [*SMALL, "loss.perceptual=0.0"])
+    kept = Targets.load(config, data, CPU).banks["efflite0"]
+    monkeypatch.setattr(teachers, "_MOST_KEPT", kept.nbytes)
+    assert Targets.load(config, data, CPU).banks
+    monkeypatch.setattr(teachers, "_MOST_KEPT", kept.nbytes - 1)
+    assert not Targets.load(config, data, CPU).banks
 
 
 def test_a_small_bank_is_where_steps_are_computed():

@@ -9,8 +9,8 @@ from PIL import Image
 from genmetrics import BadInput, open_images, open_reference
 from genmetrics.cli import main
 from genmetrics.images.adm_crop import adm_center_crop
-from genmetrics.images.image_files import pack_images, write_npz
 from genmetrics.images.sources import class_names
+from genmetrics.images.writing import pack_images, write_npz
 
 
 def pixels(n=5, height=6, width=7, seed=0):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mimflow_train.cli.summary import summary
-from mimflow_train.evaluation.evaluate import Evaluation
+from mimflow_train.evaluation.summary import Evaluation
 
 SCORES = {each.name: 0.5 for each in dataclasses.fields(Evaluation)} | {
     "num_images": 16,

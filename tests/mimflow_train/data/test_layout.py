@@ -14,8 +14,8 @@ import genmetrics.images.sources
 from mimflow_train.data import index, naming
 from mimflow_train.data.folder import ImageReader
 from mimflow_train.data.index import index_path
-from mimflow_train.data.layout import read_layout
-from mimflow_train.errors import DataError
+from mimflow_train.data.layout import read_layout, require_apart
+from mimflow_train.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -456,6 +456,48 @@ def test_tar_that_shrank_since_it_was_indexed_is_an_unreadable_image(photos, tmp
     path.write_bytes(path.read_bytes()[: int(files.offsets.max()) + 5])
     with pytest.raises(OSError, match="the tar ends"):
         files.read(int(files.offsets.argmax()))
+
+
+def test_of_members_of_one_name_the_last_counts_as_it_is_unpacked(photos, tmp_path):
+    path = pack(photos, tmp_path / "all.tar")
+    Image.new("RGB", (200, 200), "red").save(photos / "train/n1/t_03.JPEG")
+    with tarfile.open(path, "a") as tar:
+        tar.add(photos / "train/n1/t_03.JPEG", "train/n1/t_03.JPEG")
+    assert_same(read_layout(path), read_layout(photos))
+    assert read_layout(path).fingerprint == read_layout(photos).fingerprint
+
+
+def test_links_in_tars_are_left_out_aloud(photos, tmp_path):
+    os.link(photos / "train/n1/t_00.JPEG", photos / "train/n1/u_00.JPEG")
+    (photos / "train/n1/w_00.JPEG").symlink_to("t_01.JPEG")
+    layout = read_layout(pack(photos, tmp_path / "all.tar"))
+    assert len(layout.train) == 23
+    assert layout.remark == (
+        "2 image(s) that a tar holds as links are left out; "
+        "`tar --hard-dereference -h` packs them as files."
+    )
+
+
+def test_names_may_be_any_bytes(photos):
+    (photos / "train/n1").rename(os.fsdecode(os.fsencode(photos) + b"/train/caf\xe9"))
+    shutil.rmtree(photos / "val/n1")
+    layout = read_layout(photos)
+    assert os.fsencode(layout.class_names[0]) == b"caf\xe9"
+    assert len(layout.fingerprint) == 32
+
+
+@pytest.mark.parametrize("place", ["runs/mine", "", "n1"])
+def test_nothing_is_written_among_the_images(photos, place):
+    with pytest.raises(ConfigError, match=f"outside of {photos}/train to write to"):
+        require_apart(photos / "train" / place, photos)
+    with pytest.raises(ConfigError, match=f"got {photos / 'train' / place}. Give --out"):
+        require_apart(photos / "train" / place, photos / "train")
+
+
+def test_beside_train_and_in_hidden_folders_there_is_room(photos):
+    require_apart(photos / "runs/mine", photos)
+    require_apart(photos / "train/.runs", photos / "train")
+    require_apart(photos.parent / "runs", photos / "train")
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "resize", "move"])

@@ -2,8 +2,10 @@ import errno
 import multiprocessing
 import os
 import signal
+import time
 from itertools import islice
 from multiprocessing import forkserver
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -11,8 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from mimflow_train.data import loading
 from mimflow_train.data.files import ImageFiles
-from mimflow_train.data.folder import BadImages, FolderImages, ImageReader, Unreadable
+from mimflow_train.data.folder import (
+    BadImages,
+    Decoded,
+    FolderImages,
+    ImageReader,
+    Unreadable,
+    folder_images,
+)
 from mimflow_train.data.images import Split
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.order import EpochOrder, batches
@@ -188,3 +198,30 @@ def test_a_name_that_is_no_text_is_listed_and_known_again(tmp_path):
         bad.add(Unreadable(tmp_path / name, "cut"))
     assert len(warnings) == 1
     assert (tmp_path / "bad.txt").read_bytes().endswith(b"/\xff.png\n")
+
+
+def test_no_room_for_a_batch_is_a_sentence(photos, monkeypatch):
+    def full(_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: 28")
+
+    split, _ = on_disk(photos)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    assert not loading._Batches(split.images.reader)[[0, 1]].mistake  # it stays in this process
+    monkeypatch.setattr(loading, "get_worker_info", object)
+    batch = loading._Batches(split.images.reader)[[0, 1]]
+    assert batch.mistake.startswith("Expected room in /dev/shm for the images on their way; ")
+
+
+def test_too_many_bad_images_end_the_decoding_at_once(photos, monkeypatch):
+    decoded = []
+
+    def decode(reader, index):
+        decoded.append(index)
+        time.sleep(0.01)
+        torn = Unreadable(Path(f"{index}.png"), "torn")
+        return Decoded(torch.zeros(3, 8, 8, dtype=torch.uint8), (torn,))
+
+    monkeypatch.setattr(ImageReader, "decode", decode)
+    with pytest.raises(DataError, match="got 2: "):
+        folder_images(read_layout(photos), 8, bad_list=None, warn=print)
+    assert len(decoded) < 30  # of 39

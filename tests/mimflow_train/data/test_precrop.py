@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from mimflow_train.cli import data as data_command
+from mimflow_train.data import precrop
 from mimflow_train.data.crop import crop_square, load_rgb
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.photos import _regions, cut_photos
 from mimflow_train.errors import DataError
+from mimflow_train.storage.lock import locked
 
 
 @pytest.fixture
@@ -301,3 +303,43 @@ def test_photos_command_writes_what_training_reads(tmp_path):
     layout = read_layout(tmp_path / "photos")
     assert (len(layout.train), len(layout.held_out), len(layout.class_names)) == (1800, 240, 6)
     assert "scikit-image" in (tmp_path / "photos" / "ATTRIBUTION.txt").read_text()
+
+
+def test_a_second_command_on_one_copy_is_refused(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    crop(source, out)
+    with locked(out):
+        assert crop(source, out) == 2
+    assert f"Expected {out} to be free" in capsys.readouterr().err
+    assert crop(source, out) == 0
+    assert not read_layout(out).remark
+
+
+def test_a_second_command_on_one_new_set_is_refused(tmp_path, capsys):
+    out = tmp_path / "photos"
+    with locked(tmp_path / ".photos.partial"):
+        assert run("photos", out, "--size", 256) == 2
+    assert "to be free" in capsys.readouterr().err
+    assert (tmp_path / ".photos.partial").exists()
+    (tmp_path / ".photos.partial/train").mkdir()
+    (tmp_path / ".photos.partial/train/old.png").touch()
+    assert run("photos", out, "--size", 256) == 0
+    assert not any(out.rglob(".*"))
+    assert not any(out.rglob("old.png"))
+    assert not (tmp_path / ".photos.partial").exists()
+
+
+def test_a_copy_inside_its_source_is_refused(source, capsys):
+    assert crop(source, source / "small") == 2
+    assert "since all images in that are read" in capsys.readouterr().err
+    assert not (source / "small").exists()
+
+
+def test_a_killed_process_is_a_sentence(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(precrop, "_end_with_parent", _die)
+    assert crop(source, tmp_path / "out") == 3
+    assert "Lower --processes" in capsys.readouterr().err
+
+
+def _die():
+    os._exit(9)

@@ -316,6 +316,41 @@ def test_compiled_networks_learn_the_same_to_rounding(config, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+ADAPTIVE = """
+import functools, json, sys
+import torch
+from mimflow_train.config import TrainConfig
+from mimflow_train.config.file import from_dict
+from mimflow_train.data.images import LabelledImages, MemoryImages, Split
+from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.loop import Calls
+from mimflow_train.run import train_phases
+from mimflow_train.state import TrainState
+
+torch.compile = functools.partial(torch.compile, backend="aot_eager")
+config = from_dict(TrainConfig, json.load(open(sys.argv[1])))
+pixels = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
+split = Split(MemoryImages(pixels), torch.arange(16) % len(config.data.class_names))
+data, cpu = LabelledImages(split, split, config.data.class_names), torch.device("cpu")
+context, calls = LocalContext(cpu, print, StopRequest()), Calls(100, lambda _: None)
+state = train_phases(context, TrainState(config, cpu), data, until=config.all_steps, calls=calls)
+assert state.step == config.all_steps == 2
+"""
+
+
+@pytest.mark.slow
+def test_compiled_decoders_learn_by_the_adaptive_weight(config, tmp_path):
+    """Whose gradient keeps a graph that the joint phase's compiled pass had freed."""
+    discriminator = DiscriminatorConfig(width=16, depth=1)
+    second = DecoderPhaseConfig(steps=1, adaptive=True, discriminator=discriminator)
+    config = dataclasses.replace(config, compile=True, steps=1, decoder_phase=second)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    (tmp_path / "program.py").write_text(ADAPTIVE)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "config.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 UNDER_DDP = """
 import json, sys
 from functools import partial

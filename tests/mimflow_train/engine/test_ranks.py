@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from mimflow_train.engine import averaging
+from mimflow_train.engine import all_reduce
 from mimflow_train import joint_phase
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import from_dict
@@ -71,7 +71,7 @@ class Launched:
     def __init__(self, work, weights, part): self.work = work
     def __call__(self, part): return self.work(part)
 
-averaging._BUCKET = 1000  # several messages
+all_reduce._BUCKET = 1000  # several messages
 joint_phase.CapturedPass, joint_phase.require_gpu_for_graph = Launched, lambda *_, **__: None
 for name in ("plain", "all", "captured", "shared", "fixed"):
     config = from_dict(TrainConfig, json.loads((folder / f"{name}.json").read_text()))

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,9 @@ import torch
 from mimflow_train import loop, run
 from mimflow_train.config.file import to_dict
 from mimflow_train.engine import context as context_module
+from mimflow_train.engine import driver
 from mimflow_train.engine.context import StopRequest
+from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import DivergedError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
@@ -129,7 +132,7 @@ def test_what_outlives_rays_end_is_killed_and_nothing_else(
         return {"status": "done"}
 
     monkeypatch.setattr(launch_ray, "_start_cluster", lambda _: rays.append(sleeper()))
-    monkeypatch.setattr(launch_ray, "_fit", fit)
+    monkeypatch.setattr(launch_ray, "watch", fit)
     monkeypatch.setattr(launch_ray.ray, "shutdown", lambda: None)
     plan = Plan(until=7, checkpoint_every=100)
     assert launch_ray.run_ray(config, tmp_path, "cpu", workers=2, plan=plan) is None
@@ -162,7 +165,7 @@ def test_a_step_that_always_fails_is_started_three_times(
 
     given = options("run")
     monkeypatch.setattr(JointPhase, "gradients", broken)
-    outcome = launch_ray._fit(fit, tmp_path / "run", StopRequest(), 7)
+    outcome = driver.watch(fit, tmp_path / "run", StopRequest(), 7)
     assert starts == [1, 2, 3]
     assert outcome["code"] == "7"
     path = tmp_path / "run" / "errors" / "step_00000000.rank_0.txt"
@@ -216,7 +219,54 @@ def test_a_mistake_is_told_also_when_ray_starts_nobody_any_more(launch_ray, tmp_
     def fit():
         raise RuntimeError("four times")
 
-    assert launch_ray._fit(fit, tmp_path, StopRequest(), 7) == failure
+    assert driver.watch(fit, tmp_path, StopRequest(), 7) == failure
+
+
+def finished_after(seconds):
+    def job():
+        time.sleep(seconds)
+        return SimpleNamespace(return_value={"status": "done"})
+
+    return job
+
+
+def test_a_wait_for_devices_is_said_once_and_a_signal_ends_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "_POLL_SECONDS", 0.01)
+    (tmp_path / "ray").mkdir()
+    driver.watch(finished_after(0.3), tmp_path, StopRequest(), 7)
+    assert capsys.readouterr().err == (
+        "No worker has begun yet: Ray waits for devices that are free. Ctrl-C ends this.\n"
+    )
+    stop = StopRequest()
+    monkeypatch.setattr(stop, "end", lambda: ended.append(stop.received))
+    stop.received, ended = signal.SIGTERM, []
+    driver.watch(finished_after(0.1), tmp_path, stop, 7)
+    assert ended == [signal.SIGTERM]
+    assert "No worker has begun; " in capsys.readouterr().err
+
+
+def test_workers_that_have_begun_are_asked_to_save(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "_QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(driver, "_POLL_SECONDS", 0.01)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "began").touch()
+    stop = StopRequest()
+    stop.received = signal.SIGTERM
+    driver.watch(finished_after(0.3), tmp_path, stop, 7)
+    assert (tmp_path / "ray" / "stop-requested").exists()
+    assert capsys.readouterr().err.startswith("No worker has told anything for ")
+
+
+def test_threads_that_are_no_number_are_the_share_of_the_cores(
+    launch_ray, config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    (tmp_path / "ray").mkdir()
+    plan = Plan(until=7, checkpoint_every=100)
+    trainer = launch_ray._trainer(config, tmp_path, "cpu", workers=Workers(2, 2), plan=plan)
+    assert trainer.train_loop_config["threads"] == 0
 
 
 def test_workers_that_start_again_say_so(launch_ray, options, tmp_path):

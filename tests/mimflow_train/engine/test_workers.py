@@ -22,7 +22,7 @@ from mimflow_train.engine.context import (
 )
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_run
-from mimflow_train.telemetry.reports import Reports
+from mimflow_train.telemetry.run_log import RunLog
 
 
 class Clock:
@@ -155,13 +155,13 @@ def train_until(last, rank, world_size, run_dir, config):
     stop, plan = StopRequest(), Plan(until=config.steps, checkpoint_every=100)
 
     def report(step, values):
-        reports.write(step, values)
+        run_log.write(step, values)
         stop.received = signal.SIGTERM if step == last else None
 
     meeting = f"file://{run_dir}/meet_{world_size}"
     dist.init_process_group("gloo", meeting, rank=rank, world_size=world_size)
-    with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
-        train_run(TorchrunContext("cpu", report, stop), config, run_dir, plan, reports)
+    with contextlib.closing(RunLog(config, run_dir, plan, shown=False)) as run_log:
+        train_run(TorchrunContext("cpu", report, stop), config, run_dir, plan, run_log)
     dist.destroy_process_group()
 
 

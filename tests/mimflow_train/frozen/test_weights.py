@@ -56,6 +56,16 @@ def test_offline_nothing_is_downloaded(variable):
         find_weights(wanted(), environment={variable: "1"})
 
 
+@pytest.mark.parametrize(("value", "is_offline"), [("true", True), ("0", False), ("off", False)])
+def test_offline_is_meant_as_the_hub_means_it(value, is_offline, file):
+    environment = {"HF_HUB_OFFLINE": value}
+    if is_offline:
+        with pytest.raises(WeightsError, match="HF_HUB_OFFLINE=true"):
+            find_weights(wanted(download=lambda: file), environment=environment)
+    else:
+        assert find_weights(wanted(download=lambda: file), environment=environment) == file
+
+
 def test_the_error_names_file_digest_folder_source_and_way_out():
     with pytest.raises(WeightsError) as caught:
         find_weights(wanted(), environment=OFFLINE)

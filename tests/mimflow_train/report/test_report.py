@@ -162,7 +162,7 @@ def test_a_copy_beside_a_picture_is_not_shown(finished, capsys):
 
 
 def test_scores_that_there_are_not_are_no_numbers():
-    table = tables.scores({"gap_closed": None, "fd_flow": 7.5, "class_accuracy": None})
+    table = tables.summary_table({"gap_closed": None, "fd_flow": 7.5, "class_accuracy": None})
     assert 'closes</td><td class="number">none<' in table
     assert "7.500" in table
     assert "probe sees" not in table

@@ -79,6 +79,14 @@ def test_a_checkpoint_without_config_json_says_what_it_was_started_with(begun, o
     assert read_config(begun) == config
 
 
+def test_an_empty_config_json_blocks_no_run_that_has_checkpoints(begun, other, config):
+    (begun / "config.json").write_text("")
+    with pytest.raises(ConfigError, match="steps was 6, now 30"):
+        prepare_run(other, begun, "auto")
+    prepare_run(config, begun, "auto")
+    assert read_config(begun) == config
+
+
 @pytest.mark.parametrize("damage", ["none", "no config.json", "torn config.json"])
 def test_never_starts_anew_whatever_is_left(begun, other, damage):
     if damage == "no config.json":

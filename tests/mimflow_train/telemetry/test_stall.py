@@ -14,7 +14,7 @@ from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_run
-from mimflow_train.telemetry.reports import Reports
+from mimflow_train.telemetry.run_log import RunLog
 from mimflow_train.telemetry.stall import StallWatch
 
 
@@ -100,7 +100,7 @@ def test_a_step_that_hangs_is_told_while_it_does(told, config, data, tmp_path, m
     monkeypatch.setattr(run_module, "load_data", lambda *_: data)
     monkeypatch.setattr(run_module, "StallWatch", functools.partial(StallWatch, seconds=0.5))
     plan = Plan(until=3, checkpoint_every=10)
-    with contextlib.closing(Reports(config, tmp_path, plan, shown=False)) as reports:
-        context = LocalContext(torch.device("cpu"), reports.write, StopRequest())
-        assert train_run(context, config, tmp_path, plan, reports).step == 3
+    with contextlib.closing(RunLog(config, tmp_path, plan, shown=False)) as run_log:
+        context = LocalContext(torch.device("cpu"), run_log.write, StopRequest())
+        assert train_run(context, config, tmp_path, plan, run_log).step == 3
     assert "hanging" in (tmp_path / "errors" / "stall_00000002.rank_0.txt").read_text()

@@ -32,23 +32,27 @@ if TYPE_CHECKING:
     from genmetrics.features.stats_files import load_all_stats, load_stats, save_stats
     from genmetrics.images.adm_crop import adm_center_crop
     from genmetrics.images.decoding import Processes
-    from genmetrics.images.image_files import pack_images, prepare_images, write_npz
     from genmetrics.images.pairing import PairingError, pair_images
     from genmetrics.images.sources import ImageSource, open_images
+    from genmetrics.images.writing import pack_images, prepare_images, write_npz
     from genmetrics.jacobian.density import singular_value_density, square_sum
     from genmetrics.jacobian.operators import Jacobian
     from genmetrics.jacobian.result import LogDetCheck, SpectrumResult, log_det_check
     from genmetrics.jacobian.spectrum import jacobian_spectrum
     from genmetrics.jacobian.triangular import FlowBlock
     from genmetrics.metrics.class_scores import ISResult, inception_score
-    from genmetrics.metrics.extrapolation import FDInfinity, fd_infinity
-    from genmetrics.metrics.floor import EqualCountDistance, frechet_at_equal_count, frechet_floor
     from genmetrics.metrics.frechet import (
         FrechetResult,
         frechet_distance,
         frechet_distance_from_features,
     )
     from genmetrics.metrics.frechet_error import frechet_standard_error
+    from genmetrics.metrics.frechet_floor import (
+        EqualCountDistance,
+        frechet_at_equal_count,
+        frechet_floor,
+    )
+    from genmetrics.metrics.frechet_infinity import FDInfinity, fd_infinity
     from genmetrics.metrics.kernel_distances import CMMDResult, KIDResult, cmmd, kid
     from genmetrics.metrics.neighbours import PRResult, precision_recall
     from genmetrics.metrics.pixel_metrics import psnr, ssim
@@ -170,10 +174,10 @@ _MODULE_OF = {
     "BadInput": "errors",
     "CMMDResult": "metrics.kernel_distances",
     "Difference": "evaluation.compare",
-    "EqualCountDistance": "metrics.floor",
+    "EqualCountDistance": "metrics.frechet_floor",
     "Evaluator": "evaluation.evaluator",
     "Extractor": "networks.extractors",
-    "FDInfinity": "metrics.extrapolation",
+    "FDInfinity": "metrics.frechet_infinity",
     "FlowBlock": "jacobian.triangular",
     "FrechetResult": "metrics.frechet",
     "GaussianStats": "features.stats",
@@ -218,11 +222,11 @@ _MODULE_OF = {
     "evaluate": "evaluation.evaluate",
     "extract": "features.extraction",
     "extract_features": "features.extraction",
-    "fd_infinity": "metrics.extrapolation",
-    "frechet_at_equal_count": "metrics.floor",
+    "fd_infinity": "metrics.frechet_infinity",
+    "frechet_at_equal_count": "metrics.frechet_floor",
     "frechet_distance": "metrics.frechet",
     "frechet_distance_from_features": "metrics.frechet",
-    "frechet_floor": "metrics.floor",
+    "frechet_floor": "metrics.frechet_floor",
     "frechet_standard_error": "metrics.frechet_error",
     "get_extractor": "networks.extractors",
     "inception_score": "metrics.class_scores",
@@ -238,13 +242,13 @@ _MODULE_OF = {
     "merge_stats": "features.stats",
     "open_images": "images.sources",
     "open_reference": "evaluation.reference",
-    "pack_images": "images.image_files",
+    "pack_images": "images.writing",
     "pair_images": "images.pairing",
     "perceptual_distance": "networks.perceptual",
     "plot_latents": "plots",
     "plot_spectra": "plots",
     "precision_recall": "metrics.neighbours",
-    "prepare_images": "images.image_files",
+    "prepare_images": "images.writing",
     "probe_depths": "probes.training",
     "probe_preset": "probes.presets",
     "project": "projection",
@@ -257,7 +261,7 @@ _MODULE_OF = {
     "square_sum": "jacobian.density",
     "ssim": "metrics.pixel_metrics",
     "tuned_logistic_probe": "probes.logistic",
-    "write_npz": "images.image_files",
+    "write_npz": "images.writing",
 }
 
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from genmetrics.checks import Rows, as_features
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import require_finite
-from genmetrics.features.tensors import Rows, as_features
 
 Projection = Literal["umap", "pca"]
 

@@ -69,7 +69,7 @@ class ConvolutionalEncoder(nn.Module):
 
         Args:
             image: Images in [-1, 1].
-            masked: What a masked encoder would not see; :class:`TrainConfig` allows no mask here.
+            masked: What a masked encoder would not see; a run's configuration allows no mask here.
         """
         latents, _ = self.quant_conv(self.encoder(image)).float().chunk(2, dim=1)
         square = {"p": self.side, "q": self.side}

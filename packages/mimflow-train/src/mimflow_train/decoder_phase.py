@@ -22,7 +22,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import to_unit
 from mimflow_train.device.memory import fit_micro_batch, set_computation
 from mimflow_train.draws import Draws
-from mimflow_train.engine.averaging import average_gradients, mean_over_workers
+from mimflow_train.engine.all_reduce import average_gradients, mean_over_workers
 from mimflow_train.engine.context import Context
 from mimflow_train.evaluation.pictures import to_bytes
 from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision

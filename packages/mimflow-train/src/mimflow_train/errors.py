@@ -1,4 +1,4 @@
-"""What can go wrong for a user, and the exit code of each kind (DESIGN 6)."""
+"""What can go wrong for a user, and the exit code of each kind."""
 
 
 class MimflowError(Exception):

@@ -11,7 +11,7 @@ from mimflow_train.device.captured_pass import CapturedPass
 from mimflow_train.device.machine import require_gpu_for_graph
 from mimflow_train.device.memory import blank_batch, fit_micro_batch, set_computation
 from mimflow_train.draws import Draws
-from mimflow_train.engine.averaging import average_gradients
+from mimflow_train.engine.all_reduce import average_gradients
 from mimflow_train.engine.context import Context
 from mimflow_train.engine.sharding import shares_out, whole
 from mimflow_train.errors import ConfigError

@@ -129,8 +129,7 @@ def _train(
                 phase.gradients(batch, draws)  # anew, since clipping has spread what was not finite
                 raise DivergedError(
                     f"Expected finite gradients; got {skipped} steps in a row without, at step "
-                    f"{state.step}, {diagnosis(values, state.model)}. "
-                    "Lower optim.lr and run again with a new --out."
+                    f"{state.step}, {diagnosis(values, state.model)}. {_slower(state)}"
                 )
         state.step += 1
         health.after_step(skipped=skipped > 0)
@@ -145,6 +144,15 @@ def _train(
                 calls.save(state)
         if stop:
             break
+
+
+def _slower(state: State) -> str:
+    if isinstance(state, DecoderState):
+        return (
+            "Lower decoder_phase.optim.lr and run again, in a copy of the run without this phase's "
+            "checkpoints."
+        )
+    return "Lower optim.lr and run again with a new --out."
 
 
 def _are_finite(values: dict[str, Tensor]) -> bool:

@@ -25,7 +25,7 @@ from mimflow_train.storage.checkpoint import latest_checkpoint, load_state
 from mimflow_train.storage.run_folder import read_manifest
 from mimflow_train.storage.saver import Saver
 from mimflow_train.telemetry.console import say
-from mimflow_train.telemetry.reports import Reports
+from mimflow_train.telemetry.run_log import RunLog
 from mimflow_train.telemetry.stall import StallWatch
 
 __all__ = ["load_data", "run_local", "run_torchrun", "train_phases", "train_run"]
@@ -71,9 +71,9 @@ def run_local(config: TrainConfig, run_dir: Path, device: torch.device, plan: Pl
         The signal that ended the run early, or None.
     """
     stop = StopRequest()
-    with stop.listening(), contextlib.closing(Reports(config, run_dir, plan)) as reports:
-        context = LocalContext(device, reports.write, stop)
-        state = train_run(context, config, run_dir, plan, reports)
+    with stop.listening(), contextlib.closing(RunLog(config, run_dir, plan)) as run_log:
+        context = LocalContext(device, run_log.write, stop)
+        state = train_run(context, config, run_dir, plan, run_log)
     return stop.received if state.step < plan.until else None
 
 
@@ -90,15 +90,15 @@ def run_torchrun(config: TrainConfig, run_dir: Path, kind: str, plan: Plan) -> i
         The signal that ended the run early, or None.
     """
     stop = StopRequest()
-    with stop.listening(), contextlib.closing(Reports(config, run_dir, plan)) as reports:
-        context = TorchrunContext(kind, reports.write, stop)
+    with stop.listening(), contextlib.closing(RunLog(config, run_dir, plan)) as run_log:
+        context = TorchrunContext(kind, run_log.write, stop)
         with context.joined():
-            state = train_run(context, config, run_dir, plan, reports)
+            state = train_run(context, config, run_dir, plan, run_log)
     return stop.received if state.step < plan.until else None
 
 
 def train_run(
-    context: Context, config: TrainConfig, run_dir: Path, plan: Plan, reports: Reports
+    context: Context, config: TrainConfig, run_dir: Path, plan: Plan, run_log: RunLog
 ) -> State:
     """Train a run from where it stands; after a divergence, once more from the last checkpoint.
 
@@ -107,7 +107,7 @@ def train_run(
         config: The run.
         run_dir: The run folder.
         plan: How far to go and what to keep.
-        reports: Opened by rank 0 at the step where training starts.
+        run_log: Opened by rank 0 at the step where training starts.
 
     Returns:
         The state at ``plan.until``, or where the context asked to stop.
@@ -119,7 +119,7 @@ def train_run(
     """
     watch = StallWatch(run_dir, context.rank)
     with watch.looking():
-        return _train_run(context, config, run_dir, plan, reports=reports, watch=watch)
+        return _train_run(context, config, run_dir, plan, run_log=run_log, watch=watch)
 
 
 def _train_run(
@@ -128,7 +128,7 @@ def _train_run(
     run_dir: Path,
     plan: Plan,
     *,
-    reports: Reports,
+    run_log: RunLog,
     watch: StallWatch,
 ) -> State:
     data = load_data(config, run_dir)
@@ -139,7 +139,7 @@ def _train_run(
 
     def go_on(state: State) -> State:
         watch.stepped(state.step)
-        with _leaving_a_trace(context, saver, reports, state):
+        with _leaving_a_trace(context, saver, run_log, state):
             return train_phases(context, state, data, until=plan.until, calls=calls)
 
     state = _restored(context, config, run_dir)
@@ -229,11 +229,11 @@ def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
 
 @contextmanager
 def _leaving_a_trace(
-    context: Context, saver: Saver, reports: Reports, state: State
+    context: Context, saver: Saver, run_log: RunLog, state: State
 ) -> Iterator[None]:
     """Report from the state's step on; at the end the newest checkpoint is whole, come what may."""
     if context.rank == 0:
-        reports.begin(state.step)
+        run_log.begin(state.step)
     try:
         try:
             yield

@@ -4,6 +4,7 @@ All see images in [-1, 1]. They are never part of the model, so no state dict ho
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mimflow_train.config import ConvolutionalConfig, TrainConfig
+from mimflow_train.config import TEACHERS, ConvolutionalConfig, TrainConfig
 from mimflow_train.convolutional import SD_VAE_FILE
 from mimflow_train.data.images import ImageSource, LabelledImages, MemoryImages, to_unit
 from mimflow_train.frozen.clip import CLIP_FILE, ClipTeacher
@@ -37,6 +38,7 @@ __all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank", "near
 
 _CHUNK = 64
 _MOST_ON_DEVICE = 2**30  # bytes of one bank
+_MOST_KEPT = 2**31  # bytes of all banks of a worker; more are computed in each step
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Targets:
         grid = config.model.encoder.grid
         names = config.trained_model.features
         images = data.train.images
-        keep = isinstance(images, MemoryImages) and not config.data.flip
+        sizes = (len(images) * math.prod(grid) * TEACHERS[name] * 2 for name in names)
+        is_seen_again = isinstance(images, MemoryImages) and not config.data.flip
+        keep = is_seen_again and sum(sizes) <= _MOST_KEPT
         # Networks are built for the precision of a step; banks are made before it, in float32.
         with contextlib.nullcontext() if keep else precision(device, config.precision):
             teachers = {name: build_teacher(name, grid, device) for name in names}

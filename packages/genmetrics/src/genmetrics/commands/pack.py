@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_target(options.target, "OUT.npz", "images", [options.source])
     source = open_all(options, options.source)
 
-    from genmetrics.images.image_files import pack_images
+    from genmetrics.images.writing import pack_images
 
     with progress_bar(len(source)) as bar:
         pack_images(source, options.target, bar.update)

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_parent(options.target, "DST")
     source = open_all(options, options.source)
 
-    from genmetrics.images.image_files import prepare_images
+    from genmetrics.images.writing import prepare_images
 
     with progress_bar(len(source)) as bar:
         prepare_images(source, options.target, options.size, bar.update)

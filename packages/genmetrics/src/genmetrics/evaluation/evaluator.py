@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from genmetrics.checks import require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.evaluate import Judge
 from genmetrics.evaluation.feasibility import require_enough
@@ -17,7 +18,6 @@ from genmetrics.evaluation.protocols import Protocol, choose_protocol, metric_na
 from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
-from genmetrics.features.tensors import require_bytes
 from genmetrics.images.contents import Contents
 from genmetrics.images.sources import ImageSource
 from genmetrics.networks.extractors import Extractor, get_extractor

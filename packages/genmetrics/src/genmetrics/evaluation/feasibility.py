@@ -9,7 +9,7 @@ from genmetrics.evaluation.protocols import Protocol
 from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet
 from genmetrics.features.stats import GaussianStats, require_compatible
-from genmetrics.metrics.extrapolation import FEWEST_SAMPLES
+from genmetrics.metrics.frechet_infinity import FEWEST_SAMPLES
 from genmetrics.networks.extractors import Extractor
 
 __all__ = ["require_enough", "require_suitable", "usable_statistics"]

@@ -11,7 +11,7 @@ import numpy as np
 from genmetrics.evaluation.report import ImageSet
 from genmetrics.features.stats import GaussianStats
 from genmetrics.features.stats_files import load_all_stats
-from genmetrics.images.archives import STATISTICS_NOT_USED, open_image_array
+from genmetrics.images.arrays import STATISTICS_NOT_USED, open_image_array
 from genmetrics.images.sources import ImageSource, open_images
 from genmetrics.images.zip_members import torn_archive
 

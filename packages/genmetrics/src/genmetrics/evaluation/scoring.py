@@ -9,14 +9,14 @@ from genmetrics.evaluation.protocols import Protocol
 from genmetrics.evaluation.report import Score
 from genmetrics.features.stats import GaussianStats, StatsAccumulator
 from genmetrics.metrics.class_scores import inception_score
-from genmetrics.metrics.extrapolation import fd_infinity
-from genmetrics.metrics.floor import frechet_at_equal_count, frechet_floor
 from genmetrics.metrics.frechet import (
     FrechetResult,
     frechet_distance,
     frechet_distance_from_features,
 )
 from genmetrics.metrics.frechet_error import frechet_standard_error
+from genmetrics.metrics.frechet_floor import frechet_at_equal_count, frechet_floor
+from genmetrics.metrics.frechet_infinity import fd_infinity
 from genmetrics.metrics.kernel_distances import cmmd, kid
 from genmetrics.metrics.neighbours import precision_recall
 from genmetrics.networks.extractors import Extractor

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from genmetrics.checks import require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.features.cache import FeatureCache
-from genmetrics.features.tensors import require_bytes
 from genmetrics.images.contents import Contents
 from genmetrics.images.decoding import Decoded, Processes, batches_ahead
 from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip, as_images

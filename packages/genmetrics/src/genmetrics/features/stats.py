@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from genmetrics.checks import Rows, as_features
 from genmetrics.errors import BadInput, NumericalFailure
 from genmetrics.features.sums import CentredSums, GridSums
-from genmetrics.features.tensors import Rows, as_features
 
 _ROWS_PER_UPDATE = 4096
 _FORCE = "or merge them all the same with --force (force=True in Python)"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import GaussianStats
-from genmetrics.images.archives import FEATURES_NOT_READ, is_of_features
+from genmetrics.images.arrays import FEATURES_NOT_READ, is_of_features
 from genmetrics.images.zip_members import TORN, torn_archive
 
 SCHEMA = "genmetrics-stats/1"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from genmetrics.errors import BadInput
-from genmetrics.images.archives import ImageArray, open_image_array
+from genmetrics.images.arrays import ImageArray, open_image_array
 from genmetrics.images.contents import Contents
 from genmetrics.images.float_images import FloatRange, check_float_range
 from genmetrics.images.picture_sets import ImageFolder, ImageZip, member_name

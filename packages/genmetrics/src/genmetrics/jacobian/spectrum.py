@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genmetrics.checks import described
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.tensors import described
 from genmetrics.jacobian.estimate import Estimate
 from genmetrics.jacobian.exact import singular_values
 from genmetrics.jacobian.inverse_cg import smallest_by_cg

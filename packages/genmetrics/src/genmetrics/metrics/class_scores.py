@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from genmetrics.checks import Rows, as_features
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import require_finite
-from genmetrics.features.tensors import Rows, as_features
 
 _ORDER_TOLERANCE = 0.05
 _ROWS_AT_ONCE = 4096

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from genmetrics.checks import OtherRows, Rows, as_two_sets
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import require_finite
-from genmetrics.features.tensors import OtherRows, Rows, as_two_sets
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["subsets", "full"]

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
+from genmetrics.checks import require_pairs
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.tensors import require_pairs
 
 SSIMWindow = Literal["gaussian", "uniform"]
 

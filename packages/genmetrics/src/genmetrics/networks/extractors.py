@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
+from genmetrics.checks import require_bytes
 from genmetrics.errors import UsageError
-from genmetrics.features.tensors import require_bytes
 from genmetrics.networks.extractor_names import check_extractor_name, plugin_extractors
 
 

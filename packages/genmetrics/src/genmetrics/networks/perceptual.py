@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor, nn
 
+from genmetrics.checks import require_bytes, require_pairs
 from genmetrics.errors import BadInput, WeightsUnavailable
-from genmetrics.features.tensors import require_bytes, require_pairs
 from genmetrics.networks.extractors import full_float32
 from genmetrics.networks.weights import (
     FOLDER_VARIABLE,

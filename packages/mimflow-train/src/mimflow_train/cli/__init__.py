@@ -1,1 +1,1 @@
-"""The commands ``mimflow-train``, ``mimflow-sample`` and ``mimflow-data``."""
+"""The commands ``mimflow-*``: one module each, and what they share."""

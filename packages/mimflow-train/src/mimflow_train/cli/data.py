@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from mimflow_train.cli.command import parse, run
 from mimflow_train.data import glyphs, photos
-from mimflow_train.data.layout import read_layout
+from mimflow_train.data.layout import read_layout, require_apart
 from mimflow_train.data.precrop import CropOptions, crop_copy
 from mimflow_train.device.machine import count_cores
 from mimflow_train.errors import ConfigError, DataError
+from mimflow_train.storage.lock import locked
 from mimflow_train.telemetry.console import say
 
 PROGRAM = "mimflow-data"
@@ -114,19 +115,21 @@ def _write_new(out: Path, images: Iterator[tuple[str, str, Image.Image]], attrib
     if out.exists():
         raise ConfigError(f"Expected a new folder; {out} exists. Remove it or name another.")
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what was left by a command that was killed
-    partial.mkdir(parents=True)
     counts: Counter[str] = Counter()
-    try:
-        for split, name, image in images:
-            path = partial / split / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-            counts[split] += 1
-        (partial / "ATTRIBUTION.txt").write_text(attribution)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with locked(partial):
+        try:
+            for split in ("train", "val"):  # of a command that was killed
+                shutil.rmtree(partial / split, ignore_errors=True)
+            for split, name, image in images:
+                path = partial / split / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+                counts[split] += 1
+            (partial / "ATTRIBUTION.txt").write_text(attribution)
+            partial.rename(out)
+            (out / ".lock").unlink()
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     sys.stdout.write(f"{counts['train']} train and {counts['val']} val images in {out}\n")
     return 0
 
@@ -139,6 +142,7 @@ def _crop(options: Crop) -> int:
         raise ConfigError(
             f"Expected --processes >= 1; got {processes}. Leave it out for all cores."
         )
+    require_apart(options.out, options.source)
     layout = read_layout(options.source.resolve(), say)
     total = len(layout.train) + len(layout.held_out)
     how = CropOptions(size=options.size, encoding=options.format, quality=options.quality)

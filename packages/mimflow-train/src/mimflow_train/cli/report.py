@@ -50,7 +50,7 @@ def _main(options: ReportOptions) -> int:
         )
 
     from mimflow_train.report.compare import write_comparison
-    from mimflow_train.report.run import write_report
+    from mimflow_train.report.one_run import write_report
 
     if len(options.runs) == 1:
         path = write_report(options.runs[0])

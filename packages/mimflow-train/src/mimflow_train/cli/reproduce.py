@@ -24,7 +24,7 @@ from mimflow_train.cli.preflight import (
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.overrides import override
 from mimflow_train.data.glyphs import CLASS_NAMES
-from mimflow_train.data.layout import read_layout
+from mimflow_train.data.layout import read_layout, require_apart
 from mimflow_train.device.machine import choose_device, require_gpu
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError, DataError
@@ -231,6 +231,8 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
         return CLASS_NAMES, source, ""
     size = RECIPES[options.scale](CLASS_NAMES, "emoji").model.encoder.image_size
     root = quick_images(out / "images", size) if source == "emoji" else Path(source)
+    if root != out / "images":
+        require_apart(out, root)
     layout = read_layout(root.resolve(), say)
     if len(layout.class_names) == 1:
         raise DataError(

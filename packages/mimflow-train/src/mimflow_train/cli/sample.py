@@ -86,7 +86,7 @@ def _main(options: SampleOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from mimflow_train.draws import generator
-    from mimflow_train.evaluation.evaluate import generate
+    from mimflow_train.evaluation.sampling import generate
     from mimflow_train.pretrained import trained_model
 
     model = trained_model(config, options.run, torch.device(device))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from mimflow_train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from mimflow_train.evaluation.evaluate import Evaluation
     from mimflow_train.evaluation.reconstruction import Reconstruction
+    from mimflow_train.evaluation.summary import Evaluation
 
 __all__ = ["summary"]
 

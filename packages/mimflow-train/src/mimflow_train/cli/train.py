@@ -20,6 +20,7 @@ from mimflow_train.cli.preflight import (
     require_packages,
 )
 from mimflow_train.config import TrainConfig
+from mimflow_train.data.layout import require_apart
 from mimflow_train.device.machine import (
     choose_device,
     require_gpu,
@@ -145,6 +146,8 @@ def _main(options: TrainOptions) -> int:
         require_wandb()
     name = Path(config.data.source).name
     run_dir = (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
+    if config.data.source != "emoji":
+        require_apart(run_dir, Path(config.data.source))
     if rank > 0:  # it waits for rank 0 where they meet
         _train(options, config, run_dir, launch)
         return 0
@@ -192,6 +195,11 @@ def _train_and_finish(
         for name in FILES_OF_ITS_END:
             (run_dir / name).unlink(missing_ok=True)
     say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
+    if launch.address and launch.device == "cuda" and choose_device("auto") == "cpu":
+        say(
+            "Warning: the cluster trains on GPUs and this machine has none, so that its CPU will "
+            "judge the run, which takes long. Run the command on a node with a GPU."
+        )
     stopped = _train(options, config, run_dir, launch)
     if stopped is not None:
         say(f"Saved in {run_dir}. Run the same command again to go on.")

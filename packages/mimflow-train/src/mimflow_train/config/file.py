@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tomllib
 import types
 import typing
@@ -130,5 +131,8 @@ def write_config(config: TrainConfig, run_dir: Path) -> None:
     """Write a run's configuration where ``read_config`` finds it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     draft = run_dir / ".config.json.draft"
-    draft.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    with draft.open("w") as file:
+        file.write(json.dumps(to_dict(config), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # or a machine that goes down may leave it empty
     draft.replace(run_dir / "config.json")

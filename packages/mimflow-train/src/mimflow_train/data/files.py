@@ -139,7 +139,8 @@ class FolderLayout:
 
         The same for a tar and for the folder that it unpacks to. Pixels are not looked at.
         """
-        digest = hashlib.blake2b("/".join(self.class_names).encode(), digest_size=16)
+        classes = "/".join(self.class_names).encode(errors="surrogateescape")
+        digest = hashlib.blake2b(classes, digest_size=16)
         for files in (self.train, self.held_out):
             digest.update(b"\0".join(files.names.tolist()))
             digest.update(files.labels.astype("<i8").tobytes())

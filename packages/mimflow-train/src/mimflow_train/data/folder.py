@@ -109,7 +109,7 @@ class BadImages:
                     f"Expected at most {self.allowed} unreadable image(s); got {len(self.paths)}: "
                     f"{', '.join(str(each) for each in sorted(self.paths)[:3])} "
                     f"(the latest: {unreadable.reason}). Repair or remove them and run the same "
-                    "command again."
+                    "command again, with a new --out where training has begun."
                 )
 
     def _listed(self) -> set[Path]:
@@ -189,6 +189,11 @@ def _split(files: ImageFiles, size: int, bad: BadImages) -> Split:
     labels = torch.from_numpy(files.labels)
     if len(files) > _IN_MEMORY_FILES:
         return Split(images, labels)
-    with ThreadPoolExecutor() as pool:
-        decoded = pool.map(images.reader.decode, range(len(files)))
-        return Split(MemoryImages(torch.stack([images.accept(each) for each in decoded])), labels)
+    pixels = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    pool = ThreadPoolExecutor()
+    try:
+        for index, each in enumerate(pool.map(images.reader.decode, range(len(files)))):
+            pixels[index] = images.accept(each)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return Split(MemoryImages(pixels), labels)

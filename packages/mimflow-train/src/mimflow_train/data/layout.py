@@ -9,13 +9,14 @@ from pathlib import Path
 
 from mimflow_train.data.copy_record import require_whole
 from mimflow_train.data.files import FolderLayout, Found, ImageFiles
+from mimflow_train.data.imagenet import TRAIN_TAR
 from mimflow_train.data.index import read_index, write_index
 from mimflow_train.data.left_out import LeftOut
 from mimflow_train.data.naming import EXTENSIONS, SPLITS, held_out_folder, is_hidden
 from mimflow_train.data.scan import Scan, scan_images
-from mimflow_train.errors import DataError
+from mimflow_train.errors import ConfigError, DataError
 
-__all__ = ["read_layout"]
+__all__ = ["read_layout", "require_apart"]
 
 _HELD_OUT_SHARE = 8  # one file in eight, where the folder has no val/
 _EXPECTED = "Expected DIR/CLASS/*.png, DIR/train/CLASS with DIR/val/CLASS, or DIR/*.png"
@@ -52,6 +53,26 @@ def read_layout(root: Path, say: Callable[[str], None] = lambda _: None) -> Fold
     if layout.remark:
         say(layout.remark)
     return layout
+
+
+def require_apart(out: Path, root: Path) -> None:
+    """Refuse to write among the images, where what is written would be taken for some.
+
+    Args:
+        out: Where something is about to be written.
+        root: What :func:`read_layout` reads.
+
+    Raises:
+        ConfigError: If it would be read.
+    """
+    out, root = out.resolve(), root.resolve()
+    has_train = (root / "train").is_dir() or (root / TRAIN_TAR).is_file()
+    for folder in (root / name for name in SPLITS) if has_train else (root,):
+        if out.is_relative_to(folder) and not any(map(is_hidden, out.relative_to(folder).parts)):
+            raise ConfigError(
+                f"Expected a folder outside of {folder} to write to, since all images in that are "
+                f"read; got {out}. Give --out elsewhere."
+            )
 
 
 def _lay_out(root: Path, scan: Scan) -> FolderLayout:

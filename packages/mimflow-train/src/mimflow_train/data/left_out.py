@@ -22,6 +22,7 @@ class LeftOut:
         kinds: Files of each extension of images that are not read.
         links: Links that lead nowhere.
         linked_folders: Links to folders inside of classes, which may lead back.
+        links_in_tars: Images that a tar holds as links to others.
     """
 
     validation: str = ""
@@ -30,6 +31,7 @@ class LeftOut:
     kinds: Counter[str] = field(default_factory=Counter)
     links: list[str] = field(default_factory=list)
     linked_folders: list[str] = field(default_factory=list)
+    links_in_tars: int = 0
 
     def reads(self, name: str) -> bool:
         """Whether a file is an image that is read; one of another kind is counted."""
@@ -72,6 +74,11 @@ class LeftOut:
             sentences.append(
                 f"{len(self.linked_folders):,} link(s) to folders inside of classes are not "
                 f"followed ({_some(self.linked_folders)})."
+            )
+        if self.links_in_tars:
+            sentences.append(
+                f"{self.links_in_tars:,} image(s) that a tar holds as links are left out; "
+                "`tar --hard-dereference -h` packs them as files."
             )
         return " ".join(sentences)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mimflow_train.data.folder import Decoded, FolderImages, ImageReader, Unreadable
@@ -44,9 +44,9 @@ class _Batches(Dataset[_Batch]):
     def __getitem__(self, indices: Sequence[int]) -> _Batch:
         try:
             decoded = [self._decode(index) for index in indices]
+            pixels = _to_hand_over(torch.stack([each.pixels for each in decoded]))
         except DataError as error:
             return _Batch(list(indices), torch.empty(0, 3, 0, 0, dtype=torch.uint8), [], str(error))
-        pixels = torch.stack([each.pixels for each in decoded])
         skipped = [bad for each in decoded for bad in each.skipped]
         return _Batch(list(indices), pixels, skipped, "")
 
@@ -54,6 +54,23 @@ class _Batches(Dataset[_Batch]):
         if isinstance(self.images, ImageReader):
             return self.images.decode(index)
         return Decoded(self.images[index], ())
+
+
+def _to_hand_over(pixels: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Put pixels where the training process reads them; later, torch would drop what has no room.
+
+    Raises:
+        DataError: If there is no room.
+    """
+    if get_worker_info() is None:
+        return pixels
+    try:
+        return pixels.share_memory_()
+    except RuntimeError as error:
+        raise DataError(
+            f"Expected room in /dev/shm for the images on their way; there is none ({error}). "
+            "Lower data.loaders, or give it 1 GB a worker (docker run --shm-size)."
+        ) from error
 
 
 def load(

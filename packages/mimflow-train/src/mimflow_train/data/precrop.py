@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
@@ -19,6 +20,8 @@ from PIL import Image
 from mimflow_train.data.copy_record import begin_copy, finish_copy
 from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
 from mimflow_train.data.files import FolderLayout, ImageFiles
+from mimflow_train.errors import DataError
+from mimflow_train.storage.lock import locked
 
 __all__ = ["CropOptions", "Cropped", "crop_copy"]
 
@@ -80,10 +83,25 @@ def crop_copy(
         progress: Receives the number of images done since it was last called.
 
     Raises:
-        ConfigError: If the folder holds something else.
+        ConfigError: If the folder holds something else, or another process writes to it.
+        DataError: If one of the processes is killed.
     """
     record = {"source": layout.fingerprint, **asdict(options)}
     begin_copy(out, layout.train.root, record)
+    with locked(out):
+        cropped = _crop_all(layout, out, options, processes, progress)
+        finish_copy(out)
+        (out / ".lock").unlink()
+    return cropped
+
+
+def _crop_all(
+    layout: FolderLayout,
+    out: Path,
+    options: CropOptions,
+    processes: int,
+    progress: Callable[[int], object],
+) -> Cropped:
     tally: Counter[str] = Counter()
     skipped: list[str] = []
     context = multiprocessing.get_context("forkserver")
@@ -97,12 +115,16 @@ def crop_copy(
                 tally.update(written=part.written, present=part.present)
                 skipped += part.skipped
                 progress(part.written + part.present + len(part.skipped))
+    except BrokenProcessPool as error:
+        raise DataError(
+            "Expected the processes that crop images to live; one was killed, as happens where "
+            "memory is short. Lower --processes; the same command goes on from here."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
     if skipped:
         text = "".join(f"{line}\n" for line in skipped)
         (out / _SKIPPED).write_text(text, encoding="utf-8", errors="surrogateescape")
-    finish_copy(out)
     return Cropped(tally["written"], tally["present"], tuple(skipped))
 
 

@@ -150,9 +150,9 @@ def _add_validation(scan: Scan, root: Path) -> None:
         return
     classes = validation_classes(scan.watch(root / DEVKIT))
     number = scan.add_archive(root / VAL_TAR)
+    found = members(root / VAL_TAR, number, scan.left_out)
     images = sorted(
-        (each for each in members(root / VAL_TAR, number) if scan.left_out.reads(each.name)),
-        key=lambda each: each.name,
+        (each for each in found if scan.left_out.reads(each.name)), key=lambda each: each.name
     )
     if len(images) != len(classes):
         raise DataError(

@@ -1,13 +1,13 @@
 """Finds image files inside tars without unpacking them; imports no torch."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from mimflow_train.data.files import Found
 from mimflow_train.data.left_out import LeftOut
-from mimflow_train.data.naming import EXTENSIONS, is_hidden
+from mimflow_train.data.naming import EXTENSIONS, is_hidden, is_image
 from mimflow_train.errors import DataError
 
 __all__ = ["class_tar", "members", "tar_of_tars", "whole_tar"]
@@ -26,7 +26,7 @@ def whole_tar(path: Path, left_out: LeftOut) -> list[Found]:
         DataError: If it is not a whole, uncompressed tar.
     """
     _require_tar(path)
-    found = [each for each in members(path, 0) if left_out.reads(each.name)]
+    found = [each for each in members(path, 0, left_out) if left_out.reads(each.name)]
     names = [PurePosixPath(each.name).parts for each in found]
     depth = 0
     while names and all(len(parts) > depth + 2 for parts in names):
@@ -53,7 +53,7 @@ def class_tar(path: Path, archive: int, prefix: str, left_out: LeftOut) -> list[
         DataError: If it is not a whole, uncompressed tar.
     """
     found = []
-    for each in members(path, archive):
+    for each in members(path, archive, left_out):
         if left_out.reads(each.name):
             name = f"{prefix}{path.stem}/{each.name.removeprefix(f'{path.stem}/')}"
             found.append(Found(name, each.size, archive, each.offset))
@@ -74,7 +74,7 @@ def tar_of_tars(path: Path, archive: int, prefix: str, left_out: LeftOut) -> lis
     """
     found = []
     with _opened(path) as outer:
-        for inner in _files(outer):
+        for inner in _files(outer, left_out):
             path_inside = PurePosixPath(inner.name)
             if path_inside.suffix != ".tar" or any(map(is_hidden, path_inside.parts)):
                 continue
@@ -89,23 +89,32 @@ def tar_of_tars(path: Path, archive: int, prefix: str, left_out: LeftOut) -> lis
                         archive,
                         inner.offset_data + each.offset_data,
                     )
-                    for each in _files(tar)
+                    for each in _files(tar, left_out)
                     if left_out.reads(each.name)
                 ]
-    return found
+    return _last_of_each_name(found)
 
 
-def members(path: Path, archive: int) -> list[Found]:
-    """Return the regular files of a tar.
+def members(path: Path, archive: int, left_out: LeftOut) -> list[Found]:
+    """Return the regular files of a tar; of those of one name the last, which unpacking leaves.
+
+    Args:
+        path: The tar.
+        archive: Its number.
+        left_out: Counts images that are links.
 
     Raises:
         DataError: If it is not a whole, uncompressed tar.
     """
     with _opened(path) as tar:
-        return [
+        return _last_of_each_name(
             Found(each.name.removeprefix("./"), each.size, archive, each.offset_data)
-            for each in _files(tar)
-        ]
+            for each in _files(tar, left_out)
+        )
+
+
+def _last_of_each_name(found: Iterable[Found]) -> list[Found]:
+    return list({each.name: each for each in found}.values())
 
 
 def _require_tar(path: Path) -> None:
@@ -146,11 +155,13 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         ) from error
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _files(tar: tarfile.TarFile, left_out: LeftOut) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # it would remember a million of them
         if member.isreg() and not member.issparse():
             yield member
+        elif (member.islnk() or member.issym()) and is_image(member.name.removeprefix("./")):
+            left_out.links_in_tars += 1
     # tarfile takes a header that it cannot read for the end; the real end is a block of zeros.
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)

@@ -177,6 +177,8 @@ def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -
     if config.compile:
         # Else every layer of a module under DDP is compiled in parts, one for each of its buckets.
         torch._dynamo.config.optimize_ddp = False
+        # Else the adversary's gradient, which leaves the graph for another, finds buffers reused.
+        torch._functorch.config.donated_buffer = not config.decoder_phase.adaptive
         forwards = {kind: torch.compile(each, dynamic=False) for kind, each in forwards.items()}
     for layer in model.layers:
         work = forwards[type(layer)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -81,10 +81,15 @@ class StopRequest:
             return
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(each, lambda number, _: os._exit(128 + number))  # the third does not wait
+        self.received = number
+        self.end()
+
+    def end(self) -> NoReturn:
+        """End the process at once, with the code of the signal that was received."""
         try:
             self._before_exit()
         finally:
-            os._exit(128 + number)
+            os._exit(128 + (self.received or 0))
 
 
 class LocalContext:

@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import shutil
-import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,24 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import from_dict, to_dict
 from mimflow_train.device.machine import count_cores
 from mimflow_train.engine.context import Place, RayContext, StopRequest, leave_spare_workers
+from mimflow_train.engine.driver import (
+    BEGAN_FILE,
+    FAILURE_FILE,
+    RAY_FOLDER,
+    STOP_FILE,
+    watch,
+)
 from mimflow_train.engine.processes import descendants, kill
 from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.failures import ended
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_run
 from mimflow_train.telemetry.console import said_to, say
-from mimflow_train.telemetry.reports import Readout, Reports
+from mimflow_train.telemetry.run_log import RunLog
 
 __all__ = ["join_cluster", "run_ray"]
 
-_RAY_FOLDER = "ray"  # Ray's own files, ours for the length of one launch
-_STOP_FILE = "stop-requested"
-_FAILURE_FILE = "failure.json"
 _LAUNCH_FILE = "launch"
-_BEGAN_FILE = "began"
-_POLL_SECONDS = 1.0
 _RESIZE_SECONDS = 60.0
 
 
@@ -105,8 +106,8 @@ def run_ray(
     workers = workers if isinstance(workers, Workers) else Workers(workers, workers)
     others = descendants()
     # Ray would take its own record of an earlier launch for the state of this one.
-    shutil.rmtree(run_dir / _RAY_FOLDER, ignore_errors=True)
-    (run_dir / _RAY_FOLDER).mkdir()
+    shutil.rmtree(run_dir / RAY_FOLDER, ignore_errors=True)
+    (run_dir / RAY_FOLDER).mkdir()
     if address is None:
         _start_cluster(workers)
     elif not ray.is_initialized():
@@ -117,7 +118,7 @@ def run_ray(
     stop = StopRequest(before_exit=lambda: kill(descendants() - others))
     try:
         with stop.listening():
-            outcome = _fit(trainer.fit, run_dir, stop, plan.until)
+            outcome = watch(trainer.fit, run_dir, stop, plan.until)
     finally:
         rays = descendants() - others
         ray.shutdown()
@@ -144,8 +145,8 @@ def _trainer(
     # Right after a machine has died Ray still counts its devices; a range soon counts anew.
     seconds = "120" if workers.is_range else "300"
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", seconds)
-    launch = uuid.uuid4().hex
-    (run_dir / _RAY_FOLDER / _LAUNCH_FILE).write_text(launch)
+    launch, threads = uuid.uuid4().hex, os.environ.get("OMP_NUM_THREADS", "")
+    (run_dir / RAY_FOLDER / _LAUNCH_FILE).write_text(launch)
     return TorchTrainer(
         _work,
         train_loop_config={
@@ -155,7 +156,7 @@ def _trainer(
             "plan": dataclasses.asdict(plan),
             "least": workers.least,
             "is_range": workers.is_range,
-            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
+            "threads": int(threads) if threads.isdecimal() else 0,
         },
         scaling_config=ScalingConfig(
             num_workers=tuple(workers) if workers.is_range else workers.most,
@@ -164,11 +165,11 @@ def _trainer(
             resources_per_worker={"CPU": 1, **({"GPU": 1} if device == "cuda" else {})},
         ),
         run_config=RunConfig(
-            name=_RAY_FOLDER,
+            name=RAY_FOLDER,
             storage_path=str(run_dir),
             failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[_Witness(run_dir / _RAY_FOLDER / "ray.words")],
+            callbacks=[_Witness(run_dir / RAY_FOLDER / "ray.words")],
         ),
     )
 
@@ -185,39 +186,6 @@ class _Witness(ray.train.UserCallback):  # type: ignore[misc]
             with said_to(self._words):
                 say(line)
         self._told = line
-
-
-def _fit(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) -> dict[str, str]:
-    """Run a job in a second thread; this one has the signals and the progress."""
-    box: dict[str, Any] = {}
-
-    def fit() -> None:
-        try:
-            box["outcome"] = job().return_value
-        except Exception as error:  # shown to the user below, whatever it is
-            box["error"] = error
-
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    readout, began = Readout(run_dir, run_dir / _RAY_FOLDER, until), False
-    while thread.is_alive():
-        thread.join(_POLL_SECONDS)
-        if stop.received is not None and not began:
-            began = True
-            (run_dir / _RAY_FOLDER / _STOP_FILE).touch()
-        readout.show()
-    readout.close()
-    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
-    if "error" in box and note.exists():  # which Ray has started nobody any more to read
-        box["outcome"] = json.loads(note.read_text())
-    elif "error" in box:
-        why = str(box["error"]).strip().splitlines()[-1].rstrip(".")  # below its tracebacks
-        raise errors.RetriesError(
-            f"Expected the workers to finish; Ray Train gave up: {why}. "
-            f"What was saved is in {run_dir}; run the same command again."
-        )
-    outcome: dict[str, str] = box["outcome"]
-    return outcome
 
 
 def _work(options: dict[str, Any]) -> dict[str, str]:
@@ -238,12 +206,12 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
                 f"{', '.join(apart)} did not find it. Give --out on a shared file system."
             )
         )
-    note = run_dir / _RAY_FOLDER / _FAILURE_FILE
+    note = run_dir / RAY_FOLDER / FAILURE_FILE
     if note.exists():
         failure: dict[str, str] = json.loads(note.read_text())
         return failure
     try:
-        with said_to(run_dir / _RAY_FOLDER / f"{here.get_world_rank()}.words"):
+        with said_to(run_dir / RAY_FOLDER / f"{here.get_world_rank()}.words"):
             return _train(options, run_dir)
     except (errors.MimflowError, GenmetricsError) as error:
         failure = _failure(error)
@@ -272,7 +240,7 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
             f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
         )
     if rank == 0:
-        _say_if_anew(run_dir / _RAY_FOLDER / _BEGAN_FILE)
+        _say_if_anew(run_dir / RAY_FOLDER / BEGAN_FILE)
     if rank == 0 and options["is_range"]:
         spare = f"; {started - count} more wait, as they cannot share them evenly" * (
             count < started
@@ -283,14 +251,15 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
     if rank >= count:
         return {"status": "spare"}
     place = Place(rank, count, get_device())
-    stop_file = run_dir / _RAY_FOLDER / _STOP_FILE
+    stop_file = run_dir / RAY_FOLDER / STOP_FILE
     # The question to Ray waits for all workers, so it is not asked where some are spare.
     notice = _preemption if count == started else lambda: None
-    with contextlib.closing(Reports(config, run_dir, plan, shown=False)) as reports:
-        context = RayContext(place, reports.write, stop_file, notice=notice)
-        step = train_run(context, config, run_dir, plan, reports).step
+    with contextlib.closing(RunLog(config, run_dir, plan, shown=False)) as run_log:
+        context = RayContext(place, run_log.write, stop_file, notice=notice)
+        step = train_run(context, config, run_dir, plan, run_log).step
         while context.stopped_to_save() and step < plan.until:
-            step = train_run(context, config, run_dir, plan, reports).step
+            gc.collect()  # so that two states are never on the device
+            step = train_run(context, config, run_dir, plan, run_log).step
     return {"status": "done" if step >= plan.until else "stopped"}
 
 
@@ -303,7 +272,7 @@ def _say_if_anew(began: Path) -> None:
 
 def _nodes_without(run_dir: Path, launch: str) -> list[str]:
     """Return the nodes that do not see the file of this launch in the run folder."""
-    path = run_dir / _RAY_FOLDER / _LAUNCH_FILE
+    path = run_dir / RAY_FOLDER / _LAUNCH_FILE
     seen = path.exists() and path.read_text() == launch
     nodes = [None if seen else ray.util.get_node_ip_address()]
     if get_context().get_world_size() > 1:

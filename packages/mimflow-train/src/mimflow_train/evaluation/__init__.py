@@ -1,1 +1,1 @@
-"""What is made of a trained run: pictures, scores, and a look at it from inside."""
+"""A trained run judged: samples, reconstructions, scores, and a look at it from inside."""

@@ -14,7 +14,7 @@ from mim_encoder import MaskRatio, random_mask
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split, to_unit
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.reconstruction import CHUNK, judged_images, same_classes
+from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes
 from mimflow_train.model import MIMFlow
 
 __all__ = [

@@ -31,7 +31,7 @@ from mimflow_train.evaluation.flow_diagnostics import (
     likelihood,
     pass_through,
 )
-from mimflow_train.evaluation.reconstruction import CHUNK, same_classes, spread
+from mimflow_train.evaluation.selection import CHUNK, same_classes, spread
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import nll_floor
 

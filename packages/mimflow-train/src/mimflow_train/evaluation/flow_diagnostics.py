@@ -12,7 +12,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mimflow_train.evaluation.reconstruction import CHUNK
+from mimflow_train.evaluation.selection import CHUNK
 from tarflow_prior import Block, TarFlow
 
 __all__ = [

@@ -6,39 +6,32 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from genmetrics import extract_features, frechet_distance_from_features, get_extractor
 from mim_encoder import MaskRatio, random_mask
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages, Split, to_unit
+from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.pictures import to_bytes
+from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes
 from mimflow_train.model import MIMFlow
 
 __all__ = [
-    "CHUNK",
     "Encoding",
     "Reconstruction",
     "decode",
     "decoded",
     "encode",
     "evaluate_reconstruction",
-    "judged_images",
-    "same_classes",
-    "spread",
-    "spread_labels",
     "unmasked",
 ]
-
-CHUNK = 64
-_MOST_IMAGES = 5000  # of one set; more do not fit in memory at 256 px
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """How well images come back, as in :class:`Evaluation`.
+    """How well images come back, as in :class:`~mimflow_train.evaluation.summary.Evaluation`.
 
     Attributes:
         psnr: Of held-out images, hidden in part.
@@ -133,48 +126,6 @@ def decoded(model: MIMFlow, z: Float[Tensor, "b k d"]) -> Iterator[UInt8[Tensor,
     """Yield the images that latents stand for in batches, as bytes on the CPU."""
     for part in z.split(CHUNK):
         yield to_bytes(model.decoder(part)).cpu()
-
-
-def spread(count: int, most: int) -> Int64[Tensor, " b"]:
-    """Return the numbers from 0 to ``count``, or ``most`` of them, spread evenly.
-
-    Example:
-        >>> spread(3, 12).tolist(), spread(1000, 3).tolist()
-        ([0, 1, 2], [0, 499, 999])
-    """
-    return torch.linspace(0, count - 1, min(count, most)).long()
-
-
-def spread_labels(label: Int64[Tensor, " m"], count: int) -> Int64[Tensor, " b"]:
-    """Return as many labels as are wanted, spread over those that there are.
-
-    Example:
-        >>> spread_labels(torch.tensor([0, 0, 1, 2]), 2).tolist()
-        [0, 2]
-        >>> spread_labels(torch.tensor([0, 1]), 5).tolist()
-        [0, 1, 0, 1, 0]
-    """
-    if count <= len(label):
-        return label[spread(len(label), count)]
-    return label.repeat(count // len(label) + 1)[:count]
-
-
-def judged_images(data: LabelledImages) -> list[int]:
-    """Return which held-out images are looked at: all, or many that are spread evenly."""
-    return spread(len(data.held_out.labels), _MOST_IMAGES).tolist()
-
-
-def same_classes(split: Split, label: Int64[Tensor, " b"], seed: int) -> list[int]:
-    """Choose, for each label, an image of that class; none twice while there are others."""
-    draw = generator(seed, "same classes")
-    queues: dict[int, list[int]] = {}
-    chosen = []
-    for wanted in label.tolist():
-        if not queues.get(wanted):
-            members = torch.nonzero(split.labels == wanted).flatten()
-            queues[wanted] = members[torch.randperm(len(members), generator=draw)].tolist()
-        chosen.append(queues[wanted].pop())
-    return chosen
 
 
 def _psnr(image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:

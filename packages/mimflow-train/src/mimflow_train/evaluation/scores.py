@@ -26,10 +26,11 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import ClassProbe, probe_classes
-from mimflow_train.evaluation.evaluate import generate
 from mimflow_train.evaluation.flow_diagnostics import inversion_error
 from mimflow_train.evaluation.pictures import save_npz
-from mimflow_train.evaluation.reconstruction import decoded, encode, spread_labels, unmasked
+from mimflow_train.evaluation.reconstruction import decoded, encode, unmasked
+from mimflow_train.evaluation.sampling import generate
+from mimflow_train.evaluation.selection import spread_labels
 from mimflow_train.model import MIMFlow
 from tarflow_prior import Block, TarFlow
 

@@ -51,7 +51,7 @@ class PretrainedFile:
 def find_weights(wanted: PretrainedFile, environment: Mapping[str, str] = os.environ) -> Path:
     """Return a weight file: the folder's, else a download if allowed.
 
-    Downloads are allowed unless MIMFLOW_OFFLINE=1 or HF_HUB_OFFLINE=1.
+    Downloads are allowed unless MIMFLOW_OFFLINE or HF_HUB_OFFLINE is on.
 
     Args:
         wanted: What to look for.
@@ -125,7 +125,7 @@ def _in_folder(wanted: PretrainedFile, environment: Mapping[str, str]) -> Path |
 def _downloaded(wanted: PretrainedFile, environment: Mapping[str, str]) -> Path:
     variable = _offline(environment)
     if variable:
-        raise _unavailable(wanted, f"the file is not there, and {variable}=1")
+        raise _unavailable(wanted, f"the file is not there, and {variable}={environment[variable]}")
     try:
         return wanted.download()
     except (OSError, RuntimeError) as error:  # no network; another digest
@@ -133,7 +133,10 @@ def _downloaded(wanted: PretrainedFile, environment: Mapping[str, str]) -> Path:
 
 
 def _offline(environment: Mapping[str, str]) -> str | None:
-    return next((each for each in _OFFLINE_VARIABLES if environment.get(each) == "1"), None)
+    """Return the variable that forbids downloads, by the rule of Hugging Face's hub."""
+    off = ("", "0", "FALSE", "NO", "OFF")
+    set_ = (each for each in _OFFLINE_VARIABLES if environment.get(each, "").upper() not in off)
+    return next(set_, None)
 
 
 def _unavailable(wanted: PretrainedFile, reason: str) -> WeightsError:

@@ -10,7 +10,7 @@ from mimflow_train.config.file import to_dict
 from mimflow_train.report.page import escaped, missing, note, table
 from mimflow_train.storage.run_folder import checkpoints, read_manifest
 
-__all__ = ["ABOUT", "configuration", "evaluation", "flat", "number", "scores"]
+__all__ = ["ABOUT", "configuration", "flat", "number", "scores_table", "summary_table"]
 
 ABOUT = {
     "num_images": "images in every set, N",
@@ -38,7 +38,7 @@ _SETS = {
 }
 
 
-def scores(summary: Mapping[str, Any]) -> str:
+def summary_table(summary: Mapping[str, Any]) -> str:
     """Show the scores that end a run, and reconstruction before the decoder phase beside them.
 
     Args:
@@ -65,7 +65,7 @@ def scores(summary: Mapping[str, Any]) -> str:
     return table(head, rows) + note(words)
 
 
-def evaluation(found: Mapping[str, Any], newest: int) -> str:
+def scores_table(found: Mapping[str, Any], newest: int) -> str:
     """Show what ``mimflow-eval`` found and of what, with N and standard error of each metric.
 
     Args:

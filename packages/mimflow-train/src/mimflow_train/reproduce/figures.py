@@ -29,8 +29,9 @@ from mimflow_train.evaluation.class_probe import (
     enough_to_probe,
     probe_classes,
 )
-from mimflow_train.evaluation.reconstruction import encode, same_classes, spread
+from mimflow_train.evaluation.reconstruction import encode
 from mimflow_train.evaluation.scores import flow_spectrum
+from mimflow_train.evaluation.selection import same_classes, spread
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_depths

@@ -22,14 +22,8 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import enough_to_probe, probe_latents
 from mimflow_train.evaluation.pictures import save_npz
-from mimflow_train.evaluation.reconstruction import (
-    CHUNK,
-    decode,
-    decoded,
-    encode,
-    spread_labels,
-    unmasked,
-)
+from mimflow_train.evaluation.reconstruction import decode, decoded, encode, unmasked
+from mimflow_train.evaluation.selection import CHUNK, spread_labels
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from mimflow_train.storage.checkpoint import chosen_weights

@@ -16,7 +16,7 @@ from genmetrics import Extractor, extract_features, get_extractor
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.data.images import LabelledImages
-from mimflow_train.evaluation.reconstruction import judged_images
+from mimflow_train.evaluation.selection import judged_images
 from mimflow_train.recipes import RECIPES
 from mimflow_train.run import load_data
 

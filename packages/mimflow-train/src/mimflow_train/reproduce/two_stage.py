@@ -6,7 +6,7 @@ from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.config.file import write_config
 from mimflow_train.convolutional import SD_VAE_FILE, read_sd_vae
 from mimflow_train.evaluation.class_probe import encode_means
-from mimflow_train.evaluation.reconstruction import spread
+from mimflow_train.evaluation.selection import spread
 from mimflow_train.frozen.weights import find_weights
 from mimflow_train.model import MIMFlow
 from mimflow_train.reproduce.session import Session

@@ -29,7 +29,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         if not _take(file):
             raise ConfigError(
                 f"Expected {run_dir} to be free; {_holder(file)} is at work in it. "
-                "Wait for it, or give another --out."
+                "Wait for it, or give another folder."
             )
         _sign(file)
         yield

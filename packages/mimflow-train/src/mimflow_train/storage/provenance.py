@@ -13,9 +13,14 @@ def code_commit() -> str | None:
 
     None if it was installed from a wheel, or there is no git.
     """
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # a wheel may lie in any checkout
+        return _git("describe", "--always", "--dirty=+")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return found.stdout.strip()

@@ -143,10 +143,16 @@ def _is_a_run(run_dir: Path) -> bool:
 
 def _recorded(run_dir: Path) -> dict[str, Any]:
     """Return the configuration of a run, by its checkpoints if need be; empty if none has it."""
-    if (run_dir / "config.json").exists():
-        return to_dict(read_config(run_dir))
     manifests = (read_manifest(folder) for folder in reversed(checkpoints(run_dir)))
-    return next((manifest["config"] for manifest in manifests if "config" in manifest), {})
+    saved = next((manifest["config"] for manifest in manifests if "config" in manifest), {})
+    if not (run_dir / "config.json").exists():
+        return saved
+    try:
+        return to_dict(read_config(run_dir))
+    except ConfigError:
+        if not saved:
+            raise
+        return saved
 
 
 def _fingerprint(recorded: dict[str, Any]) -> object:

@@ -8,7 +8,7 @@ import pytest
 
 from mimflow_train.plan import Plan
 from mimflow_train.telemetry.console import Progress
-from mimflow_train.telemetry.reports import Readout, Reports
+from mimflow_train.telemetry.run_log import Readout, RunLog
 
 
 @pytest.fixture
@@ -37,10 +37,20 @@ def test_a_driver_shows_what_workers_say_and_where_they_are(tmp_path, report, ca
     readout.close()
 
 
+def test_what_an_earlier_launch_reported_is_not_shown_again(tmp_path, report, capsys):
+    report(10)
+    readout = Readout(tmp_path, tmp_path, until=20)
+    assert not readout.show()
+    report(20)
+    assert readout.show()
+    assert capsys.readouterr().err == "step 20/20  loss 1\n"
+    readout.close()
+
+
 def test_steps_that_a_restart_repeats_are_shown_again(tmp_path, report, capsys, monkeypatch):
     begun = []
     monkeypatch.setattr(
-        "mimflow_train.telemetry.reports.Progress", lambda *at: begun.append(at) or Progress(*at)
+        "mimflow_train.telemetry.run_log.Progress", lambda *at: begun.append(at) or Progress(*at)
     )
     readout = Readout(tmp_path, tmp_path, until=20)
     for step in (10, 20):
@@ -58,16 +68,16 @@ def test_steps_that_a_restart_repeats_are_shown_again(tmp_path, report, capsys, 
 
 def test_a_list_that_cannot_be_read_for_a_while_ends_nothing(tmp_path, config, monkeypatch, capsys):
     plan = Plan(until=20, checkpoint_every=10)
-    with contextlib.closing(Reports(config, tmp_path, plan, shown=False)) as reports:
-        reports.begin(0)
+    with contextlib.closing(RunLog(config, tmp_path, plan, shown=False)) as run_log:
+        run_log.begin(0)
 
         def away(_):
             raise OSError(116, "Stale file handle")
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "is_file", away)
-            reports.write(10, {"loss": 1.0})
-        reports.write(20, {"loss": 1.0})
+            run_log.write(10, {"loss": 1.0})
+        run_log.write(20, {"loss": 1.0})
     assert "the values of step 10 cannot be recorded" in capsys.readouterr().err
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 20

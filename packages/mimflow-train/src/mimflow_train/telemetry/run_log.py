@@ -10,10 +10,10 @@ from mimflow_train.telemetry.console import Progress, say
 from mimflow_train.telemetry.events import Recorder, follow, follow_words
 from mimflow_train.telemetry.sinks import WandbSink
 
-__all__ = ["Readout", "Reports"]
+__all__ = ["Readout", "RunLog"]
 
 
-class Reports:
+class RunLog:
     """The record of a run, and what a person sees of it; silent until ``begin``.
 
     Args:
@@ -69,7 +69,7 @@ class Reports:
 
 
 class Readout:
-    """Shows what workers report and say, for a process that only started them.
+    """Shows what workers report and say from now on, for a process that only started them.
 
     Args:
         run_dir: The run.
@@ -79,19 +79,22 @@ class Readout:
 
     def __init__(self, run_dir: Path, words: Path, until: int) -> None:
         self._reports, self._words = follow(run_dir / "metrics.jsonl"), follow_words(words)
+        next(self._reports)  # of an earlier launch, of which no warning is to come again
         self._until, self._shown = until, 0
         self._progress: Progress | None = None
 
-    def show(self) -> None:
-        """Show what has come since the last time."""
-        for line in next(self._words):
+    def show(self) -> bool:
+        """Show what has come since the last time; return whether anything has."""
+        words, reports = next(self._words), next(self._reports)
+        for line in words:
             say(line)
-        for step, values in next(self._reports):
+        for step, values in reports:
             if self._progress is None or step <= self._shown:  # after a restart
                 self.close()
                 self._progress = Progress(step, self._until)
             self._progress.show(step, values)
             self._shown = step
+        return bool(words or reports)
 
     def close(self) -> None:
         """Leave the progress as it stands."""

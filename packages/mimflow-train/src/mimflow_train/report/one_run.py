@@ -13,7 +13,7 @@ from mimflow_train.report.figures import (
     spectrum_section,
 )
 from mimflow_train.report.page import missing, page, picture, write
-from mimflow_train.report.tables import configuration, evaluation, scores
+from mimflow_train.report.tables import configuration, scores_table, summary_table
 from mimflow_train.storage.run_folder import steps_done
 
 __all__ = ["write_report"]
@@ -64,7 +64,7 @@ def _sections(config: TrainConfig, run_dir: Path) -> list[tuple[str, str]]:
         "and outlines of the first row, also where it was hidden.",
     )
     return [
-        ("Scores", scores(read_json(run_dir / "summary.json"))),
+        ("Scores", summary_table(read_json(run_dir / "summary.json"))),
         ("Samples", samples),
         ("Reconstructions", rebuilt),
         ("Curves", curves(reports, config)),
@@ -72,7 +72,7 @@ def _sections(config: TrainConfig, run_dir: Path) -> list[tuple[str, str]]:
         ("Latents", latents_section(diagnostics, config.data.class_names)),
         ("Flow", flow_section(diagnostics)),
         ("Spectrum", spectrum_section(found)),
-        ("Scores of genmetrics", evaluation(found, steps_done(run_dir))),
+        ("Scores of genmetrics", scores_table(found, steps_done(run_dir))),
         ("Samples over time", "\n".join(_grids(run_dir / "samples"))),
         ("Configuration", configuration(config, run_dir)),
     ]

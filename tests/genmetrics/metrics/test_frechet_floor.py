@@ -27,7 +27,7 @@ def test_the_two_sides_share_no_image(monkeypatch):
         pairs.append((set(x[:, 0].tolist()), set(y[:, 0].tolist())))
         return frechet_distance_from_features(x, y)
 
-    monkeypatch.setattr("genmetrics.metrics.floor.frechet_distance_from_features", record)
+    monkeypatch.setattr("genmetrics.metrics.frechet_floor.frechet_distance_from_features", record)
     floor = frechet_floor(rows(9, 0), 4)
     assert len(pairs) == floor.num_draws > 1
     assert all(len(x) == len(y) == 4 and not x & y for x, y in pairs)

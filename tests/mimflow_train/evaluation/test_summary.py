@@ -13,10 +13,9 @@ from mim_encoder import MaskRatio
 from mimflow_train.cli.summary import summary
 from mimflow_train.config.overrides import override
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
-from mimflow_train.evaluation import evaluate as module
-from mimflow_train.evaluation import reconstruction
+from mimflow_train.evaluation import reconstruction, selection
+from mimflow_train.evaluation import summary as module
 from mimflow_train.evaluation.diagnostics import diagnose, write_diagnostics
-from mimflow_train.evaluation.evaluate import evaluate, generate
 from mimflow_train.evaluation.pictures import save_grid, to_bytes
 from mimflow_train.evaluation.reconstruction import (
     Reconstruction,
@@ -25,6 +24,8 @@ from mimflow_train.evaluation.reconstruction import (
     evaluate_reconstruction,
 )
 from mimflow_train.evaluation.run_pictures import grid_pixels, reconstruction_grid, sample_rows
+from mimflow_train.evaluation.sampling import generate
+from mimflow_train.evaluation.summary import evaluate
 from mimflow_train.recipes import tiny
 from mimflow_train.report.figures import latents_section
 from mimflow_train.state import TrainState
@@ -91,7 +92,7 @@ def test_posterior_images_that_are_judged_by_class_are_held_out(config, data, mo
     monkeypatch.setattr(module, "extract_features", lambda images, _: images.float().flatten(1))
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: Probe())
     evaluate(model, config, data)
-    unseen = data.held_out.stack(reconstruction.judged_images(data))
+    unseen = data.held_out.stack(selection.judged_images(data))
     z = encode(model, config, unseen, "evaluate held out").z
     assert torch.equal(judged[0], decode(model, z).cpu().float().flatten(1))
 
@@ -118,9 +119,9 @@ def test_reconstruction_is_judged_hidden_in_part_and_whole(config, data, model):
 
 
 def test_many_held_out_images_are_thinned_evenly(data, monkeypatch):
-    assert reconstruction.judged_images(data) == list(range(16))
-    monkeypatch.setattr(reconstruction, "_MOST_IMAGES", 4)
-    assert reconstruction.judged_images(data) == [0, 5, 10, 15]
+    assert selection.judged_images(data) == list(range(16))
+    monkeypatch.setattr(selection, "_MOST_IMAGES", 4)
+    assert selection.judged_images(data) == [0, 5, 10, 15]
 
 
 def test_encoding_hides_what_its_mask_says(config, data, model):
@@ -164,7 +165,7 @@ def test_temperature_zero_draws_one_image(config, model):
 def test_samples_come_in_batches_with_the_noise_of_all_at_once(config, model, monkeypatch):
     label = torch.arange(7) % 3
     (whole,) = generate(model, config, label, torch.Generator().manual_seed(0))
-    monkeypatch.setattr("mimflow_train.evaluation.evaluate.CHUNK", 1)
+    monkeypatch.setattr("mimflow_train.evaluation.sampling.CHUNK", 1)
     batches = [*generate(model, config, label, torch.Generator().manual_seed(0))]
     assert [len(batch) for batch in batches] == [4, 3]
     # A batch of another size rounds its sums otherwise, and a byte may lie on either side.
@@ -174,7 +175,7 @@ def test_samples_come_in_batches_with_the_noise_of_all_at_once(config, model, mo
 
 def test_same_classes_repeats_no_image_while_there_are_others(data):
     label = torch.tensor([2, 0, 1, 2, 0, 2])
-    chosen = reconstruction.same_classes(data.train, label, 0)
+    chosen = selection.same_classes(data.train, label, 0)
     assert data.train.labels[chosen].tolist() == label.tolist()
     twos = [index for index, wanted in zip(chosen, label.tolist(), strict=True) if wanted == 2]
     assert len(set(twos[:2])) == 2

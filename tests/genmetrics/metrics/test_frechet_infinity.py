@@ -6,8 +6,8 @@ import scipy.stats
 import torch
 
 from genmetrics import BadInput, GaussianStats, StatsAccumulator, UsageError, frechet_distance
-from genmetrics.metrics.extrapolation import fd_infinity
 from genmetrics.metrics.frechet_error import frechet_standard_error
+from genmetrics.metrics.frechet_infinity import fd_infinity
 
 
 def rows(n, d, seed, offset=0.0):

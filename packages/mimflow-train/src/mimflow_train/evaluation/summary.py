@@ -6,11 +6,10 @@ part, encoded and decoded (what a perfect prior would reach), samples of the flo
 drawn from a Gaussian with the latents' own mean and standard deviation (no prior at all).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from genmetrics import (
@@ -24,21 +23,14 @@ from genmetrics import (
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.pictures import to_bytes
-from mimflow_train.evaluation.reconstruction import (
-    CHUNK,
-    decode,
-    encode,
-    evaluate_reconstruction,
-    judged_images,
-    same_classes,
-    spread,
-)
+from mimflow_train.evaluation.reconstruction import decode, encode, evaluate_reconstruction
+from mimflow_train.evaluation.sampling import generate
+from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes, spread
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import nll_floor
-from tarflow_prior import Guidance, nll_per_dim
+from tarflow_prior import nll_per_dim
 
-__all__ = ["Evaluation", "evaluate", "generate"]
+__all__ = ["Evaluation", "evaluate"]
 
 _LATENT_IMAGES = 2048
 _PROBE_IMAGES = 1200
@@ -112,7 +104,6 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     draw = generator(config.seed, "evaluate samples")
     sets = {
         "real": real,
-        "posterior": decode(model, posterior),
         "posterior_unseen": decode(model, posterior_unseen),
         "flow": torch.cat([*generate(model, config, label, draw)]),
         "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
@@ -122,9 +113,10 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     features = {name: extract_features(images, extractor) for name, images in sets.items()}
     distance = {
         name: frechet_distance_from_features(features[name], features["held_out"]).value
-        for name in ("real", "posterior", "flow", "gaussian")
+        for name in ("real", "flow", "gaussian")
     }
     rebuilt = evaluate_reconstruction(model, config, data)
+    distance["posterior"] = rebuilt.fd_posterior
     probe = _class_probe(data, config.seed, extractor)
     asked = spread(len(data.class_names), _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
     drawn = torch.cat([*generate(model, config, asked, draw)])
@@ -136,7 +128,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         psnr=rebuilt.psnr,
         psnr_whole=rebuilt.psnr_whole,
         fd_floor=distance["real"],
-        fd_posterior=rebuilt.fd_posterior,
+        fd_posterior=distance["posterior"],
         fd_whole=rebuilt.fd_whole,
         fd_flow=distance["flow"],
         fd_gaussian=distance["gaussian"],
@@ -156,33 +148,6 @@ def _gap_closed(distance: Mapping[str, float]) -> float | None:
     if gap < _LEAST_GAP * distance["posterior"]:
         return None
     return (distance["gaussian"] - distance["flow"]) / gap
-
-
-@torch.no_grad()
-def generate(
-    model: MIMFlow,
-    config: TrainConfig,
-    label: Int64[Tensor, " b"],
-    draw: torch.Generator,
-    *,
-    temperature: float = 1.0,
-) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-    """Draw images of the given classes with the run's own guidance; yield bytes on the CPU.
-
-    Args:
-        model: Usually the averaged weights.
-        config: The run.
-        label: Class of each image.
-        draw: Source of the base noise, on the CPU.
-        temperature: Standard deviation of the base noise.
-    """
-    device = next(model.parameters()).device
-    guidance = Guidance(scale=config.guidance) if config.guidance > 0 else None
-    for part in label.split(4 * CHUNK):
-        images = model.generate(
-            part.to(device), guidance=guidance, temperature=temperature, generator=draw
-        )
-        yield to_bytes(images).cpu()
 
 
 def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: int) -> Tensor:

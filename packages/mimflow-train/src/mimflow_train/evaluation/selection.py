@@ -1,0 +1,55 @@
+"""Which images of a data set are looked at, and of which classes samples are drawn."""
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from mimflow_train.data.images import LabelledImages, Split
+from mimflow_train.draws import generator
+
+__all__ = ["CHUNK", "judged_images", "same_classes", "spread", "spread_labels"]
+
+CHUNK = 64  # images in a pass
+_MOST_IMAGES = 5000  # of one set; more do not fit in memory at 256 px
+
+
+def spread(count: int, most: int) -> Int64[Tensor, " b"]:
+    """Return the numbers from 0 to ``count``, or ``most`` of them, spread evenly.
+
+    Example:
+        >>> spread(3, 12).tolist(), spread(1000, 3).tolist()
+        ([0, 1, 2], [0, 499, 999])
+    """
+    return torch.linspace(0, count - 1, min(count, most)).long()
+
+
+def spread_labels(label: Int64[Tensor, " m"], count: int) -> Int64[Tensor, " b"]:
+    """Return as many labels as are wanted, spread over those that there are.
+
+    Example:
+        >>> spread_labels(torch.tensor([0, 0, 1, 2]), 2).tolist()
+        [0, 2]
+        >>> spread_labels(torch.tensor([0, 1]), 5).tolist()
+        [0, 1, 0, 1, 0]
+    """
+    if count <= len(label):
+        return label[spread(len(label), count)]
+    return label.repeat(count // len(label) + 1)[:count]
+
+
+def judged_images(data: LabelledImages) -> list[int]:
+    """Return which held-out images are looked at: all, or many that are spread evenly."""
+    return spread(len(data.held_out.labels), _MOST_IMAGES).tolist()
+
+
+def same_classes(split: Split, label: Int64[Tensor, " b"], seed: int) -> list[int]:
+    """Choose, for each label, an image of that class; none twice while there are others."""
+    draw = generator(seed, "same classes")
+    queues: dict[int, list[int]] = {}
+    chosen = []
+    for wanted in label.tolist():
+        if not queues.get(wanted):
+            members = torch.nonzero(split.labels == wanted).flatten()
+            queues[wanted] = members[torch.randperm(len(members), generator=draw)].tolist()
+        chosen.append(queues[wanted].pop())
+    return chosen
