@@ -90,7 +90,7 @@ def as_features(features: object, name: str = "features") -> Float[Tensor, "n d"
             f"Expected {name} as a tensor or array of floats (n, d); got {described(features)}. "
             "Pass one row per image."
         )
-    return features
+    return features.contiguous()  # scores do not depend on how rows lie in memory
 
 
 def as_two_sets(
