@@ -163,7 +163,9 @@ def test_step_for_all_positions_agrees_with_the_eager_one(random_flow, shape, gu
     eager = flow.decoder(3, guidance=guidance)
     fixed = flow.decoder(3, guidance=guidance)
     _fix_steps(fixed)
-    assert_near(fixed(u, label).z, eager(u, label).z, atol=1e-12)
+    expected = eager(u, label).z
+    # Values of hundreds have digits of 1e-13; the largest that was seen among them is 756.
+    assert_near(fixed(u, label).z, expected, atol=1e-12 * max(1, expected.abs().max().item()))
 
 
 def _fix_steps(decoder: Decoder) -> None:
