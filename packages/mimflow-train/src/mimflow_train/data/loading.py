@@ -65,12 +65,13 @@ def _to_hand_over(pixels: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     if get_worker_info() is None:
         return pixels
     try:
-        return pixels.share_memory_()
+        pixels.share_memory_()
     except RuntimeError as error:
         raise DataError(
             f"Expected room in /dev/shm for the images on their way; there is none ({error}). "
             "Lower data.loaders, or give it 1 GB a worker (docker run --shm-size)."
         ) from error
+    return pixels
 
 
 def load(

@@ -144,7 +144,9 @@ def _is_a_run(run_dir: Path) -> bool:
 def _recorded(run_dir: Path) -> dict[str, Any]:
     """Return the configuration of a run, by its checkpoints if need be; empty if none has it."""
     manifests = (read_manifest(folder) for folder in reversed(checkpoints(run_dir)))
-    saved = next((manifest["config"] for manifest in manifests if "config" in manifest), {})
+    saved: dict[str, Any] = next(
+        (manifest["config"] for manifest in manifests if "config" in manifest), {}
+    )
     if not (run_dir / "config.json").exists():
         return saved
     try:
