@@ -490,7 +490,7 @@ def test_names_may_be_any_bytes(photos):
 def test_nothing_is_written_among_the_images(photos, place):
     with pytest.raises(ConfigError, match=f"outside of {photos}/train to write to"):
         require_apart(photos / "train" / place, photos)
-    with pytest.raises(ConfigError, match=f"got {photos / 'train' / place}. Give --out"):
+    with pytest.raises(ConfigError, match=f"got {photos / 'train' / place}. Name one elsewhere"):
         require_apart(photos / "train" / place, photos / "train")
 
 

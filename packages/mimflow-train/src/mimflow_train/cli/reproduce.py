@@ -231,8 +231,7 @@ def _images(options: ReproduceOptions, out: Path) -> tuple[tuple[str, ...], str,
         return CLASS_NAMES, source, ""
     size = RECIPES[options.scale](CLASS_NAMES, "emoji").model.encoder.image_size
     root = quick_images(out / "images", size) if source == "emoji" else Path(source)
-    if root != out / "images":
-        require_apart(out, root)
+    require_apart(out, root)
     layout = read_layout(root.resolve(), say)
     if len(layout.class_names) == 1:
         raise DataError(

@@ -33,7 +33,7 @@ def begin_copy(out: Path, source: Path, record: Mapping[str, object]) -> None:
                 f"Expected the images and options that {out} was begun with; {_RECORD} in it "
                 "says others. Name a new folder, or give the same ones."
             )
-    elif out.exists() and any(each.name not in {_DRAFT, ".lock"} for each in out.iterdir()):
+    elif out.exists() and any(each.name != _DRAFT for each in out.iterdir()):
         raise ConfigError(
             f"Expected a new folder, or one that this command began; {out} holds something else. "
             "Name another."

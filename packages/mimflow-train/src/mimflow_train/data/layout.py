@@ -71,7 +71,7 @@ def require_apart(out: Path, root: Path) -> None:
         if out.is_relative_to(folder) and not any(map(is_hidden, out.relative_to(folder).parts)):
             raise ConfigError(
                 f"Expected a folder outside of {folder} to write to, since all images in that are "
-                f"read; got {out}. Give --out elsewhere."
+                f"read; got {out}. Name one elsewhere."
             )
 
 

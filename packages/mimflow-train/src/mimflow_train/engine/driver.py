@@ -14,7 +14,7 @@ from mimflow_train.telemetry.run_log import Readout
 
 __all__ = ["BEGAN_FILE", "FAILURE_FILE", "RAY_FOLDER", "STOP_FILE", "watch"]
 
-RAY_FOLDER = "ray"  # in the run folder: Ray's own files and the four below, for one launch
+RAY_FOLDER = "ray"  # in the run folder: Ray's own files and the three below, for one launch
 STOP_FILE = "stop-requested"
 FAILURE_FILE = "failure.json"
 BEGAN_FILE = "began"

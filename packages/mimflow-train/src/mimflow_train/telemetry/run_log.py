@@ -1,4 +1,4 @@
-"""What the workers tell: recorded in the run folder, shown on the console."""
+"""What the workers tell, recorded in the run folder and shown on the console."""
 
 from collections.abc import Mapping
 from pathlib import Path
