@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from tests.tarflow_prior.strategies import configured, few, shapes
 from torch.profiler import ProfilerActivity, profile
 
-from tarflow_prior import Guidance, Jacobi, NonFiniteError, Sequential, TarFlow, TarFlowConfig
+from tarflow_prior import (
+    Guidance,
+    Jacobi,
+    NonFiniteError,
+    Sequential,
+    TarFlow,
+    TarFlowConfig,
+    nll_per_dim,
+)
 from tarflow_prior.decoding import Decoder
 from tarflow_prior.inversion import BlockDecoder
 
@@ -120,6 +128,23 @@ def test_decoder_refuses_to_go_on_with_changed_weights(config, random_flow, rand
         decoder(u, label)
 
 
+@pytest.mark.parametrize("write", ["fused", "data"])
+def test_decoder_notices_writes_that_torch_does_not_count(config, random_flow, random_batch, write):
+    flow = random_flow(config).float()
+    u, label = random_batch(config)
+    decoder = flow.decoder(2)
+    decoder(u, label)
+    versions = [weight._version for weight in flow.parameters()]
+    if write == "fused":
+        nll_per_dim(flow(u, label)).sum().backward()
+        torch.optim.AdamW(flow.parameters(), lr=1e-4, fused=True).step()
+    else:
+        flow.blocks[1].positions.data[0, 0] += 1e-4
+    assert [weight._version for weight in flow.parameters()] == versions
+    with pytest.raises(RuntimeError, match="Make a new decoder after a training step"):
+        decoder(u, label)
+
+
 def test_decoder_refuses_to_go_on_with_weights_put_in_place_of_its_own(
     config, random_flow, random_batch
 ):
@@ -206,6 +231,97 @@ def test_fixed_step_reports_the_sample_of_a_tile_that_is_not_finite_alone(
     with pytest.raises(NonFiniteError, match="1 of 6 samples") as caught:
         decoder.in_tiles(u, label)
     assert caught.value.samples == [0]
+
+
+def test_tiles_report_the_rows_of_the_whole_batch(config, random_flow, random_batch):
+    flow = random_flow(config)
+    u, label = random_batch(config, batch=7)
+    wanted = flow.inverse(u, label, tile=2)
+    u[3, 2, 1], u[6, 0, 0] = float("inf"), float("nan")
+    with pytest.raises(
+        NonFiniteError, match=r"2 of 7 samples.* the first of them sample 3 "
+    ) as caught:
+        flow.inverse(u, label, tile=2)
+    assert caught.value.samples == [3, 6]
+    sound = [0, 1, 2, 4, 5]
+    assert torch.equal(caught.value.z[sound], wanted[sound])
+
+
+def test_tiles_take_the_memory_of_one_beside_the_samples(config, random_flow):
+    flow, sizes = random_flow(config).float(), []
+    for count in (64, 1024):
+        u = torch.randn(count, 5, 3)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            flow.inverse(u, tile=16)
+        sizes.append(_most_held(profiler))
+    assert sizes[1] - sizes[0] <= 2 * (1024 - 64) * 5 * 3 * 4
+
+
+def _most_held(profiler: profile) -> int:
+    """Return the most bytes that were allocated at once."""
+    held = most = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def test_kept_decoder_draws_the_samples_of_the_flow(config, random_flow, random_batch):
+    flow = random_flow(config)
+    _, label = random_batch(config)
+    decoder, draw = flow.decoder(2, guidance=Guidance(2.0)), torch.Generator().manual_seed(5)
+    found = torch.cat([decoder.sample(label, temperature=0.9, generator=draw) for _ in range(2)])
+    wanted = flow.sample(
+        label.repeat(2),
+        guidance=Guidance(2.0),
+        temperature=0.9,
+        generator=draw.manual_seed(5),
+        tile=2,
+    )
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("how", ["hook", "wrapped", "parametrized"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_decoding_goes_through_what_wraps_or_hooks_a_layer(config, random_flow, how, dtype):
+    flow = random_flow(config).to(dtype)
+    layer = flow.blocks[1].layers[0]
+    if how == "hook":
+        layer.register_forward_hook(lambda _, __, output: output + 1.0)
+    elif how == "wrapped":
+        layer.mlp_in = LowRank(layer.mlp_in)
+    else:
+        torch.nn.utils.parametrizations.spectral_norm(layer.mlp_out)
+        flow.eval()
+    z = torch.randn(2, 5, 3, dtype=dtype)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}[dtype]
+    assert_near(flow.inverse(flow(z).u), z, tolerance)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_near(flow.inverse(flow(z).u), z, 1.0)
+
+
+class LowRank(torch.nn.Module):
+    """As LoRA's layers: the weight is the base's, the output is not."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down, self.up = (
+            torch.nn.Linear(base.in_features, 2, dtype=base.weight.dtype),
+            torch.nn.Linear(2, base.out_features, dtype=base.weight.dtype),
+        )
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.up(self.down(x))
 
 
 COMPILED = """

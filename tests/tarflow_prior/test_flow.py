@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.tarflow_prior.strategies import configured, few, shapes
 from torch.autograd.functional import jacobian
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tarflow_prior import (
@@ -584,3 +587,83 @@ def test_arguments_of_the_wrong_kind_are_named_without_a_type_checker():
         "max_positions to be a whole number or None; got str '9'",
         "log_scale_bound to be a number or None; got str '4'",
     ], run.stderr
+
+
+def test_replica_of_data_parallel_computes_what_the_flow_does(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    replica = copy.deepcopy(flow)
+    for module in replica.modules():  # as torch's replicate leaves them
+        for name, weight in list(module._parameters.items()):
+            del module._parameters[name]
+            module.__dict__[name] = None if weight is None else weight.detach()
+    assert not list(replica.parameters())
+    assert_near(replica(z, label).u, flow(z, label).u, 1e-12)
+
+
+EXPORTED = """
+import torch
+from tarflow_prior import TarFlow, TarFlowConfig
+flow = TarFlow(TarFlowConfig(num_tokens=5, token_dim=3, width=64, depths=(1, 2), num_classes=4))
+for block in flow.blocks:
+    torch.nn.init.normal_(block.head.weight, std=0.1)
+batch = torch.export.Dim("batch", min=2)
+example = torch.randn(4, 5, 3), torch.tensor([3, -1, 0, 2])
+exported = torch.export.export(
+    flow, example, dynamic_shapes={"z": {0: batch}, "label": {0: batch}}
+).module()
+z, label = torch.randn(7, 5, 3), torch.tensor([0, 1, 2, 3, -1, 0, 1])
+torch.testing.assert_close(exported(z, label).u, flow(z, label).u)
+"""
+
+
+def test_exported_with_labels_takes_other_batches():
+    """In a process without the checks of shapes, which take only plain whole numbers."""
+    command = [sys.executable, "-c", EXPORTED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_weights_made_on_the_meta_device_and_reset_are_a_fresh_flow(config):
+    with torch.device("meta"):
+        flow = TarFlow(config)
+    flow = flow.to_empty(device="cpu")
+    with torch.no_grad():
+        for weight in flow.parameters():
+            weight.fill_(1e9)
+    torch.manual_seed(3)
+    for module in flow.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    z = torch.randn(2, 5, 3)
+    assert torch.equal(flow(z).u, z)
+    assert max(weight.abs().max() for weight in flow.parameters()) < 2
+    assert flow.blocks[0].positions.std() < 0.02
+
+
+def test_block_whose_weights_were_cast_for_the_pass_is_refused(config, random_flow, random_batch):
+    """As FSDP's MixedPrecisionPolicy casts them, behind the back of the flow's own check."""
+    flow = random_flow(config).float()
+    z, label = random_batch(config)
+    for block in flow.blocks:
+        block.register_forward_pre_hook(lambda module, _: module.bfloat16() and None)
+    with pytest.raises(
+        ValueError, match=r"Expected float32 or float64 weights; got torch.bfloat16"
+    ):
+        flow(z, label)
+
+
+def test_sharded_weights_are_refused_where_whole_ones_are_needed(config, random_flow, tmp_path):
+    flow = random_flow(config)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        head = flow.blocks[1].head
+        head.weight = torch.nn.Parameter(distribute_tensor(head.weight.detach(), mesh, [Shard(0)]))
+        with pytest.raises(RuntimeError, match=r"got head.weight in shards. Call unshard\(\)"):
+            flow.sample(2)
+        with pytest.raises(RuntimeError, match=r"got blocks.1.head.weight in shards. Gather them"):
+            flow.save_pretrained(tmp_path / "flow")
+    finally:
+        dist.destroy_process_group()
+    assert not (tmp_path / "flow").exists()

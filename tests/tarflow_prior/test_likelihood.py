@@ -90,3 +90,10 @@ def test_negative_sigma_is_refused(config, random_flow, random_batch, sigma):
     z, label = random_batch(config)
     with pytest.raises(ValueError, match="Expected sigma of at least 0"):
         random_flow(config).denoise(z, label, sigma=sigma)
+
+
+def test_scores_and_denoised_tokens_are_without_gradients(config, random_flow, random_batch):
+    z, label = random_batch(config)
+    z.requires_grad_()
+    assert not random_flow(config).score(z, label).requires_grad
+    assert not random_flow(config).denoise(z, label, sigma=0.3).requires_grad

@@ -122,6 +122,16 @@ class Attention(nn.Module):
         return mixed
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Tell whether a layer computes what its weights say: no part is wrapped or has a hook."""
+    kinds = (Layer, Attention, nn.LayerNorm, nn.Linear, GatedLinear, GeluLinear)
+    layer = getattr(layer, "_orig_mod", layer)  # of torch.compile
+    return all(
+        type(part) in kinds and not (part._forward_hooks or part._forward_pre_hooks)
+        for part in layer.modules()
+    )
+
+
 class Layer(nn.Module):
     """Pre-norm transformer layer: gated attention, then an exact-GELU MLP.
 

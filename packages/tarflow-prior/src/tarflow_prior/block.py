@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tarflow_prior.affine import Affine
 from tarflow_prior.attention import Attend, Layer, causal_attention
+from tarflow_prior.checks import NULL_CLASS, check_precision
 from tarflow_prior.config import TarFlowConfig, check_type
 
-NULL_CLASS = -1
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus maps it to 1
 _SOFTPLUS_IS_EXP = -30.0  # below, ln softplus(x) is x to 5e-14
 
@@ -54,6 +54,16 @@ def nll_per_dim(output: FlowOutput) -> Float[Tensor, " b"]:
     return 0.5 * reduce(output.u.square(), "b k d -> b", "mean") - output.log_det / num_dims
 
 
+class ZeroLinear(nn.Linear):
+    """A linear map that is zero at initialisation, so that its block is the identity."""
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to zero."""
+        super().reset_parameters()  # draws that leave the seeds of other parts as they were
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class Block(nn.Module):
     """Causal transformer that maps tokens ``z`` to ``u_t = (z_t - shift_t) exp(-log_scale_t)``.
 
@@ -78,15 +88,18 @@ class Block(nn.Module):
         self.flipped = flipped
         self.project_in = nn.Linear(config.token_dim, config.width)
         self.positions = nn.Parameter(torch.empty(config.num_positions, config.width))
-        nn.init.normal_(self.positions, std=0.01)
         self.classes: nn.Parameter | None = None
         if is_conditional:
             self.classes = nn.Parameter(torch.empty(config.num_classes, config.width))
-            nn.init.normal_(self.classes, std=0.01)
+        self.reset_parameters()
         self.layers = nn.ModuleList(Layer(config) for _ in range(depth))
-        self.head = nn.Linear(config.width, 2 * config.token_dim)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = ZeroLinear(config.width, 2 * config.token_dim)
+
+    def reset_parameters(self) -> None:
+        """Draw positions and classes; the block's parts have a method of that name themselves."""
+        nn.init.normal_(self.positions, std=0.01)
+        if self.classes is not None:
+            nn.init.normal_(self.classes, std=0.01)
 
     def forward(
         self, z: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
@@ -109,6 +122,7 @@ class Block(nn.Module):
             z: Tokens, in the dtype of the weights.
             label: Class of each sample; -1 or None is the null class.
         """
+        check_precision(self.head.weight.dtype)  # FSDP may cast them for the pass
         tokens = self.in_decoding_order(z)
         context = self.positions_by_rank() + self.class_vector(label)
         shift, log_scale = self.affine(

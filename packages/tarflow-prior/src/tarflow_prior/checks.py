@@ -1,15 +1,17 @@
 """What a flow accepts: tokens, labels and weights, each refused in one sentence."""
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tarflow_prior.block import NULL_CLASS
 from tarflow_prior.config import TarFlowConfig, check_type
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.solvers import Solver
+
+NULL_CLASS = -1
 
 
 def accepted_tokens(tokens: Tensor, config: TarFlowConfig, dtype: torch.dtype) -> Tensor:
@@ -54,6 +56,18 @@ def check_precision(dtype: torch.dtype) -> None:
             f"Expected float32 or float64 weights; got {dtype}. "
             "Keep the weights in float32 and run the flow under torch.autocast."
         )
+
+
+def check_whole(modules: Iterable[nn.Module], advice: str) -> None:
+    """Check that this process has the weights whole.
+
+    Raises:
+        RuntimeError: If one is sharded, by FSDP, say.
+    """
+    for module in modules:
+        for name, weight in module.named_parameters():
+            if hasattr(weight, "placements"):  # as torch's DTensor has; its import is slow
+                raise RuntimeError(f"Expected whole weights; got {name} in shards. {advice}")
 
 
 def accepted_labels(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:

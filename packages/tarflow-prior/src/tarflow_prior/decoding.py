@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tarflow_prior.block import Block, without_autocast
 from tarflow_prior.checks import (
     accepted_tokens,
+    check_noise,
     check_options,
     check_precision,
+    check_whole,
     labels_in_range,
 )
 from tarflow_prior.config import check_type
@@ -21,6 +23,8 @@ from tarflow_prior.errors import NonFiniteError
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.inversion import BlockDecoder, Desk
 from tarflow_prior.solvers import Sequential, Solver
+
+_WHOLE_NUMBERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 class Decoded(NamedTuple):
@@ -44,8 +48,8 @@ class Decoder:
 
     ``flow.inverse`` and ``flow.sample`` make one for the call. Keep one where samples are drawn in
     many equal batches: weights are cast, steps compiled and CUDA graphs captured once. It
-    reads the weights when it is made; make a new one after a training step. Weights that were
-    replaced or written to are noticed, unless through ``.data``, which torch does not count. It
+    reads the weights when it is made, and an ambient ``torch.autocast``, whose precision it keeps;
+    make a new one after a training step. Weights that have changed are noticed, by their bits. It
     works at one desk: threads need a decoder each.
 
     Args:
@@ -77,6 +81,7 @@ class Decoder:
         solver = solver or Sequential()
         config, weights = blocks[0].config, blocks[0].head.weight
         check_precision(weights.dtype)
+        check_whole(blocks, "Call unshard() on each sharded module, or decode with a whole copy.")
         check_type(Integral, "a whole number", "Write 16.", num_samples=num_samples)
         if num_samples < 1:
             raise ValueError(
@@ -94,8 +99,7 @@ class Decoder:
             BlockDecoder(block, self._desk, guidance if is_guided else None, solver)
             for block, is_guided in zip(blocks, guided, strict=True)
         ]
-        self._parameters = self._present_parameters()  # kept alive, so that no other has their id
-        self._versions = _versions(self._parameters)
+        self._contents = _contents(block.block for block in self._blocks)
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -135,11 +139,32 @@ class Decoder:
 
         Raises:
             ValueError: If noise or labels do not fit the flow or ``num_samples``.
-            RuntimeError: If the weights have changed since the decoder was made, other than
-                through ``.data``.
+            RuntimeError: If the weights have changed since the decoder was made.
             NonFiniteError: If a sample overflowed.
         """
         return self._decode(*self._accepted(u, label))
+
+    def sample(
+        self,
+        label: Int[Tensor, " b"] | None = None,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b k d"]:
+        """Draw ``num_samples`` sequences: the first ones of ``TarFlow.sample``, then the next.
+
+        Args:
+            label: Class of each sample; -1 or None is the null class.
+            temperature: Standard deviation of the base noise, at least 0.
+            generator: Source of the noise, as for :meth:`TarFlow.sample`.
+
+        Raises:
+            ValueError: If the temperature is negative, or as :meth:`decode`.
+            RuntimeError, NonFiniteError: As :meth:`decode`.
+        """
+        check_noise(temperature, generator)
+        noise = draw_noise(self._desk.num_samples, self._desk.noise, generator)
+        return self.decode(temperature * noise, label)[0]
 
     def _decode(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
         if len(u) != self._desk.num_samples:
@@ -148,7 +173,9 @@ class Decoder:
                 f"made; got {len(u)}. Use in_tiles, or make another decoder."
             )
         states, sweeps = self._states(u, label)
-        return self._finite(states), sweeps
+        if not states[-1].isfinite().all():
+            raise NonFiniteError.found(states[-1], states, 0, self._flow_blocks())
+        return states[-1], sweeps
 
     def _accepted(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Check noise and labels, and bring them to the dtype and the device that decode them."""
@@ -160,7 +187,7 @@ class Decoder:
 
     def _states(self, u: Tensor, label: Tensor | None) -> tuple[list[Tensor], tuple[int, ...]]:
         """Return the noise and the tokens after each block, in decoding order."""
-        if _versions(self._present_parameters()) != self._versions:
+        if _contents(block.block for block in self._blocks) != self._contents:
             raise RuntimeError(
                 "Expected the weights that this decoder was made of; they have changed. "
                 "Make a new decoder after a training step."
@@ -173,13 +200,8 @@ class Decoder:
                 sweeps.append(count)
         return states, tuple(reversed(sweeps))
 
-    def _finite(self, states: list[Tensor]) -> Tensor:
-        if not states[-1].isfinite().all():
-            raise NonFiniteError.found(states, [block.block for block in self._blocks])
-        return states[-1]
-
-    def _present_parameters(self) -> list[nn.Parameter]:
-        return [weight for block in self._blocks for weight in block.block.parameters()]
+    def _flow_blocks(self) -> list[Block]:
+        return [block.block for block in self._blocks]
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -199,26 +221,53 @@ class Decoder:
         u, label = self._accepted(u, label)
         if not len(u):
             return u
-        size = self._desk.num_samples
-        parts = u.split(size)
-        labels = [None] * len(parts) if label is None else list(label.split(size))
-        tiles = []
-        for part, part_label in zip(parts, labels, strict=True):
-            missing = size - len(part)
-            if missing:
-                part = torch.cat([part, part[:1].expand(missing, -1, -1)])
-                if part_label is not None:
-                    part_label = torch.cat([part_label, part_label[:1].expand(missing)])
-            tiles.append(self._states(part, part_label)[0])
-        return self._finite([torch.cat(states)[: len(u)] for states in zip(*tiles, strict=True)])
+        size, z = self._desk.num_samples, torch.empty_like(u)
+        broken: tuple[list[Tensor], int] | None = None  # the first tile with an overflow
+        for start in range(0, len(u), size):
+            rows = slice(start, start + size)
+            part_label = None if label is None else _filled(label[rows], size)
+            states, _ = self._states(_filled(u[rows], size), part_label)
+            z[rows] = states[-1][: len(z[rows])]
+            if broken is None and not z[rows].isfinite().all():
+                broken = states, start
+        if broken is not None:
+            raise NonFiniteError.found(z, *broken, self._flow_blocks())
+        return z
 
 
-def _versions(weights: list[nn.Parameter]) -> list[tuple[int, int, int]]:
-    """Return what changes when a weight is replaced, moved or written to (not by ``.data``)."""
-    return [
-        (id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        for weight in weights
+def draw_noise(
+    count: int, like: Float[Tensor, "_ k d"], generator: torch.Generator | None
+) -> Float[Tensor, "{count} k d"]:
+    """Draw base noise where its generator lives, sample by sample: it matters not how it is cut.
+
+    Args:
+        count: Samples.
+        like: Tensor of the wanted tokens, dtype and device.
+        generator: Source of the noise; None is torch's own on the device.
+    """
+    device = generator.device if generator else like.device
+    rows = [
+        torch.randn(like.shape[1:], generator=generator, device=device, dtype=like.dtype)
+        for _ in range(count)
     ]
+    return torch.stack(rows).to(like.device) if rows else like.new_empty(0, *like.shape[1:])
+
+
+def _filled(rows: Tensor, size: int) -> Tensor:
+    """Repeat the first row until there are as many as are decoded together."""
+    missing = size - len(rows)
+    return torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]) if missing else rows
+
+
+def _contents(blocks: Iterable[Block]) -> list[tuple[int, int]]:
+    """Return where each weight lies and the sum of its bits, read as whole numbers.
+
+    Fused optimizers and ``.data`` write without counting, so versions would not tell.
+    """
+    weights = [weight.detach() for block in blocks for weight in block.parameters()]
+    sums = [weight.view(_WHOLE_NUMBERS[weight.dtype]).sum() for weight in weights]
+    places = [weight.data_ptr() for weight in weights]
+    return list(zip(places, torch.stack(sums).tolist(), strict=True))
 
 
 def _guides(guidance: Guidance | None, block: Block, last: Block) -> bool:

@@ -25,25 +25,28 @@ class NonFiniteError(ArithmeticError):
         return type(self), (str(self), self.z, self.samples)
 
     @classmethod
-    def found(cls, states: list[Tensor], blocks: list[Block]) -> "NonFiniteError":
+    def found(
+        cls, z: Tensor, states: list[Tensor], start: int, blocks: list[Block]
+    ) -> "NonFiniteError":
         """Name sample, block and token where the first of them went wrong.
 
         Args:
-            states: The noise, then the tokens after each block, in decoding order.
+            z: All samples.
+            states: Of those decoded with the first bad one, the noise, then the tokens after each
+                block, in decoding order.
+            start: Row of ``z`` of the first of these.
             blocks: The blocks in forward order.
         """
-        finite = torch.stack([state.isfinite().all(-1) for state in states])  # (states, b, k)
-        bad = (~finite[-1].all(-1)).nonzero().flatten().tolist()
-        count = f"{len(bad)} of {len(states[-1])} samples"
+        bad = (~z.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        count = f"{len(bad)} of {len(z)} samples"
         first = bad[0]
-        stage = int((~finite[:, first].all(-1)).nonzero()[0])
+        finite = torch.stack([state[first - start].isfinite().all(-1) for state in states])
+        stage = int((~finite.all(-1)).nonzero()[0])
         if stage == 0:
             where, cure = "the noise itself", "Check the noise."
         else:
             index = len(blocks) - stage
-            by_rank = (
-                finite[stage, first].flip(0) if blocks[index].flipped else finite[stage, first]
-            )
+            by_rank = finite[stage].flip(0) if blocks[index].flipped else finite[stage]
             rank = int((~by_rank).nonzero()[0])
             token = len(by_rank) - 1 - rank if blocks[index].flipped else rank
             where = f"block {index}, token {token}, decoded as number {rank}"
@@ -59,6 +62,6 @@ class NonFiniteError(ArithmeticError):
         return cls(
             f"Expected finite samples; got {count} non-finite, the first of them sample {first} "
             f"(from {where}). {cure} The rest is in the attribute z of this error.",
-            states[-1],
+            z,
             bad,
         )

@@ -10,6 +10,7 @@ are made of the same unrounded tensor.
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from einops import reduce
@@ -30,7 +31,7 @@ from tarflow_prior.checks import (
     labels_in_range,
 )
 from tarflow_prior.config import TarFlowConfig
-from tarflow_prior.decoding import Decoded, Decoder
+from tarflow_prior.decoding import Decoded, Decoder, draw_noise
 from tarflow_prior.distribution import TarFlowDistribution
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.likelihood import classify, denoise, score
@@ -281,30 +282,29 @@ class TarFlow(nn.Module):
         else:
             check_count(label_or_count)
             count, label = label_or_count, None
-        shape = (self.config.num_tokens, self.config.token_dim)
-        device = generator.device if generator else self.device
-        rows = [
-            torch.randn(shape, generator=generator, device=device, dtype=self.dtype)
-            for _ in range(count)  # row by row, so that it does not matter how a batch is split
-        ]
-        u = (torch.stack(rows) if rows else torch.empty(0, *shape)).to(self.device)
-        return self.inverse(temperature * u, label, guidance=guidance, solver=solver, tile=tile)
+        like = self._weight.new_empty(0, self.config.num_tokens, self.config.token_dim)
+        u = temperature * draw_noise(count, like, generator)
+        return self.inverse(u, label, guidance=guidance, solver=solver, tile=tile)
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next(self.parameters()).device
+        return self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return next(self.parameters()).dtype
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        return cast(Block, self.blocks[0]).positions  # DataParallel's replicas list no parameters
 
     def _label(self, label: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Check labels that can be read for free and move them to the weights."""
         if label is None:
             return None
-        label = accepted_labels(label, self.config, len(tokens))
+        label = accepted_labels(label, self.config, tokens.shape[0])
         check_range_if_free(label, self.config)
         return label.to(self.device)
 

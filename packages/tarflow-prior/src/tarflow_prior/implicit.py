@@ -50,7 +50,7 @@ def _invert(block: Block, u: Tensor, label: Tensor | None) -> Tensor:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "Expected a first derivative of rsample; got create_graph=True. "
-                "Differentiate log_prob for higher orders."
+                "Differentiate log_prob for higher orders, under sdpa_kernel(SDPBackend.MATH)."
             )
         w = scale * gradient
         eps = 4 * torch.finfo(w.dtype).eps

@@ -8,11 +8,11 @@ from typing import cast
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tarflow_prior.affine import Affine, guide
-from tarflow_prior.attention import Attend, KeyValueCache, Layer, causal_attention
+from tarflow_prior.attention import Attend, KeyValueCache, Layer, causal_attention, is_plain
 from tarflow_prior.block import Block
 from tarflow_prior.config import TarFlowConfig
 from tarflow_prior.guidance import Guidance
@@ -64,6 +64,8 @@ class BlockDecoder:
 
     def _decoding_layers(self) -> list[DecodingLayer]:
         dtype, rows = self.desk.gemm_dtype, len(self.desk.classes)
+        if not all(map(is_plain, self.exact_layers)):
+            return [partial(_under_autocast, layer, dtype) for layer in self.exact_layers]
         if self._fixed_solver() or not can_pack(self.desk.tokens.device, dtype):
             return [layer.for_decoding(dtype) for layer in self.exact_layers]
         return [PackedLayer(layer, dtype, rows) for layer in self.exact_layers]
@@ -269,6 +271,15 @@ class BlockDecoder:
         )
         noise = desk.noise.index_select(1, successor)
         desk.tokens.index_copy_(1, successor, noise * log_scale.exp() + shift)
+
+
+def _under_autocast(
+    layer: Layer, dtype: torch.dtype, h: Float[Tensor, "b t width"], attend: Attend
+) -> Float[Tensor, "b t width"]:
+    """Run a layer itself, with whatever wraps or hooks it."""
+    with torch.autocast(h.device.type, dtype, enabled=dtype != h.dtype):
+        output: Tensor = layer(h, attend)
+    return output
 
 
 def _captured(step: Callable[[], object], device: torch.device) -> Callable[[], object]:

@@ -61,6 +61,9 @@ def score(
 ) -> Float[Tensor, "b k d"]:
     """Return the gradient of ``log p(z | label)`` in ``z``, in nats per unit of ``z``.
 
+    It is a number to work with, without gradients itself; differentiate :meth:`TarFlow.log_prob`
+    for higher orders.
+
     Args:
         flow: The flow.
         z: Tokens, as for :meth:`TarFlow.forward`.
@@ -81,7 +84,7 @@ def denoise(
     sigma: float,
     rule: Denoising = "tweedie",
 ) -> Float[Tensor, "b k d"]:
-    """Return the mean of the clean tokens given noisy ones, by Tweedie's formula.
+    """Return the mean of clean tokens given noisy ones (Tweedie's formula), without gradients.
 
     Args:
         flow: The flow.
@@ -108,7 +111,7 @@ def denoise(
             "Expected labels with rule='contrast', which is about them; got None. "
             "Give the labels, or use rule='tweedie'."
         )
-    z = accepted_tokens(z, flow.config, flow.dtype)
+    z = accepted_tokens(z, flow.config, flow.dtype).detach()
     direction = score(flow, z, label)
     if rule == "contrast":
         direction = direction - score(flow, z, None)

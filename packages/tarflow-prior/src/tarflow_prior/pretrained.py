@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import tarflow_prior
+from tarflow_prior.checks import check_whole
 from tarflow_prior.config import TarFlowConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -24,11 +25,13 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
 
     Raises:
         FileExistsError: If a file is in the folder's place.
+        RuntimeError: If the weights are sharded.
         ValueError: If a weight is not finite.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"Expected a folder; got the file {folder}. Give another name.")
+    check_whole([flow], "Gather them with torch's get_model_state_dict, and load a whole flow.")
     weights = {name: weight.detach().contiguous() for name, weight in flow.state_dict().items()}
     _check_finite(weights, "save")
     folder.mkdir(parents=True, exist_ok=True)
