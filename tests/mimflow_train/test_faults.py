@@ -84,11 +84,22 @@ def test_a_divergence_rolls_back_once_and_goes_on_with_other_draws(
 
     breaks(wrong)
     state = train()
-    assert (state.step, state.draw_stream) == (9, 1)
+    assert (state.step, state.draw_stream) == (9, 5)
     assert "Rolling back to the last checkpoint" in capsys.readouterr().err
     first, second = seen[4]
     assert not torch.equal(first, second)
-    assert load_state(checkpoints(tmp_path)[-1], config, CPU).draw_stream == 1
+    assert load_state(checkpoints(tmp_path)[-1], config, CPU).draw_stream == 5
+
+
+def test_a_later_divergence_rolls_back_as_well(train, breaks, capsys):
+    def wrong(state, _):
+        if (state.draw_stream, state.step) in ((0, 0), (0, 1), (0, 2), (2, 6), (2, 7), (2, 8)):
+            spoil(state)
+
+    breaks(wrong)
+    state = train()
+    assert (state.step, state.draw_stream) == (9, 8)
+    assert capsys.readouterr().err.count("Rolling back to the last checkpoint") == 2
 
 
 def test_what_was_rolled_back_is_reported_once(train, breaks, tmp_path):
@@ -138,7 +149,7 @@ def test_a_run_that_was_rolled_back_does_not_roll_back_again_when_it_goes_on(
     train, breaks, config, tmp_path, capsys
 ):
     state = TrainState(config, CPU)
-    state.step, state.draw_stream = 2, 1
+    state.step, state.draw_stream = 2, 3
     write_checkpoint(snapshot(state), config, tmp_path)
     breaks(lambda state, _: spoil(state))
     with pytest.raises(DivergedError):
@@ -283,13 +294,24 @@ def test_a_disk_that_is_full_does_not_hide_a_divergence(
     train, breaks, config, tmp_path, monkeypatch, capsys
 ):
     state = TrainState(config, CPU)
-    state.step, state.draw_stream = 2, 1
+    state.step, state.draw_stream = 2, 3
     write_checkpoint(snapshot(state), config, tmp_path)
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     breaks(lambda state, _: spoil(state) if state.step >= 4 else None)
     with pytest.raises(DivergedError):
         train()
     assert capsys.readouterr().err.count("Warning: Expected to write a checkpoint to") == 2
+
+
+def test_a_disk_that_is_full_does_not_hide_why_a_step_failed(train, breaks, monkeypatch):
+    def wrong(state, _):
+        if state.step == 3:
+            raise ValueError("out of luck")
+
+    breaks(wrong)
+    monkeypatch.setattr(run_module, "note_failure", full_disk)
+    with pytest.raises(StepError, match="ValueError: out of luck"):
+        train()
 
 
 def test_the_end_of_another_worker_is_not_noted_as_a_step_s_failure(train, breaks, tmp_path):

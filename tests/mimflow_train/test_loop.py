@@ -141,6 +141,20 @@ def test_signal_asks_the_loop_to_stop_and_is_then_given_back(number):
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_comes_twice_at_once_is_one():
+    """As under ``uv run``, which passes on what the process group has had already."""
+    passed = iter([7.0, 7.1, 8.5])
+    ended = []
+    stop = StopRequest(before_exit=lambda: ended.append(stop.received), clock=lambda: next(passed))
+    stop.end = lambda: ended.append("end")
+    with stop.listening():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.received, ended) == (signal.SIGTERM, [])
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (stop.received, ended) == (signal.SIGINT, ["end"])
+
+
 def test_a_first_signal_after_another_worker_s_ends_nothing():
     stop = StopRequest(before_exit=lambda: pytest.fail("it is no second one of this process"))
     with stop.listening():

@@ -90,6 +90,13 @@ def test_a_cluster_is_refused_with_another_engine(engine):
         choose_launch(engine, Workers(1, 1), "cpu", address="auto")
 
 
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_workers_of_torchrun_do_not_each_train_alone(engine, monkeypatch):
+    monkeypatch.setattr(preflight, "torchrun_place", lambda: (1, 2))
+    with pytest.raises(ConfigError, match=f"torchrun's 2 workers, .*; got {engine}"):
+        choose_launch(engine, Workers(1, 1), "cpu", address=None)
+
+
 def test_an_address_where_nothing_listens_is_refused():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

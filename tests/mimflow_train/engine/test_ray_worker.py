@@ -18,7 +18,7 @@ from mimflow_train.engine import context as context_module
 from mimflow_train.engine import driver
 from mimflow_train.engine.context import StopRequest
 from mimflow_train.engine.workers import Workers
-from mimflow_train.errors import DivergedError
+from mimflow_train.errors import DivergedError, RetriesError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
 from mimflow_train.storage.checkpoint import fingerprint
@@ -204,7 +204,7 @@ def test_a_mistake_of_the_only_worker_is_its_outcome_at_once(
     launch_ray, options, tmp_path, monkeypatch
 ):
     def mistaken(*_):
-        raise DivergedError("Expected finite gradients.")
+        raise DivergedError("Expected finite gradients.", 7)
 
     monkeypatch.setattr(launch_ray, "train_run", mistaken)
     outcome = launch_ray._work(options("run"))
@@ -278,10 +278,22 @@ def test_workers_that_start_again_say_so(launch_ray, options, tmp_path):
     assert words.read_text() == "All workers have started anew, from the newest checkpoint.\n"
 
 
+def test_workers_that_never_come_further_are_not_started_for_ever(launch_ray, tmp_path, capsys):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "checkpoints" / "step_00000002").mkdir(parents=True)
+    for _ in range(5):
+        launch_ray._begin(tmp_path)
+    (tmp_path / "checkpoints" / "step_00000004").mkdir()
+    for _ in range(8):
+        launch_ray._begin(tmp_path)
+    with pytest.raises(RetriesError, match="past step 4; they have ended 8 times before another"):
+        launch_ray._begin(tmp_path)
+
+
 def test_why_workers_ended_is_said_once_for_each_time(launch_ray, tmp_path):
     words = tmp_path / "ray.words"
     witness = pickle.loads(pickle.dumps(launch_ray._Witness(words)))  # as Ray takes it along
     for error in (RuntimeError("one"), RuntimeError("one"), RuntimeError("two")):
         witness.after_exception(None, {0: error})
-    witness.after_exception(None, {0: DivergedError("Expected finite gradients.")})
+    witness.after_exception(None, {0: DivergedError("Expected finite gradients.", 7)})
     assert words.read_text() == "Worker 0 ended: one\nWorker 0 ended: two\n"

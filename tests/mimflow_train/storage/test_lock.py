@@ -1,5 +1,7 @@
 """A folder is one process's at a time: training refuses to share, reproducing waits."""
 
+import errno
+import fcntl
 import threading
 import time
 
@@ -39,3 +41,16 @@ def test_a_folder_that_was_let_go_of_is_taken_in_silence(tmp_path, capsys):
         with locked_in_turn(tmp_path):
             pass
     assert capsys.readouterr().err == ""
+
+
+def test_where_nothing_can_be_locked_work_goes_on_aloud(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path):
+        pass
+    assert capsys.readouterr().err == (
+        f"Warning: {tmp_path} cannot be locked ([Errno 38] Function not implemented); "
+        "see that nothing else is at work in it.\n"
+    )

@@ -1,3 +1,4 @@
+import io
 import sys
 
 import pytest
@@ -123,3 +124,28 @@ def test_a_name_that_is_no_text_can_be_said(tmp_path):
     with said_to(path):
         say("Cannot decode " + b"\xff.png".decode(errors="surrogateescape"))
     assert path.read_text() == "Cannot decode \\udcff.png\n"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_log_that_takes_no_more_ends_nothing(monkeypatch, is_terminal):
+    class Log(io.StringIO):
+        is_full = False
+
+        def write(self, text):
+            if self.is_full:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+        def isatty(self):
+            return is_terminal
+
+    monkeypatch.setattr(sys, "stderr", Log())
+    progress = Progress(0, 20)
+    Log.is_full = True
+    progress.show(20, {"loss": 1.0})
+    say("Warning: the disk is full.")
+    progress.close()
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    say("Nobody is there.")

@@ -26,9 +26,18 @@ class WeightsError(MimflowError):
 
 
 class DivergedError(MimflowError):
-    """A loss or gradient that is no longer finite."""
+    """A loss or gradient that is no longer finite.
+
+    Args:
+        message: The problem.
+        step: Where it was met.
+    """
 
     exit_code = 5
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class StorageError(MimflowError):

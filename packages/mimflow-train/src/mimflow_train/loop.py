@@ -29,7 +29,7 @@ from mimflow_train.telemetry.health import Health
 __all__ = ["Calls", "train"]
 
 _REPORT_EVERY = 10
-_STOP_AFTER_SKIPS = 3
+STOP_AFTER_SKIPS = 3
 
 
 class Calls(NamedTuple):
@@ -125,11 +125,12 @@ def _train(
         if skipped:
             found = {name: float(value) for name, value in {**values, **norms}.items()}
             calls.skipped(Skipped(state.step, found, batch.indices.tolist()))
-            if skipped == _STOP_AFTER_SKIPS:
+            if skipped == STOP_AFTER_SKIPS:
                 phase.gradients(batch, draws)  # anew, since clipping has spread what was not finite
                 raise DivergedError(
                     f"Expected finite gradients; got {skipped} steps in a row without, at step "
-                    f"{state.step}, {diagnosis(values, state.model)}. {_slower(state)}"
+                    f"{state.step}, {diagnosis(values, state.model)}. {_slower(state)}",
+                    state.step,
                 )
         state.step += 1
         health.after_step(skipped=skipped > 0)

@@ -101,5 +101,8 @@ def attention_kernel(device: torch.device, wanted: str) -> contextlib.AbstractCo
 
 def _is_bf16(device: torch.device, wanted: str) -> bool:
     if wanted == "auto":
-        return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        if device.type == "cpu":
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        with torch.cuda.device(device):  # older cards emulate it, slower than float32
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return wanted == "bf16"

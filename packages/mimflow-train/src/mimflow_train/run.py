@@ -18,11 +18,11 @@ from mimflow_train.engine.context import Context, LocalContext, StopRequest, Tor
 from mimflow_train.engine.sharding import shares_out
 from mimflow_train.errors import DataError, DivergedError, StorageError
 from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
-from mimflow_train.loop import Calls, train
+from mimflow_train.loop import STOP_AFTER_SKIPS, Calls, train
 from mimflow_train.plan import Plan
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.checkpoint import latest_checkpoint, load_state
-from mimflow_train.storage.run_folder import read_manifest
+from mimflow_train.storage.run_folder import read_manifest, steps_done
 from mimflow_train.storage.saver import Saver
 from mimflow_train.telemetry.console import say
 from mimflow_train.telemetry.run_log import RunLog
@@ -102,6 +102,8 @@ def train_run(
 ) -> State:
     """Train a run from where it stands; after a divergence, once more from the last checkpoint.
 
+    Once for each divergence: the next may roll back again if a checkpoint was saved in between.
+
     Args:
         context: This worker among its peers.
         config: The run.
@@ -114,7 +116,7 @@ def train_run(
 
     Raises:
         DataError: If the images are not those of the configuration, or not rank 0's.
-        DivergedError: If it diverges again after the roll-back.
+        DivergedError: If it diverges again before it has come past what it was rolled back for.
         RetriesError: If one step has failed too often.
     """
     watch = StallWatch(run_dir, context.rank)
@@ -143,18 +145,20 @@ def _train_run(
             return train_phases(context, state, data, until=plan.until, calls=calls)
 
     state = _restored(context, config, run_dir)
-    try:
-        return go_on(state)
-    except DivergedError as error:
-        if state.draw_stream:
-            raise
-        if context.rank == 0:
-            say(f"{error} Rolling back to the last checkpoint, once, with other masks and noise.")
-    del state  # so that two states are never on the device
-    gc.collect()
-    state = _restored(context, config, run_dir)
-    state.draw_stream += 1
-    return go_on(state)
+    while True:
+        try:
+            return go_on(state)
+        except DivergedError as error:
+            before = state.draw_stream
+            if before and _saved_step(context, run_dir) < before + STOP_AFTER_SKIPS:
+                raise
+            stream = max(1, error.step)
+            if context.rank == 0:
+                say(f"{error} Rolling back to the last checkpoint, with other masks and noise.")
+        del state  # so that two states are never on the device
+        gc.collect()
+        state = _restored(context, config, run_dir)
+        state.draw_stream = stream
 
 
 def _require_same_images(context: Context, config: TrainConfig) -> None:
@@ -211,6 +215,14 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path) -> State:
     return TrainState(config, device) if folder is None else load_state(folder, config, device)
 
 
+def _saved_step(context: Context, run_dir: Path) -> int:
+    """Return the step of the newest checkpoint, as rank 0 sees it, which has written it."""
+    done = [steps_done(run_dir) if context.rank == 0 else 0]
+    if context.world_size > 1:
+        dist.broadcast_object_list(done, device=context.device)
+    return done[0]
+
+
 def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
     """Let rank 0 look, and return what it has found, or fail as it does, on every rank."""
     found: list[Path | StorageError | None] = [None]
@@ -238,7 +250,8 @@ def _leaving_a_trace(
         try:
             yield
         except StepError as error:
-            note_failure(saver.run_dir, context.rank, error)  # which may raise another in its place
+            with contextlib.suppress(OSError):  # which may raise another in its place
+                note_failure(saver.run_dir, context.rank, error)
             raise
     except Exception:
         with _warning():  # in place of the error that ended it, one worker alone would meet this

@@ -30,7 +30,8 @@ class TrainState:
         ema: Their moving average in float32; what samples and scores are made with.
         optimizer: AdamW over the model's parameters.
         step: Optimiser steps done.
-        draw_stream: Roll-backs done; each changes masks and noise.
+        draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
+            depend on it.
     """
 
     phase = "joint"
@@ -123,7 +124,8 @@ class DecoderState:
         discriminator: The decoder's adversary.
         lecam: What the adversary has said of late.
         step: Optimiser steps done, those of the joint phase included.
-        draw_stream: Roll-backs done; each changes masks and noise.
+        draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
+            depend on it.
     """
 
     phase = "decoder"

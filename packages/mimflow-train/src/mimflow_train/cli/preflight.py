@@ -167,6 +167,11 @@ def choose_engine(engine: str, workers: int, kind: str) -> str:
             )
         require_gpus_for_torchrun(kind, os.environ)
         return "torchrun"
+    if place is not None and place[1] > 1:
+        raise ConfigError(
+            f"Expected --engine auto or torchrun among torchrun's {place[1]} workers, which would "
+            f"each train alone in one folder; got {engine}. Leave --engine out."
+        )
     if engine == "local" and workers > 1:
         raise ConfigError(
             f"Expected one worker with --engine local; got {workers}. Use --engine auto."

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _NOTICE_SECONDS = 5.0
+_ECHO_SECONDS = 1.0
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -53,16 +54,22 @@ class StopRequest:
     """Turns SIGINT, SIGTERM and SIGUSR1 into a question that the loop asks between steps.
 
     Slurm sends the last one ahead of a job's end (``--signal=USR1@120``). The second signal ends
-    the process at once.
+    the process at once, unless it is the first one's echo: ``uv run`` passes on to its child what
+    the whole process group has had already.
 
     Args:
         before_exit: Called at the second signal, for what would outlive the process.
+        clock: Seconds that pass.
     """
 
-    def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        before_exit: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.received: int | None = None
-        self._heard = False  # received may be what another worker has heard
-        self._before_exit = before_exit
+        self._heard_at: float | None = None  # received may be what another worker has heard
+        self._before_exit, self._clock = before_exit, clock
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -76,8 +83,10 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
-        if not self._heard:
-            self._heard, self.received = True, self.received or number
+        now = self._clock()
+        if self._heard_at is None:
+            self._heard_at, self.received = now, self.received or number
+        if now - self._heard_at < _ECHO_SECONDS:
             return
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(each, lambda number, _: os._exit(128 + number))  # the third does not wait

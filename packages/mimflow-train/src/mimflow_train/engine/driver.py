@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def watch(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) 
             if not waits.have_begun():
                 say(f"No worker has begun; {run_dir} is as it was. Run the same command again.")
                 stop.end()
-            (folder / STOP_FILE).touch()
+            with suppress(OSError):  # a full disk; the second signal ends it
+                (folder / STOP_FILE).touch()
         waits.look(has_news=readout.show())
     readout.close()
     note = folder / FAILURE_FILE

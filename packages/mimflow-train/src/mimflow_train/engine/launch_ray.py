@@ -39,6 +39,7 @@ from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.failures import ended
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_run
+from mimflow_train.storage.run_folder import steps_done
 from mimflow_train.telemetry.console import said_to, say
 from mimflow_train.telemetry.run_log import RunLog
 
@@ -46,6 +47,7 @@ __all__ = ["join_cluster", "run_ray"]
 
 _LAUNCH_FILE = "launch"
 _RESIZE_SECONDS = 60.0
+_STARTS = 8  # in a row from one checkpoint; a machine that joins is one as well
 
 
 def join_cluster(address: str) -> dict[str, float]:
@@ -107,7 +109,9 @@ def run_ray(
     others = descendants()
     # Ray would take its own record of an earlier launch for the state of this one.
     shutil.rmtree(run_dir / RAY_FOLDER, ignore_errors=True)
-    (run_dir / RAY_FOLDER).mkdir()
+    (run_dir / RAY_FOLDER).mkdir(exist_ok=True)
+    for each in (BEGAN_FILE, FAILURE_FILE, STOP_FILE):
+        (run_dir / RAY_FOLDER / each).unlink(missing_ok=True)
     if address is None:
         _start_cluster(workers)
     elif not ray.is_initialized():
@@ -167,7 +171,7 @@ def _trainer(
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=str(run_dir),
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=-1),  # _begin has the limit
             logging_config=LoggingConfig(log_level="ERROR"),
             callbacks=[_Witness(run_dir / RAY_FOLDER / "ray.words")],
         ),
@@ -240,7 +244,7 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
             f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
         )
     if rank == 0:
-        _say_if_anew(run_dir / RAY_FOLDER / BEGAN_FILE)
+        _begin(run_dir)
     if rank == 0 and options["is_range"]:
         spare = f"; {started - count} more wait, as they cannot share them evenly" * (
             count < started
@@ -263,11 +267,24 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
     return {"status": "done" if step >= plan.until else "stopped"}
 
 
-def _say_if_anew(began: Path) -> None:
-    if began.exists():
+def _begin(run_dir: Path) -> None:
+    """Say so if workers have started anew; not for ever from one checkpoint.
+
+    Raises:
+        RetriesError: If there was none newer after as many starts as are allowed.
+    """
+    began, done = run_dir / RAY_FOLDER / BEGAN_FILE, str(steps_done(run_dir))
+    starts = began.read_text().split() if began.exists() else []
+    if starts:
         say("All workers have started anew, from the newest checkpoint.")
-    with contextlib.suppress(OSError):
-        began.touch()
+    if starts[-_STARTS:] == [done] * _STARTS:
+        raise errors.RetriesError(
+            f"Expected the workers to come past step {done}; they have ended {_STARTS} times "
+            "before another checkpoint was saved. What they said of it is above; run the same "
+            "command again when that is put right."
+        )
+    with contextlib.suppress(OSError), began.open("a") as file:
+        file.write(f"{done}\n")
 
 
 def _nodes_without(run_dir: Path, launch: str) -> list[str]:

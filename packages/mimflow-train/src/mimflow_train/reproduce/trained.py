@@ -19,7 +19,7 @@ from mimflow_train.storage.checkpoint import (
     load_model,
 )
 from mimflow_train.storage.lock import locked_in_turn
-from mimflow_train.storage.run_folder import read_manifest
+from mimflow_train.storage.run_folder import read_manifest, steps_done
 from mimflow_train.telemetry.console import say
 
 __all__ = ["InterruptedRunError", "Trained", "trained"]
@@ -95,7 +95,7 @@ def _train(session: Session, config: TrainConfig, run_dir: Path, until: int) -> 
             )
         except WorkerError as error:
             if error.exit_code == DivergedError.exit_code:
-                raise DivergedError(str(error)) from error
+                raise DivergedError(str(error), steps_done(run_dir)) from error
             raise
     else:
         stopped = run_local(config, run_dir, session.device, plan)

@@ -50,7 +50,8 @@ class Snapshot(NamedTuple):
     Attributes:
         phase: ``joint`` or ``decoder``.
         step: Optimiser steps done.
-        draw_stream: Roll-backs done; each changes masks and noise.
+        draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
+            depend on it.
         tensors: Everything a checkpoint holds, by file and name.
     """
 
@@ -106,7 +107,7 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
         shutil.rmtree(draft, ignore_errors=True)
         raise StorageError(
             f"Expected to write a checkpoint to {folder}; {error}. "
-            "Free some space and run the same command again: it continues from the one before."
+            f"{remedy(error)} The run continues from the checkpoint before."
         ) from error
     with contextlib.suppress(OSError):  # what cannot be found now is removed after the next
         for old in checkpoints(run_dir)[:-_KEEP]:

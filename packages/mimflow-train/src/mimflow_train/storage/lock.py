@@ -1,5 +1,6 @@
 """One process at a time on a folder."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -12,6 +13,8 @@ from mimflow_train.errors import ConfigError
 from mimflow_train.telemetry.console import say
 
 __all__ = ["locked", "locked_in_turn"]
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # as of Lustre without -o flock
 
 
 @contextmanager
@@ -52,11 +55,18 @@ def locked_in_turn(folder: Path) -> Iterator[None]:
 
 
 def _take(file: TextIO) -> bool:
-    """Return whether the lock was free, and is ours now."""
+    """Return whether the lock was free, and is ours now, or cannot be had of this file system."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        folder = Path(file.name).parent
+        say(
+            f"Warning: {folder} cannot be locked ({error}); see that nothing else is at work in it."
+        )
     return True
 
 

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -38,11 +38,19 @@ _letterbox: _Letterbox | None = None
 
 
 def say(message: str) -> None:
-    """Write one line to stderr, above the bar if there is one, or where :func:`said_to` says."""
+    """Write one line to stderr, above the bar if there is one, or where :func:`said_to` says.
+
+    A stderr that takes no more, as of a full disk or a terminal that is gone, ends no training.
+    """
     if _letterbox is None:
-        tqdm.write(message, file=sys.stderr)
+        with _unheard():
+            tqdm.write(message, file=sys.stderr)
     else:
         _letterbox.put(message)
+
+
+def _unheard() -> AbstractContextManager[None]:
+    return suppress(OSError, ValueError)  # the latter of a file that was closed
 
 
 @contextmanager
@@ -106,8 +114,9 @@ class Progress:
         now = self._clock()
         if self._bar is not None:
             shown = {name: f"{values[name]:.3g}" for name in _IN_BAR if name in values}
-            self._bar.set_postfix(shown | _speed(values))
-            self._bar.update(step - self._bar.n)
+            with _unheard():
+                self._bar.set_postfix(shown | _speed(values))
+                self._bar.update(step - self._bar.n)
         elif now - self._spoke >= _LINE_EVERY_SECONDS or step == self._steps:
             self._spoke = now
             say("  ".join([f"step {step}/{self._steps}", *self._parts(step, values, now)]))
@@ -125,7 +134,8 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
-            self._bar.close()
+            with _unheard():
+                self._bar.close()
 
 
 def _speed(values: Mapping[str, float]) -> dict[str, str]:
