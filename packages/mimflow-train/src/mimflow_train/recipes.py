@@ -91,7 +91,7 @@ def paper(scale: str, class_names: tuple[str, ...], source: str) -> TrainConfig:
     """Return the paper's recipe at 256 px: ``L`` is MIMFlow-L, the others are its neighbours.
 
     450,450 + 10,010 steps of 256 images are 90 + 2 epochs of ImageNet. No run of this length has
-    been made with this code; the paper took 40 hours of eight A100 for L.
+    been made with this code; the paper does not say how long it took.
 
     Args:
         scale: S, B, L, XL or XXL: the flow's size; S is with ViT-S, XL with ViT-L, the others are
