@@ -11,7 +11,7 @@ from PIL import Image
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.images.adm_crop import adm_center_crop
-from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip, class_names, read_ahead
+from genmetrics.images.sources import ImageSource, PictureSet, class_names, read_ahead
 
 _WRITERS = 4
 _UNFINISHED = ".unfinished.json"  # what a folder is being filled with
@@ -203,6 +203,6 @@ def _begin(folder: Path, source: Path, size: int) -> Path:
 
 def names_of(source: ImageSource) -> list[str]:
     """Return the paths of images below their folder or in their zip, or numbers in an array."""
-    if isinstance(source, ImageFolder | ImageZip):
+    if isinstance(source, PictureSet):
         return source.names
     return [f"{index:06d}" for index in range(len(source))]
