@@ -21,6 +21,7 @@ from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import GaussianStats
 from genmetrics.images.arrays import FEATURES_NOT_READ, is_of_features
 from genmetrics.images.zip_members import TORN, torn_archive
+from genmetrics.whole_files import written_whole
 
 SCHEMA = "genmetrics-stats/1"
 _ROUNDING = 1e-6  # of the trace, as much as a float32 covariance of 2048 dimensions may be off
@@ -59,15 +60,8 @@ def save_stats(path: str | Path, outputs: Mapping[str, GaussianStats]) -> None:
         arrays[f"{name}/mean"], arrays[f"{name}/cov"] = stats.mean.numpy(), stats.cov.numpy()
         if stats.n is not None:
             arrays[f"{name}/n"] = np.array(stats.n)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as draft, draft.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_stats(path: str | Path, output: str = "pool3") -> GaussianStats:
