@@ -20,7 +20,7 @@ from torch import Tensor
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import GaussianStats
 from genmetrics.images.arrays import FEATURES_NOT_READ, is_of_features
-from genmetrics.images.zip_members import TORN, torn_archive
+from genmetrics.images.zip_members import open_npz
 from genmetrics.whole_files import written_whole
 
 SCHEMA = "genmetrics-stats/1"
@@ -117,15 +117,10 @@ def load_all_stats(path: str | Path) -> dict[str, GaussianStats]:
 
 
 def _read_npz(path: Path) -> dict[str, GaussianStats]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            # arr_0 of ADM's references is 2 GB of images.
-            arrays = {key: archive[key] for key in archive.files if not key.startswith("arr_")}
-            return _from_arrays(path, arrays, archive.files)
-    except BadInput:
-        raise
-    except TORN as error:
-        raise torn_archive(path, error) from error
+    with open_npz(path) as archive:
+        # arr_0 of ADM's references is 2 GB of images.
+        arrays = {key: archive[key] for key in archive.files if not key.startswith("arr_")}
+        return _from_arrays(path, arrays, archive.files)
 
 
 def _from_arrays(
