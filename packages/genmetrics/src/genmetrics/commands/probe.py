@@ -1,7 +1,6 @@
 """``genmetrics probe``: linear probes of saved features, all depths in one run."""
 
 import argparse
-import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,9 +64,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_report(options.json)
     chosen = choose_device(options.device)
 
-    import torch
-
-    from genmetrics.evaluation.report import SCHEMA
+    from genmetrics.evaluation.report import SCHEMA, environment
     from genmetrics.probes.data import load_probe_file
     from genmetrics.probes.presets import probe_preset
     from genmetrics.probes.training import probe_depths
@@ -101,11 +98,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     report = {
         "schema": SCHEMA,
         "genmetrics_version": version("genmetrics"),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "device": chosen,
-        },
+        "environment": environment(device=chosen),
         "train": {"path": str(options.train), "n": first.n_train},
         "val": {"path": str(options.val), "n": first.n_val},
         "preset": recipe.to_dict()

@@ -220,9 +220,7 @@ def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) ->
         **how,
         "images": fingerprint,
         "n": len(source),
-        "extractor": extractor.name,
-        "weights_sha256": extractor.weights_sha256,
-        "preprocess_id": extractor.preprocess_id,
+        **extractor.provenance,
         "outputs": dict(extractor.outputs),
         "batch_size": batch_size,
     }
