@@ -1,18 +1,17 @@
 """``genmetrics recon``: PSNR, SSIM, LPIPS and rFID of images and their reconstructions."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmetrics.commands.arguments import (
+    add_network_options,
     add_reading_options,
     choose_device,
     count,
     device,
-    extractor,
 )
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
@@ -59,23 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="backbone of LPIPS (default: alex)",
     )
     add("--lpips-weights", type=Path, metavar="FILE", help="torchvision's weights of the backbone")
-    add(
-        "--extractor",
-        type=extractor,
-        default="inception",
-        metavar="NAME",
-        help="feature network of rfid, see genmetrics eval (default: inception)",
-    )
-    add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
+    add_network_options(parser, "features of rfid")
     add("--batch-size", type=count, default=64, metavar="N", help="pairs at a time (default: 64)")
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add(
-        "--cache",
-        type=Path,
-        default=os.environ.get("GENMETRICS_CACHE") or None,
-        metavar="DIR",
-        help="keep the features of rfid there (default: GENMETRICS_CACHE, else nowhere)",
-    )
     add("--worst", type=count, metavar="K", help="list the K worst pairs by each metric")
     add("--per-class", action="store_true", help="add the scores of each class of originals")
     add_reading_options(parser)
