@@ -79,18 +79,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     chosen = choose_device(options.device)
 
     from genmetrics.evaluation.reconstruction import reconstruction_metrics
-    from genmetrics.networks.extractors import get_extractor
-    from genmetrics.networks.perceptual import perceptual_distance
 
-    networks: dict[str, Any] = {}
-    if "lpips" in options.metrics:
-        networks["perceptual"] = perceptual_distance(
-            options.lpips_net, weights=options.lpips_weights, device=chosen
-        )
-    if "rfid" in options.metrics:
-        networks["extractor"] = get_extractor(
-            options.extractor, weights=options.weights, device=chosen
-        )
+    networks = _networks(options, chosen)
     passes = ("rfid" in options.metrics) + bool(set(options.metrics) - {"rfid"})
     with progress_bar(2 * len(pairs.names) * passes) as bar:
         result = reconstruction_metrics(
@@ -108,19 +98,43 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
         sys.stderr.write(f"warning: {remark.message}\n")
     plain, lines = result.to_dict(), [result.to_text()]
     if options.worst is not None:
-        worst = result.worst(options.worst)
-        plain["worst"] = {
-            metric: [each._asdict() for each in pairs] for metric, pairs in worst.items()
-        }
-        lines += [
-            f"worst {metric:<7} {each.value:<23.5f} {each.name}"
-            for metric, pairs in worst.items()
-            for each in pairs
-        ]
+        plain["worst"] = _worst(result, options.worst)
+        lines += _worst_lines(plain["worst"])
     if options.per_class:
         plain["per_class"] = _per_class(result)
         lines += _class_lines(plain["per_class"])
     write(document(plain, command), "\n".join(lines), options.json)
+
+
+def _networks(options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Build what the metrics need, as arguments of ``reconstruction_metrics``."""
+    from genmetrics.networks.extractors import get_extractor
+    from genmetrics.networks.perceptual import perceptual_distance
+
+    networks: dict[str, Any] = {}
+    if "lpips" in options.metrics:
+        networks["perceptual"] = perceptual_distance(
+            options.lpips_net, weights=options.lpips_weights, device=device
+        )
+    if "rfid" in options.metrics:
+        networks["extractor"] = get_extractor(
+            options.extractor, weights=options.weights, device=device
+        )
+    return networks
+
+
+def _worst(result: "ReconstructionResult", num: int) -> dict[str, list[dict[str, Any]]]:
+    return {
+        metric: [each._asdict() for each in pairs] for metric, pairs in result.worst(num).items()
+    }
+
+
+def _worst_lines(worst: dict[str, list[dict[str, Any]]]) -> list[str]:
+    return [
+        f"worst {metric:<7} {each['value']:<23.5f} {each['name']}"
+        for metric, pairs in worst.items()
+        for each in pairs
+    ]
 
 
 def _per_class(result: "ReconstructionResult") -> dict[str, dict[str, Any]]:
