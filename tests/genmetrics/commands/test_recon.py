@@ -115,9 +115,7 @@ def test_classes_have_scores_of_their_own_with_their_counts(classes, tmp_path, c
 def test_classes_of_images_without_any_are_refused_before_a_pair_is_read(
     folders, capsys, monkeypatch
 ):
-    monkeypatch.setattr(
-        "genmetrics.images.sources.ImageFolder.read", lambda *_: pytest.fail("read")
-    )
+    monkeypatch.setattr("genmetrics.images.sources.PictureSet.read", lambda *_: pytest.fail("read"))
     assert main(["recon", *folders, "--per-class", "--metrics", "psnr"]) == 3
     assert "Leave --per-class out." in capsys.readouterr().err
 

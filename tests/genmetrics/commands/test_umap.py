@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,3 +152,14 @@ def test_files_that_are_no_npz_are_refused(tmp_path, capsys):
         err = capsys.readouterr().err
         assert err.startswith("genmetrics: Expected an .npz file")
         assert err.count("\n") == 1
+
+
+def test_damaged_names_of_images_are_refused(save, tmp_path, capsys):
+    features, labels = clusters(n=7, classes=2)
+    path = Path(save(features=features, labels=labels, ids=np.array(["cat/0.png"] * 7)))
+    path.write_bytes(path.read_bytes().replace("cat".encode("utf-32-le"), b"\0" * 12, 1))
+    assert main(["umap", str(path), "--method", "pca", "--out", str(tmp_path / "x.png")]) == 3
+    err = capsys.readouterr().err
+    assert err.startswith("genmetrics: Expected an .npz file of arrays")
+    assert "Bad CRC-32 for file 'ids.npy'" in err
+    assert not (tmp_path / "x.png").exists()

@@ -384,6 +384,16 @@ def test_torn_npz_is_refused(tmp_path, keep):
         open_images(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("open_set", [open_images, open_reference])
+def test_an_npz_of_an_unknown_version_is_refused(tmp_path, open_set):
+    np.savez(tmp_path / "x.npz", pixels())
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[content.index(b"PK\1\2") + 6] = 99
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(BadInput, match=r"arrays in .*x\.npz; got zip file version 9\.9"):
+        open_set(tmp_path / "x.npz")
+
+
 def damage(path, offset):
     content = bytearray(path.read_bytes())
     content[offset] ^= 1

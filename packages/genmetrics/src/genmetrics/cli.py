@@ -12,8 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from genmetrics.commands.output import logs_on_stderr
-from genmetrics.errors import GenmetricsError
-from genmetrics.networks.extractor_names import did_you_mean
+from genmetrics.errors import GenmetricsError, did_you_mean
 
 # Modules of genmetrics.commands.
 COMMANDS = (

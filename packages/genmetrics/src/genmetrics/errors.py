@@ -1,5 +1,8 @@
 """What can go wrong for a user, by exit code. Every message is one or two sentences."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 EXIT_SKIPPED = 6  # the command finished, without the images that cannot be read
 
 
@@ -31,3 +34,9 @@ class NumericalFailure(GenmetricsError, ArithmeticError):  # noqa: N818  # the w
     """A computation gave values that are not numbers, or not a distance."""
 
     exit_code = 5
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a sentence that suggests the nearest of some names, or nothing if none is near."""
+    near = get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]}?" if near else ""

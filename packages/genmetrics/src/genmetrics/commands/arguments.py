@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_feature_options",
+    "add_network_options",
     "add_reading_options",
     "choose_device",
     "choose_devices",
@@ -34,18 +35,37 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=seed, default=0, metavar="S", help="seed of random choices (default: 0)")
 
 
-def add_feature_options(parser: argparse.ArgumentParser) -> None:
-    """Add which feature network runs, and where."""
+def add_network_options(parser: argparse.ArgumentParser, features: str = "features") -> None:
+    """Add which feature network runs, and where what it returns is kept.
+
+    Args:
+        parser: Of a command.
+        features: What help calls them.
+    """
     add = parser.add_argument
     add(
         "--extractor",
         type=extractor,
         default="inception",
         metavar="NAME",
-        help="inception, efflite0, dinov2, clip, timm:NAME, open_clip:ARCH[/TAG] or a plugin's "
-        "(default: inception)",
+        help=f"network of the {features}: inception, efflite0, dinov2, clip, timm:NAME, "
+        "open_clip:ARCH[/TAG] or a plugin's (default: inception)",
     )
     add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
+    add(
+        "--cache",
+        type=Path,
+        default=os.environ.get("GENMETRICS_CACHE") or None,
+        metavar="DIR",
+        help=f"keep the {features} there, so that a run that was killed goes on "
+        "(default: GENMETRICS_CACHE, else nowhere)",
+    )
+
+
+def add_feature_options(parser: argparse.ArgumentParser) -> None:
+    """Add which feature network runs, where and how fast."""
+    add_network_options(parser)
+    add = parser.add_argument
     add("--batch-size", type=count, default=64, metavar="N", help="images per pass (default: 64)")
     add(
         "--device",
@@ -58,14 +78,6 @@ def add_feature_options(parser: argparse.ArgumentParser) -> None:
         "--processes",
         action="store_true",
         help="decode pictures in processes, not threads",
-    )
-    add(
-        "--cache",
-        type=Path,
-        default=os.environ.get("GENMETRICS_CACHE") or None,
-        metavar="DIR",
-        help="keep features there, so that a run that was killed goes on "
-        "(default: GENMETRICS_CACHE, else nowhere)",
     )
 
 

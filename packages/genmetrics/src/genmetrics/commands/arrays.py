@@ -1,13 +1,12 @@
 """Arrays of numbers in ``.npz`` files. Imports no torch."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genmetrics.errors import BadInput, GenmetricsError, UsageError
+from genmetrics.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     import numpy as np
 
@@ -72,22 +71,12 @@ def read_labels(path: Path, count: int) -> "np.ndarray | None":
     return labels.astype(np.int64)
 
 
-@contextmanager
-def _open(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
-    import numpy as np
-
-    from genmetrics.images.zip_members import TORN, torn_archive
+def _open(path: Path) -> "AbstractContextManager[np.lib.npyio.NpzFile]":
+    from genmetrics.images.zip_members import open_npz
 
     if not path.is_file():
         raise BadInput(f"Expected an .npz file; got {path}, which is none. Check the path.")
-    try:
-        # Opened here, since np.load leaves the file of a torn archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            yield arrays
-    except GenmetricsError:
-        raise
-    except TORN as error:
-        raise torn_archive(path, error) from error
+    return open_npz(path)
 
 
 def _usual_or_only(arrays: "np.lib.npyio.NpzFile", preferred: tuple[str, ...], path: Path) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from genmetrics.commands.arguments import (
     add_feature_options,
@@ -17,7 +16,7 @@ from genmetrics.commands.arguments import (
 from genmetrics.commands.file_kinds import require_report, require_target
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
-from genmetrics.errors import UsageError
+from genmetrics.whole_files import written_whole
 
 if TYPE_CHECKING:
     from genmetrics.images.sources import ImageSource
@@ -103,15 +102,9 @@ def _who(source: "ImageSource") -> dict[str, Any]:
 
 
 def _save(path: Path, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Write under another name and rename, so that no half file is taken for a whole one."""
     import numpy as np
 
-    unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with unfinished.open("xb") as stream:
-            np.savez(stream, **arrays, meta=np.array(json.dumps(meta)))
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise UsageError(f"Expected a writable OUT; got {error}.") from error
+    with written_whole(path) as draft, draft.open("wb") as stream:
+        np.savez(stream, **arrays, meta=np.array(json.dumps(meta)))
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,7 +1,6 @@
 """``genmetrics probe``: linear probes of saved features, all depths in one run."""
 
 import argparse
-import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,9 +64,6 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_report(options.json)
     chosen = choose_device(options.device)
 
-    import torch
-
-    from genmetrics.evaluation.report import SCHEMA
     from genmetrics.probes.data import load_probe_file
     from genmetrics.probes.presets import probe_preset
     from genmetrics.probes.training import probe_depths
@@ -88,39 +84,52 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
             progress=bar.update,
         )
     checks = {key: _cross_checks(options, train[key], val[key], chosen) for key in results}
+    report = _report(options, results, checks, chosen)
+    for warning in report["warnings"]:
+        sys.stderr.write(f"warning: {warning['message']}\n")
+    write(document(report, command), _table(results, checks), options.json)
+
+
+def _report(
+    options: argparse.Namespace,
+    results: dict[str, "ProbeResult"],
+    checks: dict[str, dict[str, Any]],
+    device: str,
+) -> dict[str, Any]:
+    """Return the accuracies with everything behind them, as plain values."""
+    from genmetrics.evaluation.report import SCHEMA, environment
+
     first = next(iter(results.values()))
-    warnings = []
-    steps = epochs * (first.n_train // first.batch_size)
-    if steps < _FEW_STEPS * recipe.usual_steps:
-        message = (
-            f"Expected some {recipe.usual_steps} steps, as the preset {recipe.name} takes on "
-            f"ImageNet; got {steps}, so accuracies may be too low and in another order. "
-            "Raise --epochs or lower --batch-size."
-        )
-        warnings.append({"code": "FEW_STEPS", "message": message})
-    report = {
+    return {
         "schema": SCHEMA,
         "genmetrics_version": version("genmetrics"),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "device": chosen,
-        },
+        "environment": environment(device=device),
         "train": {"path": str(options.train), "n": first.n_train},
         "val": {"path": str(options.val), "n": first.n_val},
-        "preset": recipe.to_dict()
+        "preset": first.preset.to_dict()
         | {
-            "epochs": epochs,
+            "epochs": first.epochs,
             "batch_size": first.batch_size,
-            "peak_lr": recipe.peak_lr(first.batch_size, first.n_train),
+            "peak_lr": first.preset.peak_lr(first.batch_size, first.n_train),
         },
         "seeds": list(options.seeds),
         "probes": {key: results[key].to_dict() | checks[key] for key in results},
-        "warnings": warnings,
+        "warnings": _too_few_steps(first),
     }
-    for warning in warnings:
-        sys.stderr.write(f"warning: {warning['message']}\n")
-    write(document(report, command), _table(results, checks), options.json)
+
+
+def _too_few_steps(result: "ProbeResult") -> list[dict[str, str]]:
+    """Return a warning if training took far fewer steps than the recipe does, or else none."""
+    steps = result.epochs * (result.n_train // result.batch_size)
+    recipe = result.preset
+    if steps >= _FEW_STEPS * recipe.usual_steps:
+        return []
+    message = (
+        f"Expected some {recipe.usual_steps} steps, as the preset {recipe.name} takes on "
+        f"ImageNet; got {steps}, so accuracies may be too low and in another order. "
+        "Raise --epochs or lower --batch-size."
+    )
+    return [{"code": "FEW_STEPS", "message": message}]
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,18 +1,17 @@
 """``genmetrics recon``: PSNR, SSIM, LPIPS and rFID of images and their reconstructions."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmetrics.commands.arguments import (
+    add_network_options,
     add_reading_options,
     choose_device,
     count,
     device,
-    extractor,
 )
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
@@ -59,23 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="backbone of LPIPS (default: alex)",
     )
     add("--lpips-weights", type=Path, metavar="FILE", help="torchvision's weights of the backbone")
-    add(
-        "--extractor",
-        type=extractor,
-        default="inception",
-        metavar="NAME",
-        help="feature network of rfid, see genmetrics eval (default: inception)",
-    )
-    add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
+    add_network_options(parser, "features of rfid")
     add("--batch-size", type=count, default=64, metavar="N", help="pairs at a time (default: 64)")
     add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add(
-        "--cache",
-        type=Path,
-        default=os.environ.get("GENMETRICS_CACHE") or None,
-        metavar="DIR",
-        help="keep the features of rfid there (default: GENMETRICS_CACHE, else nowhere)",
-    )
     add("--worst", type=count, metavar="K", help="list the K worst pairs by each metric")
     add("--per-class", action="store_true", help="add the scores of each class of originals")
     add_reading_options(parser)
@@ -94,18 +79,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     chosen = choose_device(options.device)
 
     from genmetrics.evaluation.reconstruction import reconstruction_metrics
-    from genmetrics.networks.extractors import get_extractor
-    from genmetrics.networks.perceptual import perceptual_distance
 
-    networks: dict[str, Any] = {}
-    if "lpips" in options.metrics:
-        networks["perceptual"] = perceptual_distance(
-            options.lpips_net, weights=options.lpips_weights, device=chosen
-        )
-    if "rfid" in options.metrics:
-        networks["extractor"] = get_extractor(
-            options.extractor, weights=options.weights, device=chosen
-        )
+    networks = _networks(options, chosen)
     passes = ("rfid" in options.metrics) + bool(set(options.metrics) - {"rfid"})
     with progress_bar(2 * len(pairs.names) * passes) as bar:
         result = reconstruction_metrics(
@@ -123,19 +98,43 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
         sys.stderr.write(f"warning: {remark.message}\n")
     plain, lines = result.to_dict(), [result.to_text()]
     if options.worst is not None:
-        worst = result.worst(options.worst)
-        plain["worst"] = {
-            metric: [each._asdict() for each in pairs] for metric, pairs in worst.items()
-        }
-        lines += [
-            f"worst {metric:<7} {each.value:<23.5f} {each.name}"
-            for metric, pairs in worst.items()
-            for each in pairs
-        ]
+        plain["worst"] = _worst(result, options.worst)
+        lines += _worst_lines(plain["worst"])
     if options.per_class:
         plain["per_class"] = _per_class(result)
         lines += _class_lines(plain["per_class"])
     write(document(plain, command), "\n".join(lines), options.json)
+
+
+def _networks(options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Build what the metrics need, as arguments of ``reconstruction_metrics``."""
+    from genmetrics.networks.extractors import get_extractor
+    from genmetrics.networks.perceptual import perceptual_distance
+
+    networks: dict[str, Any] = {}
+    if "lpips" in options.metrics:
+        networks["perceptual"] = perceptual_distance(
+            options.lpips_net, weights=options.lpips_weights, device=device
+        )
+    if "rfid" in options.metrics:
+        networks["extractor"] = get_extractor(
+            options.extractor, weights=options.weights, device=device
+        )
+    return networks
+
+
+def _worst(result: "ReconstructionResult", num: int) -> dict[str, list[dict[str, Any]]]:
+    return {
+        metric: [each._asdict() for each in pairs] for metric, pairs in result.worst(num).items()
+    }
+
+
+def _worst_lines(worst: dict[str, list[dict[str, Any]]]) -> list[str]:
+    return [
+        f"worst {metric:<7} {each['value']:<23.5f} {each['name']}"
+        for metric, pairs in worst.items()
+        for each in pairs
+    ]
 
 
 def _per_class(result: "ReconstructionResult") -> dict[str, dict[str, Any]]:

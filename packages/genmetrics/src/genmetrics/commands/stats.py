@@ -111,9 +111,7 @@ def _provenance(
     from importlib.metadata import version
 
     meta: dict[str, str | int] = {
-        "extractor": extractor.name,
-        "weights_sha256": extractor.weights_sha256,
-        "preprocess_id": extractor.preprocess_id,
+        **extractor.provenance,
         "source": options.source.name,
         "source_fingerprint": fingerprint,
         "sums": "exact-2^-14" if options.exact else "float64",

@@ -72,7 +72,9 @@ def _folder_names(path: Path, labels: "np.ndarray") -> dict[int, str]:
     """Return what classes are called, if ids stand beside them: the folder of their images."""
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as arrays:
+    from genmetrics.images.zip_members import open_npz
+
+    with open_npz(path) as arrays:
         ids = arrays["ids"] if "ids" in arrays else np.empty(0)
     if ids.shape != labels.shape or ids.dtype.kind != "U":
         return {}

@@ -131,11 +131,6 @@ def usable_statistics(reference: Reference, extractor: Extractor) -> dict[str, G
 def _provenance(extractor: Extractor, output: str) -> GaussianStats:
     """Return statistics of nothing that say where this extractor's would be from."""
     dim = extractor.outputs[output]
-    meta = {
-        "extractor": extractor.name,
-        "weights_sha256": extractor.weights_sha256,
-        "preprocess_id": extractor.preprocess_id,
-        "output": output,
-    }
+    meta = extractor.provenance | {"output": output}
     zeros = torch.zeros(dim, dtype=torch.float64)
     return GaussianStats(None, zeros, zeros.expand(dim, dim), meta)

@@ -3,10 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
-from genmetrics.errors import UsageError
+from genmetrics.errors import UsageError, did_you_mean
 
 __all__ = ["METRICS", "PROTOCOLS", "Protocol", "choose_protocol", "metric_names"]
 
@@ -53,11 +52,8 @@ class Protocol:
     def __post_init__(self) -> None:
         for metric in self.metrics:
             if metric not in METRICS:
-                close = get_close_matches(metric, METRICS, n=1)
-                advice = (
-                    f"Did you mean {close[0]}?" if close else f"There are {', '.join(METRICS)}."
-                )
-                raise UsageError(f"Expected metrics that exist; got {metric!r}. {advice}")
+                advice = did_you_mean(metric, METRICS) or f" There are {', '.join(METRICS)}."
+                raise UsageError(f"Expected metrics that exist; got {metric!r}.{advice}")
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -118,9 +114,8 @@ def choose_protocol(name: str | None, extractor: str | None, **changes: Any) -> 
         ('fid', 'pr')
     """
     if name is not None and name not in PROTOCOLS:
-        close = get_close_matches(name, PROTOCOLS, n=1)
-        advice = f"Did you mean {close[0]}?" if close else f"There are {', '.join(PROTOCOLS)}."
-        raise UsageError(f"Expected a protocol that exists; got {name!r}. {advice}")
+        advice = did_you_mean(name, PROTOCOLS) or f" There are {', '.join(PROTOCOLS)}."
+        raise UsageError(f"Expected a protocol that exists; got {name!r}.{advice}")
     if name is None:
         of_network = {each.extractor: each for each in PROTOCOLS.values()}
         own = Protocol(

@@ -20,7 +20,7 @@ from genmetrics.evaluation.reconstruction_report import PairScore, Reconstructio
 from genmetrics.evaluation.report import ImageSet, Remark
 from genmetrics.features.extraction import extract
 from genmetrics.images.pairing import Pairing, Pairs, pair_images
-from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip
+from genmetrics.images.sources import ImageSource, PictureSet
 from genmetrics.metrics.frechet import FrechetResult, frechet_distance_from_features
 from genmetrics.metrics.pixel_metrics import (
     PSNR_CAP_DB,
@@ -134,7 +134,7 @@ def _class_of(pairs: Pairs) -> list[str] | None:
     """Return the class of each pair: its folder, or its number where images have no names."""
     if pairs.real.labels is None:
         return None
-    if isinstance(pairs.real, ImageFolder | ImageZip):
+    if isinstance(pairs.real, PictureSet):
         return [PurePosixPath(name).parent.as_posix() for name in pairs.real.names]
     return [str(label) for label in pairs.real.labels.tolist()]
 

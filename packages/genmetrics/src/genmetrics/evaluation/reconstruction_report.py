@@ -1,7 +1,6 @@
 """Scores of reconstructions with every convention behind them, as JSON and as a table."""
 
 import math
-import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from genmetrics.errors import BadInput
-from genmetrics.evaluation.report import SCHEMA, ImageSet, Remark
+from genmetrics.evaluation.report import SCHEMA, ImageSet, Remark, environment
 from genmetrics.images.pairing import Pairing
 from genmetrics.metrics.frechet import FrechetResult
 from genmetrics.metrics.pixel_metrics import PSNR_CAP_DB
@@ -146,18 +145,11 @@ class ReconstructionResult:
         if self.psnr is not None:
             metrics["psnr"]["of_mean_mse"] = self.psnr_of_mean_mse
         if self.rfid is not None and self.extractor is not None:
-            metrics[self.rfid_name] = asdict(self.rfid) | {
-                "extractor": self.extractor.name,
-                "weights_sha256": self.extractor.weights_sha256,
-                "preprocess_id": self.extractor.preprocess_id,
-            }
+            metrics[self.rfid_name] = asdict(self.rfid) | self.extractor.provenance
         return {
             "schema": SCHEMA,
             "genmetrics_version": version("genmetrics"),
-            "environment": {
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-            },
+            "environment": environment(),
             "real": self.real.to_dict(),
             "recon": self.recon.to_dict(),
             "pairing": self.pairing,

@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genmetrics.evaluation.report import ImageSet
 from genmetrics.features.stats import GaussianStats
 from genmetrics.features.stats_files import load_all_stats
 from genmetrics.images.arrays import STATISTICS_NOT_USED, open_image_array
 from genmetrics.images.sources import ImageSource, open_images
-from genmetrics.images.zip_members import torn_archive
+from genmetrics.images.zip_members import open_npz
 
 __all__ = ["Reference", "open_reference"]
 
@@ -86,8 +84,5 @@ def _keys(path: Path) -> set[str]:
     """Return the names of the arrays of an ``.npz``; none for another file."""
     if path.suffix.lower() != ".npz":
         return set()
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return set(archive.files)
-    except Exception as error:  # a torn archive raises anything
-        raise torn_archive(path, error) from error
+    with open_npz(path) as archive:
+        return set(archive.files)

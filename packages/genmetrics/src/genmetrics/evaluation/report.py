@@ -14,9 +14,18 @@ from genmetrics.evaluation.protocols import Protocol
 from genmetrics.images.sources import ImageSource
 from genmetrics.networks.extractors import Extractor
 
-__all__ = ["SCHEMA", "ImageSet", "Remark", "Report", "Score"]
+__all__ = ["SCHEMA", "ImageSet", "Remark", "Report", "Score", "environment"]
 
 SCHEMA = "genmetrics/1"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the versions that numbers depend on, and what else is known of where they were made.
+
+    Args:
+        **more: Such as ``device``.
+    """
+    return {"python": platform.python_version(), "torch": str(torch.__version__), **more}
 
 
 class Remark(NamedTuple):
@@ -145,11 +154,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "genmetrics_version": version("genmetrics"),
-            "environment": {
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-                "device": str(self.extractor.device),
-            },
+            "environment": environment(device=str(self.extractor.device)),
             "protocol": asdict(self.protocol),
             "seed": self.seed,
             "samples": self.samples.to_dict(),

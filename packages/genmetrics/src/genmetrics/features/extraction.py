@@ -20,7 +20,7 @@ from genmetrics.errors import UsageError
 from genmetrics.features.cache import FeatureCache
 from genmetrics.images.contents import Contents
 from genmetrics.images.decoding import Decoded, Processes, batches_ahead
-from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip, as_images
+from genmetrics.images.sources import ImageSource, PictureSet, as_images
 from genmetrics.networks.extractors import Extractor, full_float32
 
 BATCHES_PER_SHARD = 8
@@ -139,7 +139,7 @@ class _Run:
         self.arrays = {name: values.numpy() for name, values in self.features.items()}
         if not isinstance(source, Tensor):
             self.arrays |= {_DIGESTS: np.zeros(n, np.uint64), _PLAIN: np.zeros(n, np.bool_)}
-        if isinstance(source, ImageFolder | ImageZip):
+        if isinstance(source, PictureSet):
             self.arrays[_NOTICED] = source.noticed
         self.num_restored = 0
         self.shards = [range(start, min(start + shard, n)) for start in range(0, n, shard)]
@@ -214,15 +214,13 @@ def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) ->
     else:
         fingerprint = source.fingerprint()
     how = {}
-    if isinstance(source, ImageFolder | ImageZip):
+    if isinstance(source, PictureSet):
         how = {"allow_16bit": source.allow_16bit}
     return {
         **how,
         "images": fingerprint,
         "n": len(source),
-        "extractor": extractor.name,
-        "weights_sha256": extractor.weights_sha256,
-        "preprocess_id": extractor.preprocess_id,
+        **extractor.provenance,
         "outputs": dict(extractor.outputs),
         "batch_size": batch_size,
     }

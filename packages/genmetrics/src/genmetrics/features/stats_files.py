@@ -20,7 +20,8 @@ from torch import Tensor
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import GaussianStats
 from genmetrics.images.arrays import FEATURES_NOT_READ, is_of_features
-from genmetrics.images.zip_members import TORN, torn_archive
+from genmetrics.images.zip_members import open_npz
+from genmetrics.whole_files import written_whole
 
 SCHEMA = "genmetrics-stats/1"
 _ROUNDING = 1e-6  # of the trace, as much as a float32 covariance of 2048 dimensions may be off
@@ -59,15 +60,8 @@ def save_stats(path: str | Path, outputs: Mapping[str, GaussianStats]) -> None:
         arrays[f"{name}/mean"], arrays[f"{name}/cov"] = stats.mean.numpy(), stats.cov.numpy()
         if stats.n is not None:
             arrays[f"{name}/n"] = np.array(stats.n)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as draft, draft.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_stats(path: str | Path, output: str = "pool3") -> GaussianStats:
@@ -123,15 +117,10 @@ def load_all_stats(path: str | Path) -> dict[str, GaussianStats]:
 
 
 def _read_npz(path: Path) -> dict[str, GaussianStats]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            # arr_0 of ADM's references is 2 GB of images.
-            arrays = {key: archive[key] for key in archive.files if not key.startswith("arr_")}
-            return _from_arrays(path, arrays, archive.files)
-    except BadInput:
-        raise
-    except TORN as error:
-        raise torn_archive(path, error) from error
+    with open_npz(path) as archive:
+        # arr_0 of ADM's references is 2 GB of images.
+        arrays = {key: archive[key] for key in archive.files if not key.startswith("arr_")}
+        return _from_arrays(path, arrays, archive.files)
 
 
 def _from_arrays(

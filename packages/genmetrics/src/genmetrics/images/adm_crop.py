@@ -22,12 +22,25 @@ def adm_center_crop(
         >>> adm_center_crop(np.zeros((50, 23, 3), np.uint8), 8).shape
         (8, 8, 3)
     """
-    picture = Image.fromarray(image)
+    return np.array(adm_crop_picture(Image.fromarray(image), size))
+
+
+def adm_crop_picture(picture: Image.Image, size: int) -> Image.Image:
+    """Return the centre of a picture, cropped as :func:`adm_center_crop` crops an array.
+
+    Args:
+        picture: Of 8 bits per channel, not a palette.
+        size: Side of the square, in pixels, at least 1.
+
+    Example:
+        >>> adm_crop_picture(Image.new("RGB", (23, 50)), 8).size
+        (8, 8)
+    """
     while min(picture.size) >= 2 * size:
         width, height = picture.size
         picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
     scale = size / min(picture.size)
     width, height = (round(side * scale) for side in picture.size)
-    pixels = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     top, left = (height - size) // 2, (width - size) // 2
-    return pixels[top : top + size, left : left + size]
+    return picture.crop((left, top, left + size, top + size))

@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from genmetrics.errors import BadInput
 from genmetrics.images.contents import Contents, content_remarks
 from genmetrics.images.float_images import FloatImages, FloatRange
-from genmetrics.images.zip_members import TORN, Checksum, seek_to_content, torn_archive
+from genmetrics.images.zip_members import Checksum, open_npz, seek_to_content
 
 _LONGEST_HEADER = 2**16  # of an array
 
@@ -106,21 +106,16 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
     Raises:
         BadInput: If there is no array of images; lists what there is.
     """
-    try:
-        # Opened here, since np.load leaves the file of a torn archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            keys = archive.files
-            if "arr_0" not in keys:
-                raise _no_images(path, archive)
-            member = archive.zip.getinfo("arr_0.npy")
-            mapped = _map_stored(path, member)
-            images = archive["arr_0"] if mapped is None else mapped
-            other = archive["arr_1"] if "arr_1" in keys else None
-            names = archive["classes"] if "classes" in keys else np.empty(0)
-    except BadInput:
-        raise
-    except TORN as error:
-        raise torn_archive(path, error) from error
+    with open_npz(path) as archive:
+        keys = archive.files
+        if "arr_0" not in keys:
+            raise _no_images(path, archive)
+        assert archive.zip is not None  # until the end of the block
+        member = archive.zip.getinfo("arr_0.npy")
+        mapped = _map_stored(path, member)
+        images = archive["arr_0"] if mapped is None else mapped
+        other = archive["arr_1"] if "arr_1" in keys else None
+        names = archive["classes"] if "classes" in keys else np.empty(0)
     images = _channels_last(images)
     _require_images(path, images, float_range)
     labels, notes = None, []

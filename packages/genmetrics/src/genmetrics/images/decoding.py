@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genmetrics.images.contents import digest, is_plain
-from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip
+from genmetrics.images.sources import ImageSource, PictureSet
 
 
 class Decoded(NamedTuple):
@@ -91,5 +91,5 @@ def _read_kept(index: int) -> Decoded:
 def _read(source: ImageSource, index: int) -> Decoded:
     """Decode and digest, so that digests too are made by the readers and not before the network."""
     pixels = source.read(index)
-    noticed = source.noticed[index] if isinstance(source, ImageFolder | ImageZip) else None
+    noticed = source.noticed[index] if isinstance(source, PictureSet) else None
     return Decoded(pixels, digest(pixels), is_plain(pixels), noticed)

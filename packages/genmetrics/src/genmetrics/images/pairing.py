@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from genmetrics.errors import BadInput
-from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip
+from genmetrics.images.sources import ImageSource, PictureSet
 
 Pairing = Literal["name", "index"]
 
@@ -56,7 +56,7 @@ def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name"
 
 
 def _names_of(source: ImageSource) -> list[str]:
-    if not isinstance(source, ImageFolder | ImageZip):
+    if not isinstance(source, PictureSet):
         raise PairingError(
             f"Expected folders or zips, since the images of {source.path} have no names. "
             "Pair them with --pairing index."

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,134 +17,54 @@ from genmetrics.images.zip_members import read_member
 _LISTED = 20
 
 
-class ImageFolder:
-    """The picture files of a folder, as 8-bit RGB. Transparency is dropped and remarked upon.
+class PictureSet:
+    """The pictures of a folder or zip, as 8-bit RGB. Transparency is dropped and remarked upon.
 
     Args:
-        path: The folder.
-        files: Pictures in it, in order.
+        path: The folder, or the archive.
+        entries: Pictures in it, in order: files of the folder, or members of the archive.
         labels: Class of each picture, or None.
         skipped: Names of pictures that were left out because they cannot be read.
         allow_16bit: Whether to keep the upper 8 bits of pictures that have 16.
     """
 
-    kind = "folder"
-
     def __init__(
         self,
         path: Path,
-        files: Sequence[Path],
+        entries: Sequence[Path | zipfile.ZipInfo],
         labels: Int64[np.ndarray, " n"] | None = None,
         skipped: Sequence[str] = (),
         *,
         allow_16bit: bool = False,
     ) -> None:
         self.path = path
-        self.files = files
+        self.kind = "folder" if path.is_dir() else "zip"
+        self.entries = entries
         self.labels = labels
         self.skipped = skipped
         self.allow_16bit = allow_16bit
         self.contents: Contents | None = None
         self.num_deeper = 0  # pictures in folders that were not read
-        self.noticed = np.zeros(len(files), NOTICED)  # filled in as they are read
+        self.noticed = np.zeros(len(entries), NOTICED)  # filled in as they are read
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.entries)
 
     @property
     def names(self) -> list[str]:
-        """Paths below the folder."""
-        return [file.relative_to(self.path).as_posix() for file in self.files]
+        """Paths below the folder or inside the archive."""
+        return [
+            entry.relative_to(self.path).as_posix()
+            if isinstance(entry, Path)
+            else member_name(entry)
+            for entry in self.entries
+        ]
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return one image.
 
         Raises:
-            BadInput: If the file cannot be decoded or has more than 8 bits; names the file.
-        """
-        file = self.files[index]
-        image, noticed = decode(file, str(file), allow_16bit=self.allow_16bit)
-        self.noticed[index] = noticed
-        return image
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return the width and height of one image, from its header.
-
-        Raises:
-            BadInput: If the file has none; names it.
-        """
-        return size_in_header(self.files[index], str(self.files[index]))
-
-    def select(self, indices: Sequence[int]) -> "ImageFolder":
-        """Return the images at these places only, in this order."""
-        files = [self.files[index] for index in indices]
-        labels = _labels_at(self.labels, indices)
-        chosen = ImageFolder(self.path, files, labels, self.skipped, allow_16bit=self.allow_16bit)
-        chosen.num_deeper = self.num_deeper
-        return chosen
-
-    def fingerprint(self) -> str:
-        """Return a digest of names, sizes and modification times.
-
-        Raises:
-            BadInput: If a file has gone.
-        """
-        try:
-            stats = [file.stat() for file in self.files]
-        except OSError as error:
-            raise BadInput(f"Expected the images to stay; got {error}. Open them again.") from error
-        rows = zip(self.names, stats, strict=True)
-        return _digest((name, stat.st_size, stat.st_mtime_ns) for name, stat in rows)
-
-    def remarks(self) -> list[str]:
-        """Say what was skipped, not read, converted, lossy, of another size, plain or repeated."""
-        return _remarks(self)
-
-
-class ImageZip:
-    """The picture files of a zip archive, as 8-bit RGB.
-
-    Args:
-        path: The archive.
-        members: Pictures in it, in order.
-        labels: Class of each picture, or None.
-        skipped: Names of pictures that were left out because they cannot be read.
-        allow_16bit: Whether to keep the upper 8 bits of pictures that have 16.
-    """
-
-    kind = "zip"
-
-    def __init__(
-        self,
-        path: Path,
-        members: Sequence[zipfile.ZipInfo],
-        labels: Int64[np.ndarray, " n"] | None = None,
-        skipped: Sequence[str] = (),
-        *,
-        allow_16bit: bool = False,
-    ) -> None:
-        self.path = path
-        self.members = members
-        self.labels = labels
-        self.skipped = skipped
-        self.allow_16bit = allow_16bit
-        self.contents: Contents | None = None
-        self.num_deeper = 0  # pictures in folders that were not read
-        self.noticed = np.zeros(len(members), NOTICED)  # filled in as they are read
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    @property
-    def names(self) -> list[str]:
-        """Paths inside the archive."""
-        return [member_name(member) for member in self.members]
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return one image.
-
-        Raises:
-            BadInput: If the member is damaged, cannot be decoded or has more than 8 bits.
+            BadInput: If the file is damaged, cannot be decoded or has more than 8 bits; names it.
         """
         image, noticed = decode(*self._open(index), allow_16bit=self.allow_16bit)
         self.noticed[index] = noticed
@@ -154,32 +74,45 @@ class ImageZip:
         """Return the width and height of one image, from its header.
 
         Raises:
-            BadInput: If the member is damaged or has no header.
+            BadInput: If the file is damaged or has none; names it.
         """
         return size_in_header(*self._open(index))
 
-    def _open(self, index: int) -> tuple[io.BytesIO, str]:
-        """Return the bytes of a picture and how messages call it."""
-        member = self.members[index]
-        content = io.BytesIO(read_member(self.path, member))
-        return content, f"{self.path}/{member_name(member)}"
+    def _open(self, index: int) -> tuple[Path | io.BytesIO, str]:
+        """Return a picture's file or bytes, and how messages call it."""
+        entry = self.entries[index]
+        if isinstance(entry, Path):
+            return entry, str(entry)
+        content = io.BytesIO(read_member(self.path, entry))
+        return content, f"{self.path}/{member_name(entry)}"
 
-    def select(self, indices: Sequence[int]) -> "ImageZip":
+    def select(self, indices: Sequence[int]) -> "PictureSet":
         """Return the images at these places only, in this order."""
-        members = [self.members[index] for index in indices]
-        labels = _labels_at(self.labels, indices)
-        chosen = ImageZip(self.path, members, labels, self.skipped, allow_16bit=self.allow_16bit)
+        entries = [self.entries[index] for index in indices]
+        labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
+        chosen = PictureSet(self.path, entries, labels, self.skipped, allow_16bit=self.allow_16bit)
         chosen.num_deeper = self.num_deeper
         return chosen
 
     def fingerprint(self) -> str:
-        """Return a digest of names, sizes and the archive's CRC-32s."""
-        rows = zip(self.names, self.members, strict=True)
-        return _digest((name, member.file_size, member.CRC) for name, member in rows)
+        """Return a digest of names and sizes, and of times of change or the archive's CRC-32s.
+
+        Raises:
+            BadInput: If a file has gone.
+        """
+        try:
+            versions = [_version(entry) for entry in self.entries]
+        except OSError as error:
+            raise BadInput(f"Expected the images to stay; got {error}. Open them again.") from error
+        rows = [(name, *version) for name, version in zip(self.names, versions, strict=True)]
+        lines = "\n".join(map(repr, rows))  # names are quoted, so that none can pass for two
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
     def remarks(self) -> list[str]:
         """Say what was skipped, not read, converted, lossy, of another size, plain or repeated."""
-        return _remarks(self)
+        contents = content_remarks(self.contents, self.names, self.path)
+        pictures = picture_remarks(self.noticed, self.path)
+        return [*_skip_remarks(self), *_deeper_remarks(self), *pictures, *contents]
 
 
 def member_name(member: zipfile.ZipInfo) -> str:
@@ -187,22 +120,15 @@ def member_name(member: zipfile.ZipInfo) -> str:
     return member.filename.lstrip("/")
 
 
-def _labels_at(labels: np.ndarray | None, indices: Sequence[int]) -> np.ndarray | None:
-    return None if labels is None else labels[np.asarray(indices, np.int64)]
+def _version(entry: Path | zipfile.ZipInfo) -> tuple[int, int]:
+    """Return the size of a picture's file, and when it changed or its CRC-32."""
+    if isinstance(entry, zipfile.ZipInfo):
+        return entry.file_size, entry.CRC
+    stat = entry.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
-def _digest(rows: Iterable[tuple[str, int, int]]) -> str:
-    """Return the sha256 of lines; names are quoted, so that none can pass for two."""
-    return hashlib.sha256("\n".join(map(repr, rows)).encode(errors="surrogateescape")).hexdigest()
-
-
-def _remarks(source: ImageFolder | ImageZip) -> list[str]:
-    contents = content_remarks(source.contents, source.names, source.path)
-    pictures = picture_remarks(source.noticed, source.path)
-    return [*_skip_remarks(source), *_deeper_remarks(source), *pictures, *contents]
-
-
-def _deeper_remarks(source: ImageFolder | ImageZip) -> list[str]:
+def _deeper_remarks(source: PictureSet) -> list[str]:
     if not source.num_deeper:
         return []
     return [
@@ -211,7 +137,7 @@ def _deeper_remarks(source: ImageFolder | ImageZip) -> list[str]:
     ]
 
 
-def _skip_remarks(source: ImageFolder | ImageZip) -> list[str]:
+def _skip_remarks(source: PictureSet) -> list[str]:
     count = len(source.skipped)
     if not count:
         return []

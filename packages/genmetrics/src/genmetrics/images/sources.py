@@ -16,16 +16,15 @@ from genmetrics.errors import BadInput
 from genmetrics.images.arrays import ImageArray, open_image_array
 from genmetrics.images.contents import Contents
 from genmetrics.images.float_images import FloatRange, check_float_range
-from genmetrics.images.picture_sets import ImageFolder, ImageZip, member_name
+from genmetrics.images.picture_sets import PictureSet, member_name
 from genmetrics.images.pictures import EXTENSIONS, sizes_in_words
 from genmetrics.images.zip_members import list_members
 
 __all__ = [
     "EXTENSIONS",
     "ImageArray",
-    "ImageFolder",
     "ImageSource",
-    "ImageZip",
+    "PictureSet",
     "as_images",
     "class_names",
     "open_images",
@@ -119,7 +118,6 @@ def open_images(
         (['2.PNG', '10.png'], (3, 4, 3))
     """
     path = Path(path)
-    source: ImageFolder | ImageZip
     if float_range is not None:
         float_range = check_float_range(*float_range)
     if path.is_dir():
@@ -165,7 +163,7 @@ def as_images(images: object) -> ImageSource:
 
 def class_names(source: ImageSource) -> dict[int, str]:
     """Return what each label is called, by its folder or the ``.npz``; empty if nothing says so."""
-    if source.labels is None or not isinstance(source, ImageFolder | ImageZip):
+    if source.labels is None or not isinstance(source, PictureSet):
         return getattr(source, "class_names", {})
     folders = (PurePosixPath(name).parent.as_posix() for name in source.names)
     return dict(sorted(zip(source.labels.tolist(), folders, strict=True)))
@@ -201,7 +199,7 @@ def read_ahead(source: ImageSource) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
             readers.shutdown(cancel_futures=True)
 
 
-def _open_folder(folder: Path, *, recursive: bool) -> ImageFolder:
+def _open_folder(folder: Path, *, recursive: bool) -> PictureSet:
     levels = _levels(folder)
     try:
         files = [file for level in (levels if recursive else islice(levels, 2)) for file in level]
@@ -211,19 +209,19 @@ def _open_folder(folder: Path, *, recursive: bool) -> ImageFolder:
         ) from error
     names = {file.relative_to(folder).as_posix(): file for file in files}
     chosen = _choose(folder, names, recursive=recursive)
-    source = ImageFolder(folder, [names[name] for name in chosen], _labels_of(chosen))
+    source = PictureSet(folder, [names[name] for name in chosen], _labels_of(chosen))
     with suppress(OSError):  # what is not read need not be readable
         for level in levels:
             source.num_deeper += sum(_is_picture(file.name) for file in level)
     return source
 
 
-def _open_zip(path: Path, *, recursive: bool) -> ImageZip:
+def _open_zip(path: Path, *, recursive: bool) -> PictureSet:
     members = {member_name(member): member for member in list_members(path) if not member.is_dir()}
     names = [name for name in members if not any(part.startswith(".") for part in name.split("/"))]
     deeper = [] if recursive else [name for name in names if name.count("/") > 1]
     chosen = _choose(path, sorted(set(names) - set(deeper)), recursive=recursive)
-    source = ImageZip(path, [members[name] for name in chosen], _labels_of(chosen))
+    source = PictureSet(path, [members[name] for name in chosen], _labels_of(chosen))
     source.num_deeper = sum(map(_is_picture, deeper))
     return source
 
@@ -285,7 +283,7 @@ def _labels_of(names: Sequence[str]) -> Int64[np.ndarray, " n"] | None:
     return np.array([number[folder] for folder in folders], np.int64)
 
 
-def _skip_unreadable(source: ImageFolder | ImageZip) -> ImageFolder | ImageZip:
+def _skip_unreadable(source: PictureSet) -> PictureSet:
     def readable(index: int) -> bool:
         try:
             source.read(index)
@@ -305,7 +303,7 @@ def _skip_unreadable(source: ImageFolder | ImageZip) -> ImageFolder | ImageZip:
     return kept
 
 
-def _require_one_size(source: ImageFolder | ImageZip) -> None:
+def _require_one_size(source: PictureSet) -> None:
     with ThreadPoolExecutor(_READERS) as readers:
         sizes = list(readers.map(source.size, range(len(source))))
     if len(set(sizes)) > 1:

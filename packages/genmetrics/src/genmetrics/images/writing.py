@@ -11,7 +11,8 @@ from PIL import Image
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.images.adm_crop import adm_center_crop
-from genmetrics.images.sources import ImageFolder, ImageSource, ImageZip, class_names, read_ahead
+from genmetrics.images.sources import ImageSource, PictureSet, class_names, read_ahead
+from genmetrics.whole_files import written_whole
 
 _WRITERS = 4
 _UNFINISHED = ".unfinished.json"  # what a folder is being filled with
@@ -70,19 +71,12 @@ def write_npz(
         _require_labels(np.asarray(labels), count)
     if path.suffix.lower() != ".npz":
         raise UsageError(f"Expected a path that ends in .npz; got {path}. Rename it.")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
-            _write_array(images, archive, count)
-            for name, values in (("arr_1", labels), ("classes", classes)):
-                if values is not None:
-                    with archive.open(f"{name}.npy", "w") as member:
-                        np.lib.format.write_array(member, np.asarray(values))
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as draft, zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
+        _write_array(images, archive, count)
+        for name, values in (("arr_1", labels), ("classes", classes)):
+            if values is not None:
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asarray(values))
 
 
 def _require_labels(labels: np.ndarray, count: int) -> None:
@@ -203,6 +197,6 @@ def _begin(folder: Path, source: Path, size: int) -> Path:
 
 def names_of(source: ImageSource) -> list[str]:
     """Return the paths of images below their folder or in their zip, or numbers in an array."""
-    if isinstance(source, ImageFolder | ImageZip):
+    if isinstance(source, PictureSet):
         return source.names
     return [f"{index:06d}" for index in range(len(source))]

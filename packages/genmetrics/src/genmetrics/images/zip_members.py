@@ -2,18 +2,20 @@
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
 
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, GenmetricsError
 
-__all__ = ["TORN", "Checksum", "list_members", "read_member", "seek_to_content", "torn_archive"]
+__all__ = ["TORN", "Checksum", "list_members", "open_npz", "read_member", "seek_to_content"]
 
-# What reading a damaged archive raises; TypeError is that of a bare array in its place.
-TORN = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+# What reading a damaged archive raises; NotImplementedError is that of a damaged version.
+TORN = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _BLOCK = 2**20  # bytes whose CRC-32 is taken at a time
 
 
@@ -92,7 +94,7 @@ class Checksum:
             if not self._compared:
                 self._error, self._compared = self._compare(), True
         if self._error is not None:
-            raise torn_archive(self._path, self._error) from self._error
+            raise _torn_archive(self._path, self._error) from self._error
 
     def _compare(self) -> Exception | None:
         try:
@@ -104,13 +106,32 @@ class Checksum:
         return None
 
 
-def torn_archive(path: Path, error: Exception) -> BadInput:
-    """Return the error for an ``.npz`` that cannot be read.
+@contextmanager
+def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open an ``.npz``, unpickling nothing, until the end of the block.
 
     Args:
         path: The file.
-        error: What numpy said of it, which takes whatever is no archive for a pickle.
+
+    Raises:
+        BadInput: If it is no archive, or is found to be damaged in the block; names it.
     """
+    try:
+        # Opened here, since np.load leaves the file of a torn archive open.
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):  # which np.load takes for an array or a pickle
+                raise zipfile.BadZipFile("no zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                yield archive
+    except GenmetricsError:
+        raise
+    except TORN as error:
+        raise _torn_archive(path, error) from error
+
+
+def _torn_archive(path: Path, error: Exception) -> BadInput:
+    """Return the error for an ``.npz`` that cannot be read, with what numpy said of it."""
     said = str(error).partition(". ")[0].rstrip(".")
     found = said if zipfile.is_zipfile(path) else "no zip archive"
     return BadInput(

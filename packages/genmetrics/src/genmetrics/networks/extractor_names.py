@@ -1,10 +1,8 @@
 """The names of feature networks, known without loading any of them. Imports no torch."""
 
-from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 
-from genmetrics.errors import UsageError
+from genmetrics.errors import UsageError, did_you_mean
 
 ENTRY_POINT_GROUP = "genmetrics.extractors"
 BUILT_IN = ("inception", "efflite0", "dinov2", "clip")
@@ -51,9 +49,3 @@ open_clip:ARCH[/TAG]); got 'incepton'. Did you mean inception?
     raise UsageError(
         f"Expected an extractor ({listed}); got {name!r}.{did_you_mean(name, (*names, *FAMILIES))}"
     )
-
-
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Return a sentence that suggests the nearest of some names, or nothing if none is near."""
-    near = get_close_matches(name, names, n=1)
-    return f" Did you mean {near[0]}?" if near else ""

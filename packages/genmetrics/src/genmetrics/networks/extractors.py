@@ -74,6 +74,15 @@ class Extractor:
         return logits.to(features.device)
 
     @property
+    def provenance(self) -> dict[str, str]:
+        """What two sets of features must share to be compared."""
+        return {
+            "extractor": self.name,
+            "weights_sha256": self.weights_sha256,
+            "preprocess_id": self.preprocess_id,
+        }
+
+    @property
     def main_output(self) -> str:
         """Name of the output that distances are made from: the first."""
         return next(iter(self.outputs))

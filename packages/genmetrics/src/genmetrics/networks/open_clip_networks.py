@@ -5,8 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from genmetrics.errors import UsageError, WeightsUnavailable
-from genmetrics.networks.extractor_names import did_you_mean
+from genmetrics.errors import UsageError, WeightsUnavailable, did_you_mean
 from genmetrics.networks.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 from genmetrics.networks.pretrained_networks import (
     PretrainedFeatures,

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from genmetrics.errors import UsageError, WeightsUnavailable
-from genmetrics.networks.extractor_names import did_you_mean
+from genmetrics.errors import UsageError, WeightsUnavailable, did_you_mean
 from genmetrics.networks.preprocessing import Preprocessing, scaled_side
 from genmetrics.networks.pretrained_networks import (
     PretrainedFeatures,

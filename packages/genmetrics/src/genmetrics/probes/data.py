@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genmetrics.errors import BadInput
-from genmetrics.images.zip_members import TORN, torn_archive
+from genmetrics.images.zip_members import open_npz
 
 Pooling = Literal["mean", "max", "flatten", "first"]
 
@@ -129,16 +129,10 @@ def load_probe_file(
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"Expected an .npz file of features; got {path}, which is no file.")
-    try:
-        # Opened here, since np.load leaves the file of a torn archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in _chosen(archive, keys, path)}
-            listing = _listing(arrays)
-            named = _class_names(archive)
-    except BadInput:
-        raise
-    except TORN as error:
-        raise torn_archive(path, error) from error
+    with open_npz(path) as archive:
+        arrays = {key: archive[key] for key in _chosen(archive, keys, path)}
+        listing = _listing(arrays)
+        named = _class_names(archive)
     label_key = next(key for key in LABEL_KEYS if key in arrays)
     labels = arrays.pop(label_key)
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
