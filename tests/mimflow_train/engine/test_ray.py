@@ -96,7 +96,7 @@ def test_a_second_ctrl_c_ends_a_ray_run_at_once_and_leaves_no_process(folder, tm
         time.sleep(0.2)
     for _ in range(2):  # a terminal sends it to all that it started
         os.killpg(driver.pid, signal.SIGINT)
-        time.sleep(0.2)
+        time.sleep(0.7)  # sooner it would be an echo of the first
     _, stderr = driver.communicate(timeout=60)
     assert driver.returncode == 130, stderr
     foreign = [line for line in stderr.splitlines() if "step" not in line]

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _NOTICE_SECONDS = 5.0
-_ECHO_SECONDS = 1.0
+_ECHO_SECONDS = 0.5
 _TIMEOUT = timedelta(minutes=30)
 
 

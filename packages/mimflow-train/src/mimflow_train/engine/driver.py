@@ -20,7 +20,7 @@ STOP_FILE = "stop-requested"
 FAILURE_FILE = "failure.json"
 BEGAN_FILE = "began"
 _POLL_SECONDS = 1.0
-_WAIT_SECONDS = 60.0  # in which workers begin where there are devices for them
+_WAIT_SECONDS = 120.0  # in which workers begin where there are devices for them
 _QUIET_SECONDS = 600.0
 
 
@@ -90,7 +90,9 @@ class _Waits:
         if self._told or passed < _WAIT_SECONDS:
             return
         if not self.have_begun():
-            say("No worker has begun yet: Ray waits for devices that are free. Ctrl-C ends this.")
+            say(
+                "No worker has begun yet: Ray is slow to start them, or waits for free devices. Ctrl-C ends this."
+            )
             self._told = True
         elif passed >= _QUIET_SECONDS:
             say(
