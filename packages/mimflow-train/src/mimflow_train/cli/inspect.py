@@ -55,14 +55,14 @@ def _main(options: InspectOptions) -> int:
         return _inspect_file(config, options)
 
     from mimflow_train.storage.checkpoint import damage, fingerprint
-    from mimflow_train.storage.run_folder import checkpoints, read_manifest
+    from mimflow_train.storage.run_folder import checkpoints, read_manifest, step_of
 
     rows: list[dict[str, Any]] = []
     for folder in checkpoints(options.run):
         manifest = read_manifest(folder)
         rows.append(
             {
-                "step": int(folder.name[5:]),
+                "step": step_of(folder.name),
                 "phase": manifest.get("phase", "unknown"),
                 "fingerprint": fingerprint(folder),
                 "bytes": sum(path.stat().st_size for path in folder.iterdir()),

@@ -23,7 +23,7 @@ from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.away import patiently
 from mimflow_train.storage.provenance import code_commit
-from mimflow_train.storage.run_folder import checkpoints, read_manifest
+from mimflow_train.storage.run_folder import checkpoint_folder, checkpoints, read_manifest
 
 __all__ = [
     "Snapshot",
@@ -88,7 +88,7 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
     Raises:
         StorageError: If the disk does not take it; earlier checkpoints stay as they are.
     """
-    folder = run_dir / "checkpoints" / f"step_{state.step:08d}"
+    folder = checkpoint_folder(run_dir, state.step)
     draft = folder.with_name(f".{folder.name}.draft")
     try:
         for left in folder.parent.glob(".step_*.draft"):
@@ -171,7 +171,7 @@ def latest_checkpoint(
 
 def joint_checkpoint(config: TrainConfig, run_dir: Path) -> Path:
     """Return where the last checkpoint of the joint phase is, or will be."""
-    return run_dir / "checkpoints" / f"step_{config.steps:08d}"
+    return checkpoint_folder(run_dir, config.steps)
 
 
 def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State:
