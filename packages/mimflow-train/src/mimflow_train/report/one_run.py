@@ -5,15 +5,11 @@ from pathlib import Path
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config
-from mimflow_train.report.curves import curves, health, read_reports
-from mimflow_train.report.figures import (
-    flow_section,
-    latents_section,
-    read_json,
-    spectrum_section,
-)
+from mimflow_train.report.curves import curves, health
+from mimflow_train.report.figures import flow_section, latents_section, spectrum_section
 from mimflow_train.report.page import missing, page, picture, write
 from mimflow_train.report.tables import configuration, scores_table, summary_table
+from mimflow_train.storage.files import read_json, read_reports
 from mimflow_train.storage.run_folder import step_of, steps_done
 
 __all__ = ["write_report"]

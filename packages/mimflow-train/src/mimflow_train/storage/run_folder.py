@@ -9,6 +9,7 @@ from typing import Any
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
+from mimflow_train.storage.files import read_json
 
 __all__ = [
     "FILES_OF_A_RUN",
@@ -74,11 +75,7 @@ def step_of(name: str) -> int | None:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return what a checkpoint says of itself; empty if it says nothing that can be read."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return manifest
+    return read_json(folder / "manifest.json")
 
 
 def require_begun(run_dir: Path, resume: str) -> None:

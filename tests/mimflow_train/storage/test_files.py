@@ -1,0 +1,20 @@
+import json
+
+import pytest
+
+from mimflow_train.storage.files import read_json, read_reports
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"[1]", b"7", b"\xff"])
+def test_what_is_no_whole_mapping_counts_as_nothing(tmp_path, content):
+    if content is not None:
+        (tmp_path / "file.json").write_bytes(content)
+    assert read_json(tmp_path / "file.json") == {}
+
+
+def test_a_torn_line_is_passed_over_wherever_it_is(tmp_path):
+    assert read_reports(tmp_path) == []
+    lines = [json.dumps({"step": step}) for step in (1, 2, 3)]
+    text = "\n".join([lines[0], lines[1][:5], lines[2], lines[0][:6]])
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert read_reports(tmp_path) == [{"step": 1}, {"step": 3}]
