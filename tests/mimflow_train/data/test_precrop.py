@@ -143,7 +143,9 @@ def test_copy_that_is_checked_again_is_whole_only_when_that_is_done(source, tmp_
 def test_copy_that_was_stopped_before_its_record_goes_on(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: sys.exit(9))
+        patch.setattr(Path, "unlink", lambda *_: None)  # as kill -9 leaves it
         assert crop(source, tmp_path / "out") == 9
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [".crop.json.draft"]
     assert crop(source, tmp_path / "out") == 0
 
 

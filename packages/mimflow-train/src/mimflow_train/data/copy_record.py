@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mimflow_train.errors import ConfigError, DataError
-from mimflow_train.storage.files import read_json
+from mimflow_train.storage.files import read_json, written_whole
 
 __all__ = ["begin_copy", "finish_copy", "require_whole"]
 
-_RECORD, _DRAFT = "crop.json", ".crop.json.draft"
+_RECORD = "crop.json"
+_DRAFT = ".crop.json.draft"  # may be left of a process that was killed
 _UNFINISHED = "unfinished_copy_of"  # in the record until all images are there
 
 
@@ -69,7 +70,5 @@ def require_whole(root: Path) -> None:
 
 
 def _write(folder: Path, record: Mapping[str, object]) -> None:
-    """Replace the record at once, so that it is never torn."""
-    draft = folder / _DRAFT
-    draft.write_text(json.dumps(record, indent=2) + "\n")
-    draft.replace(folder / _RECORD)
+    with written_whole(folder / _RECORD) as draft:
+        draft.write_text(json.dumps(record, indent=2) + "\n")

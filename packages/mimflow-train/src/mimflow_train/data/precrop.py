@@ -21,6 +21,7 @@ from mimflow_train.data.copy_record import begin_copy, finish_copy
 from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
 from mimflow_train.data.files import FolderLayout, ImageFiles
 from mimflow_train.errors import DataError
+from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.lock import locked
 
 __all__ = ["CropOptions", "Cropped", "crop_copy"]
@@ -174,12 +175,10 @@ def _target(out: Path, class_name: str, name: str, encoding: str) -> Path:
 
 
 def _write(image: Image.Image, path: Path, options: CropOptions) -> None:
-    """Write an image under another name first, so that what has its name is whole."""
-    draft = path.with_name(f".{path.name}.draft")
     more: dict[str, Any] = {}
     if options.encoding == "jpeg":
         more = {"quality": options.quality, "subsampling": 0}
     elif options.encoding == "webp":
         more = {"lossless": True}
-    image.save(draft, options.encoding, **more)
-    draft.replace(path)
+    with written_whole(path) as draft:
+        image.save(draft, options.encoding, **more)

@@ -22,6 +22,7 @@ from mimflow_train.errors import StorageError, remedy
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.away import patiently
+from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.provenance import code_commit
 from mimflow_train.storage.run_folder import checkpoint_folder, checkpoints, read_manifest
 
@@ -237,13 +238,11 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
     """
     name = chosen_weights(config)
     metadata = {"config": json.dumps(to_dict(config)), "weights": name, "checkpoint": folder.name}
-    draft = target.with_name(f".{target.name}.draft")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(load_file(folder / f"{name}.safetensors"), draft, metadata)
-        draft.replace(target)
+        with written_whole(target) as draft:
+            save_file(load_file(folder / f"{name}.safetensors"), draft, metadata)
     except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
         raise StorageError(
             f"Expected to write weights to {target}; {error}. {remedy(error)}"
         ) from error

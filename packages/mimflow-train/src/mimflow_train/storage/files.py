@@ -1,10 +1,12 @@
-"""Small files of a run, read as far as they are whole; imports no torch."""
+"""Files written whole or not at all, and what is torn passed over; imports no torch."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "read_reports"]
+__all__ = ["read_json", "read_reports", "written_whole"]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -25,3 +27,23 @@ def read_reports(run_dir: Path) -> list[dict[str, Any]]:
         except ValueError:  # a crash tore it
             continue
     return reports
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a file under another name first, so that what has its name is whole.
+
+    Args:
+        path: The file; one that is there stays until the block ends, and if that fails.
+
+    Yields:
+        ``.NAME.draft`` beside it, which the block writes; it takes the file's place at the end.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):  # or it would hide why
+            draft.unlink()
+        raise
