@@ -16,7 +16,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.device.costs import RunCost, training_flops
 from mimflow_train.device.hardware import detect
 
-__all__ = ["Health", "latent_statistics"]
+__all__ = ["Health", "latent_values"]
 
 _GIB = 2**30
 _DEAD_BELOW = 0.1  # standard deviation over images, in units of the noise's
@@ -148,7 +148,7 @@ def _memory(device: torch.device) -> dict[str, float]:
 
 
 @torch.no_grad()
-def latent_statistics(mean: Float[Tensor, "b k d"], sigma: float) -> dict[str, float]:
+def latent_values(mean: Float[Tensor, "b k d"], sigma: float) -> dict[str, float]:
     """Say how much of the images the latents of a batch hold.
 
     Args:
@@ -164,7 +164,7 @@ def latent_statistics(mean: Float[Tensor, "b k d"], sigma: float) -> dict[str, f
 
     Example:
         >>> mean = torch.tensor([[[-1.0, 0.0]], [[1.0, 0.0]]])
-        >>> {name: round(value, 3) for name, value in latent_statistics(mean, 1.0).items()}
+        >>> {name: round(value, 3) for name, value in latent_values(mean, 1.0).items()}
         {'latent_abs': 0.5, 'latent_std': 0.5, 'latent_dead': 0.5, 'latent_bits': 0.5}
     """
     flat = rearrange(mean.float(), "b k d -> b (k d)")
