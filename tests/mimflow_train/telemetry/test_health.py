@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mimflow_train.device.costs import PartCost, RunCost, training_flops
+from mimflow_train.device.costs import training_flops
 from mimflow_train.device.hardware import Hardware
 from mimflow_train.telemetry import health as module
 from mimflow_train.telemetry.health import Health, latent_values
@@ -114,19 +114,10 @@ def card(monkeypatch):
 
 
 @pytest.mark.usefixtures("card")
-@pytest.mark.parametrize("given", [True, False], ids=["given cost", "own count"])
-def test_mfu_is_the_share_of_every_worker_s_peak(config, clock, given):
-    cost = RunCost(
-        trained=[PartCost("a", 2, 5.0)],
-        discriminator=None,
-        frozen=[],
-        static_bytes=0,
-        activation_bytes=0,
-    )
-    health = Health(config, CPU, 3, cost=cost if given else None, clock=clock)
+def test_mfu_is_the_share_of_every_worker_s_peak(config, clock):
+    health = Health(config, CPU, 3, clock=clock)
     steps(health, clock, 5, 0.5)
-    flops = cost.training_flops if given else training_flops(config)
-    work = 2.0 * config.global_batch * flops
+    work = 2.0 * config.global_batch * training_flops(config)
     assert health.line({"nll": 0.0})["mfu"] == pytest.approx(work / (3 * 2e12))
 
 
