@@ -60,13 +60,12 @@ def class_tar(path: Path, archive: int, prefix: str, left_out: LeftOut) -> list[
     return found
 
 
-def tar_of_tars(path: Path, archive: int, prefix: str, left_out: LeftOut) -> list[Found]:
-    """Return the images of a tar of CLASS.tar, as ImageNet's training set comes.
+def tar_of_tars(path: Path, archive: int, left_out: LeftOut) -> list[Found]:
+    """Return the images of a tar of CLASS.tar, ImageNet's training set, as files of train/CLASS.
 
     Args:
         path: The tar.
         archive: Its number.
-        prefix: Put before the name of each class.
         left_out: Counts images of other kinds.
 
     Raises:
@@ -78,7 +77,7 @@ def tar_of_tars(path: Path, archive: int, prefix: str, left_out: LeftOut) -> lis
             path_inside = PurePosixPath(inner.name)
             if path_inside.suffix != ".tar" or any(map(is_hidden, path_inside.parts)):
                 continue
-            name = f"{prefix}{path_inside.stem}"
+            name = f"train/{path_inside.stem}"
             window = outer.extractfile(inner)
             assert window is not None
             with window, tarfile.open(fileobj=window, mode="r:") as tar:
