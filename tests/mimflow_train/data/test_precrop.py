@@ -12,9 +12,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from genmetrics.images.adm_crop import adm_crop_picture
 from mimflow_train.cli import data as data_command
 from mimflow_train.data import precrop
-from mimflow_train.data.crop import crop_square, load_rgb
+from mimflow_train.data.decoding import load_rgb
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.photos import _regions, cut_photos
 from mimflow_train.errors import DataError
@@ -90,7 +91,7 @@ def test_copy_has_the_pixels_that_training_would_see(source, tmp_path):
     files = read_layout(tmp_path / "out").train
     for i in range(len(files)):
         path = source / files.name(i).removeprefix("train/")
-        assert load_rgb(files.place(i)).tobytes() == crop_square(load_rgb(path), 8).tobytes()
+        assert load_rgb(files.place(i)).tobytes() == adm_crop_picture(load_rgb(path), 8).tobytes()
 
 
 def test_copy_goes_on_where_it_was_stopped(source, tmp_path, capsys):

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from genmetrics.images.adm_crop import adm_crop_picture
 from mimflow_train.data.copy_record import begin_copy, finish_copy
-from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
+from mimflow_train.data.decoding import UNDECODABLE, load_rgb, reason
 from mimflow_train.data.files import FolderLayout, ImageFiles
 from mimflow_train.errors import DataError
 from mimflow_train.storage.files import written_whole
@@ -157,7 +158,7 @@ def _copy(
             present += 1
             continue
         try:
-            image = crop_square(load_rgb(BytesIO(files.read(index))), options.size)
+            image = adm_crop_picture(load_rgb(BytesIO(files.read(index))), options.size)
         except UNDECODABLE as error:
             skipped.append(f"{files.place(index)}: {reason(error)}")
             continue
