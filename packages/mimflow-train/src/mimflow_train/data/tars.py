@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from genmetrics.images.pictures import EXTENSIONS
 from mimflow_train.data.files import Found
 from mimflow_train.data.left_out import LeftOut
-from mimflow_train.data.naming import EXTENSIONS, is_hidden, is_image
+from mimflow_train.data.naming import is_hidden, is_image
 from mimflow_train.errors import DataError
 
 __all__ = ["class_tar", "members", "tar_of_tars", "whole_tar"]
