@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimflow_train.data.crop import crop_square
+from genmetrics.images.adm_crop import adm_crop_picture
 
 READ = """
 import sys
-from mimflow_train.data.crop import load_rgb
+from mimflow_train.data.decoding import load_rgb
 from genmetrics import open_images
 from pathlib import Path
 file = Path(sys.argv[1])
@@ -57,16 +57,16 @@ def noise(width, height):
 @pytest.mark.parametrize("size", [7, 8, 13])
 def test_crop_is_the_published_one(width, height, size):
     image = noise(width, height)
-    assert np.array_equal(np.array(crop_square(image, size)), published_crop(image, size))
+    assert np.array_equal(np.array(adm_crop_picture(image, size)), published_crop(image, size))
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 20))
 def test_crop_of_any_picture_is_square(width, height, size):
-    assert crop_square(noise(width, height), size).size == (size, size)
+    assert adm_crop_picture(noise(width, height), size).size == (size, size)
 
 
 def test_crop_halves_before_it_resizes():
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).convert("RGB")
-    halved = np.array(crop_square(stripes, 16))
+    halved = np.array(adm_crop_picture(stripes, 16))
     assert set(halved.ravel().tolist()) <= {math.floor(127.5), math.ceil(127.5)}

@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mimflow_train.data.crop import crop_square, load_rgb
+from genmetrics.images.adm_crop import adm_crop_picture
+from mimflow_train.data.decoding import load_rgb
 from mimflow_train.data.emoji import emoji_images
 from mimflow_train.data.folder import folder_images
 from mimflow_train.data.glyphs import CLASS_NAMES, split_glyphs
@@ -73,7 +74,7 @@ def test_too_many_pictures_of_16_bits_end_the_run_with_their_reason(folder, tmp_
 def test_crop_keeps_the_centre():
     image = Image.new("RGB", (64, 32), "black")
     image.paste("white", (16, 0, 48, 32))
-    assert crop_square(image, 32).getextrema() == ((255, 255),) * 3
+    assert adm_crop_picture(image, 32).getextrema() == ((255, 255),) * 3
 
 
 def test_folder_classes_are_its_sub_folders(folder, tmp_path):

@@ -12,9 +12,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from genmetrics.images.adm_crop import adm_crop_picture
 from mimflow_train.cli import data as data_command
 from mimflow_train.data import precrop
-from mimflow_train.data.crop import crop_square, load_rgb
+from mimflow_train.data.decoding import load_rgb
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.photos import _regions, cut_photos
 from mimflow_train.errors import DataError
@@ -90,7 +91,7 @@ def test_copy_has_the_pixels_that_training_would_see(source, tmp_path):
     files = read_layout(tmp_path / "out").train
     for i in range(len(files)):
         path = source / files.name(i).removeprefix("train/")
-        assert load_rgb(files.place(i)).tobytes() == crop_square(load_rgb(path), 8).tobytes()
+        assert load_rgb(files.place(i)).tobytes() == adm_crop_picture(load_rgb(path), 8).tobytes()
 
 
 def test_copy_goes_on_where_it_was_stopped(source, tmp_path, capsys):
@@ -143,7 +144,9 @@ def test_copy_that_is_checked_again_is_whole_only_when_that_is_done(source, tmp_
 def test_copy_that_was_stopped_before_its_record_goes_on(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: sys.exit(9))
+        patch.setattr(Path, "unlink", lambda *_: None)  # as kill -9 leaves it
         assert crop(source, tmp_path / "out") == 9
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [".crop.json.draft"]
     assert crop(source, tmp_path / "out") == 0
 
 

@@ -19,7 +19,7 @@ from mimflow_train.cli.train import TrainOptions, parse
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.decoder_phase import DecoderPhase
-from mimflow_train.device.memory import fit_micro_batch, largest_micro_batch
+from mimflow_train.device.memory import fit_micro_batch, largest_fitting
 from mimflow_train.draws import draw_step
 from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError
@@ -80,16 +80,18 @@ def test_the_largest_share_that_fits_is_taken():
         if size > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert largest_micro_batch(12, attempt) == 4
+    assert largest_fitting(12, attempt) == 4
     assert tried == [12, 6, 4]
 
 
-def test_a_device_too_small_for_one_image_is_one_sentence():
-    def attempt(_):
+def test_a_device_too_small_for_one_image_is_one_sentence(config):
+    def attempt(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    assert largest_fitting(2, attempt) == 0
+    on_gpu = LocalContext(torch.device("cuda"), lambda *_: None, StopRequest())
     with pytest.raises(ConfigError, match=r"Expected one image to fit.*recompute"):
-        largest_micro_batch(2, attempt)
+        fit_micro_batch(config, on_gpu, attempt, MIMFlow(config.trained_model))
 
 
 @pytest.mark.parametrize("fresh", [None, False, True], ids=["joint", "decoder", "fresh-fakes"])
@@ -173,7 +175,7 @@ def test_what_an_attempt_held_is_let_go_before_the_next(monkeypatch):
         left.append([each() is not None for each in held])
 
     monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
-    assert largest_micro_batch(4, attempt) == 2
+    assert largest_fitting(4, attempt) == 2
     assert left == [[False], [False, False]]
 
 

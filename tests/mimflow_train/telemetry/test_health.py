@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from mimflow_train.device.costs import PartCost, RunCost, training_flops
+from mimflow_train.device.costs import training_flops
 from mimflow_train.device.hardware import Hardware
 from mimflow_train.telemetry import health as module
-from mimflow_train.telemetry.health import Health, latent_statistics
+from mimflow_train.telemetry.health import Health, latent_values
 
 CPU = torch.device("cpu")
 
@@ -114,19 +114,10 @@ def card(monkeypatch):
 
 
 @pytest.mark.usefixtures("card")
-@pytest.mark.parametrize("given", [True, False], ids=["given cost", "own count"])
-def test_mfu_is_the_share_of_every_worker_s_peak(config, clock, given):
-    cost = RunCost(
-        trained=[PartCost("a", 2, 5.0)],
-        discriminator=None,
-        frozen=[],
-        static_bytes=0,
-        activation_bytes=0,
-    )
-    health = Health(config, CPU, 3, cost=cost if given else None, clock=clock)
+def test_mfu_is_the_share_of_every_worker_s_peak(config, clock):
+    health = Health(config, CPU, 3, clock=clock)
     steps(health, clock, 5, 0.5)
-    flops = cost.training_flops if given else training_flops(config)
-    work = 2.0 * config.global_batch * flops
+    work = 2.0 * config.global_batch * training_flops(config)
     assert health.line({"nll": 0.0})["mfu"] == pytest.approx(work / (3 * 2e12))
 
 
@@ -142,12 +133,12 @@ def means(scale):
 
 
 def test_entries_that_do_not_vary_are_dead_however_large():
-    values = latent_statistics(means([0.0, 0.001, 0.02, 0.04, 1.0]), 0.3)
+    values = latent_values(means([0.0, 0.001, 0.02, 0.04, 1.0]), 0.3)
     assert values["latent_dead"] == pytest.approx(3 / 5)
 
 
 def test_sizes_of_entries_include_their_means_and_deviations_do_not():
-    values = latent_statistics(means([1.0, 1.0, 2.0, 2.0, 4.0]), 0.3)
+    values = latent_values(means([1.0, 1.0, 2.0, 2.0, 4.0]), 0.3)
     assert values["latent_abs"] == pytest.approx(7.0, rel=0.05)
     assert values["latent_std"] == pytest.approx(2.0, rel=0.05)
 
@@ -158,9 +149,9 @@ def test_bits_are_the_mean_divergence_from_the_best_independent_prior():
     spread = (mean.var(0, correction=0) + sigma**2).sqrt()
     prior = torch.distributions.Normal(mean.mean(0), spread)
     divergence = torch.distributions.kl_divergence(posterior, prior).sum((1, 2)).mean()
-    bits = latent_statistics(mean, sigma)["latent_bits"]
+    bits = latent_values(mean, sigma)["latent_bits"]
     assert bits == pytest.approx(divergence.item() / math.log(2), rel=1e-5)
 
 
 def test_one_image_says_nothing_of_the_spread_over_images():
-    assert set(latent_statistics(torch.ones(1, 3, 5), 0.3)) == {"latent_abs"}
+    assert set(latent_values(torch.ones(1, 3, 5), 0.3)) == {"latent_abs"}

@@ -36,8 +36,6 @@ SD_VAE_FILE = PretrainedFile(
     network="SD-VAE",
     name="sd-vae-ft-ema.safetensors",
     url=f"https://huggingface.co/{_REPOSITORY}/resolve/main/{_FILE}",
-    sha256="",
-    term="",
     download=_download,
 )
 

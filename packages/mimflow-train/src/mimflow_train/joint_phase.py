@@ -19,7 +19,7 @@ from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, p
 from mimflow_train.objective import Objective, joint_objective
 from mimflow_train.state import TrainState, take_step
 from mimflow_train.teachers import Targets
-from mimflow_train.telemetry.health import latent_statistics
+from mimflow_train.telemetry.health import latent_values
 
 __all__ = ["JointPhase"]
 
@@ -151,7 +151,7 @@ class JointPhase:
 
     def latents(self) -> dict[str, float]:
         """Return the statistics of the newest micro-batch's posterior."""
-        return latent_statistics(self.mean, self.config.model.encoder.sigma)
+        return latent_values(self.mean, self.config.model.encoder.sigma)
 
 
 def _require_no_wait(config: TrainConfig, targets: Targets) -> None:

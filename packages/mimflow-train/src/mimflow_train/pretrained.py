@@ -10,6 +10,7 @@ from mimflow_train.config.file import read_config, read_metadata
 from mimflow_train.errors import StorageError
 from mimflow_train.model import MIMFlow
 from mimflow_train.storage.checkpoint import latest_checkpoint, load_model
+from mimflow_train.storage.run_folder import step_of
 from mimflow_train.telemetry.console import say
 
 __all__ = ["judged_step", "load_trained", "trained_model"]
@@ -68,5 +69,4 @@ def judged_step(run: Path) -> int | None:
     else:
         folder = latest_checkpoint(run, lambda _: None)  # not the newest, if that is damaged
         name = "" if folder is None else folder.name
-    step = name.removeprefix("step_")
-    return int(step) if step.isdecimal() else None
+    return step_of(name)

@@ -1,11 +1,11 @@
 """From the options of ``mimflow-train`` to the configuration of a run; imports no torch."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genmetrics.errors import did_you_mean
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_values
 from mimflow_train.config.overrides import merge, override
@@ -19,7 +19,7 @@ from mimflow_train.telemetry.console import say
 if TYPE_CHECKING:
     from mimflow_train.cli.train import TrainOptions
 
-__all__ = ["build_config"]
+__all__ = ["build_config", "require_scale"]
 
 
 def build_config(options: "TrainOptions") -> TrainConfig:
@@ -66,11 +66,15 @@ def _scale(options: "TrainOptions", values: Mapping[str, Any]) -> str:
             "Leave out --scale, or the file's scale."
         )
     scale = str(options.scale or filed or "tiny")
-    if scale not in RECIPES:
-        close = difflib.get_close_matches(scale, RECIPES, n=1)
-        advice = f"Did you mean {close[0]}?" if close else f"Choose {' or '.join(RECIPES)}."
-        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {scale}. {advice}")
+    require_scale(scale)
     return scale
+
+
+def require_scale(scale: str) -> None:
+    """Raise if there is no scale of that name."""
+    if scale not in RECIPES:
+        advice = did_you_mean(scale, RECIPES) or f" Choose {' or '.join(RECIPES)}."
+        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {scale}.{advice}")
 
 
 def _images(

@@ -68,11 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: EvalOptions) -> int:
-    for name, least in (("num", 0), ("spectra", 0), ("probe", 0), ("inversion", 1)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
-    if options.num == 1:
-        raise ConfigError("Expected --num of 2 or more, since one image has no spread; got 1.")
+    _check_numbers(options)
     config = _config(options)
     _require_report(options.json)
     names = tuple(options.metrics.split(","))
@@ -118,6 +114,14 @@ def _main(options: EvalOptions) -> int:
     for remark in scores.samples.remarks:
         say(f"warning: {remark.message}")
     return 0
+
+
+def _check_numbers(options: EvalOptions) -> None:
+    for name, least in (("num", 0), ("spectra", 0), ("probe", 0), ("inversion", 1)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"Expected --{name} >= {least}; got {getattr(options, name)}.")
+    if options.num == 1:
+        raise ConfigError("Expected --num of 2 or more, since one image has no spread; got 1.")
 
 
 def _config(options: EvalOptions) -> TrainConfig:

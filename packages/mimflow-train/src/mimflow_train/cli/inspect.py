@@ -55,14 +55,15 @@ def _main(options: InspectOptions) -> int:
         return _inspect_file(config, options)
 
     from mimflow_train.storage.checkpoint import damage, fingerprint
-    from mimflow_train.storage.run_folder import checkpoints, read_manifest
+    from mimflow_train.storage.files import read_reports
+    from mimflow_train.storage.run_folder import checkpoints, read_manifest, step_of
 
     rows: list[dict[str, Any]] = []
     for folder in checkpoints(options.run):
         manifest = read_manifest(folder)
         rows.append(
             {
-                "step": int(folder.name[5:]),
+                "step": step_of(folder.name),
                 "phase": manifest.get("phase", "unknown"),
                 "fingerprint": fingerprint(folder),
                 "bytes": sum(path.stat().st_size for path in folder.iterdir()),
@@ -78,7 +79,7 @@ def _main(options: InspectOptions) -> int:
         "all_steps": config.all_steps,
         "checkpoints": rows,
         "verified": options.verify,
-        "last_values": _last_values(options.run),
+        "last_values": (read_reports(options.run) or [{}])[-1],
     }
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if options.json else _table(report))
     damaged = [row for row in rows if row["damage"]]
@@ -116,18 +117,6 @@ def _inspect_file(config: TrainConfig, options: InspectOptions) -> int:
         f"  {report['weights']} weights of {report['checkpoint']}, {numbers:,} numbers\n"
     )
     return 0
-
-
-def _last_values(run_dir: Path) -> dict[str, Any]:
-    """Return the newest whole line of the run's metrics."""
-    path = run_dir / "metrics.jsonl"
-    for line in reversed(path.read_text().splitlines() if path.exists() else []):
-        try:
-            values: dict[str, Any] = json.loads(line)
-        except ValueError:  # a crash tore it
-            continue
-        return values
-    return {}
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from genmetrics.networks.extractor_names import check_extractor_name
+from mimflow_train.cli.build_config import require_scale
 from mimflow_train.cli.command import parse, run
 from mimflow_train.cli.preflight import (
     choose_engine,
@@ -203,8 +204,7 @@ def _check_machine(
 
 def _recipe(options: ReproduceOptions, out: Path) -> TrainConfig:
     """Return the scale's recipe with the user's changes, for the images that there are."""
-    if options.scale not in RECIPES:
-        raise ConfigError(f"Expected --scale {'|'.join(RECIPES)}; got {options.scale}.")
+    require_scale(options.scale)
     if options.quick and options.scale != "tiny":
         raise ConfigError(f"Expected --scale tiny with --quick; got {options.scale}. Drop one.")
     names, source, fingerprint = _images(options, out)

@@ -1,7 +1,6 @@
 """``mimflow-sample``: draws new images from a run."""
 
 import dataclasses
-import difflib
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from genmetrics.errors import did_you_mean
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config.file import read_config
 from mimflow_train.device.machine import choose_device
@@ -120,9 +120,8 @@ def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
         elif are_numbered and each.isdecimal() and int(each) < len(names):
             labels.append(int(each))
         else:
-            close = difflib.get_close_matches(each, names, n=1)
-            advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(names)}."
-            raise ConfigError(f"Expected a class of the run as --label; got {each}. {advice}")
+            advice = did_you_mean(each, names) or f" Choose from {', '.join(names)}."
+            raise ConfigError(f"Expected a class of the run as --label; got {each}.{advice}")
     return list(dict.fromkeys(labels)) or list(range(len(names)))
 
 

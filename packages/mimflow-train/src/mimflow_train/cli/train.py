@@ -106,36 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(options: TrainOptions) -> int:
     _check_options(options)
     config = build_config(options)
-    if config.model.is_autoencoder_fixed:
-        raise ConfigError(
-            "Expected model.convolutional.fixed as false, since nothing trains a fixed autoencoder "
-            "here; got true. `mimflow-reproduce table1` trains both stages."
-        )
+    _require_trainable(options, config)
     workers = Workers.parse(options.workers)
     rank, count = torchrun_place() or (0, workers.most)
     range_of_workers = Workers(min(workers.least, count), count)
     require_divisor(config.global_batch, range_of_workers)
     require_micro_batch(config, range_of_workers)
     if options.dry_run:
-        if config.cuda_graph:  # on what --hardware names, or on another GPU
-            require_gpu_for_graph("cuda", shared_out=config.shard and count > 1)
-        from mimflow_train.cli.dry_run import cost_table
-
-        table = cost_table(
-            config,
-            count,
-            options.phase,
-            hardware=options.hardware,
-            milestone_every=options.milestone_every,
-            checkpoint_every=options.checkpoint_every,
-        )
-        sys.stdout.write(table)
-        return 0
-    if config.model.encoder.bottleneck == "mae":
-        raise ConfigError(
-            "Expected the bottleneck learnable-tokens or simmim; got mae, which encodes no whole "
-            "image, so that its run cannot be judged. `mimflow-reproduce bottlenecks` trains it."
-        )
+        return _dry_run(options, config, count)
     require_packages(config.data.source)
     launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
     if launch.device == "cpu":
@@ -173,6 +151,38 @@ def _check_options(options: TrainOptions) -> None:
             "Expected --resume auto or must with --phase decoder, which goes on from a joint phase;"
             " got never. To have that phase alone anew, remove its checkpoints from a copy."
         )
+
+
+def _require_trainable(options: TrainOptions, config: TrainConfig) -> None:
+    """Raise if the command cannot train the networks, or not judge what it would make of them."""
+    if config.model.is_autoencoder_fixed:
+        raise ConfigError(
+            "Expected model.convolutional.fixed as false, since nothing trains a fixed autoencoder "
+            "here; got true. `mimflow-reproduce table1` trains both stages."
+        )
+    if config.model.encoder.bottleneck == "mae" and not options.dry_run:
+        raise ConfigError(
+            "Expected the bottleneck learnable-tokens or simmim; got mae, which encodes no whole "
+            "image, so that its run cannot be judged. `mimflow-reproduce bottlenecks` trains it."
+        )
+
+
+def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
+    """Say what the run would cost on so many workers; return the exit code."""
+    if config.cuda_graph:  # on what --hardware names, or on another GPU
+        require_gpu_for_graph("cuda", shared_out=config.shard and count > 1)
+    from mimflow_train.cli.dry_run import cost_table
+
+    table = cost_table(
+        config,
+        count,
+        options.phase,
+        hardware=options.hardware,
+        milestone_every=options.milestone_every,
+        checkpoint_every=options.checkpoint_every,
+    )
+    sys.stdout.write(table)
+    return 0
 
 
 def _require_beginning(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.errors import ConfigError
+from mimflow_train.storage.files import written_whole
 
 __all__ = ["from_dict", "read_config", "read_metadata", "read_values", "to_dict", "write_config"]
 
@@ -130,9 +131,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def write_config(config: TrainConfig, run_dir: Path) -> None:
     """Write a run's configuration where ``read_config`` finds it."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    draft = run_dir / ".config.json.draft"
-    with draft.open("w") as file:
+    with written_whole(run_dir / "config.json") as draft, draft.open("w") as file:
         file.write(json.dumps(to_dict(config), indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())  # or a machine that goes down may leave it empty
-    draft.replace(run_dir / "config.json")

@@ -2,12 +2,12 @@
 
 import ast
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genmetrics.errors import did_you_mean
 from mimflow_train.config import ConvolutionalConfig, DecoderPhaseConfig, TrainConfig
 from mimflow_train.config.file import from_dict, to_dict
 from mimflow_train.errors import ConfigError
@@ -151,9 +151,8 @@ def _require_field(config: Any, name: str, key: str) -> None:
     elif dataclasses.is_dataclass(config):
         names = [field.name for field in dataclasses.fields(config)]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(names)}."
-        raise ConfigError(f"Expected a field of the configuration; there is no {key}. {advice}")
+        advice = did_you_mean(name, names) or f" Choose from {', '.join(names)}."
+        raise ConfigError(f"Expected a field of the configuration; there is no {key}.{advice}")
 
 
 def _parse(text: str, hint: Any, key: str) -> Any:

@@ -4,13 +4,14 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mimflow_train.errors import ConfigError, DataError
+from mimflow_train.storage.files import read_json, written_whole
 
 __all__ = ["begin_copy", "finish_copy", "require_whole"]
 
-_RECORD, _DRAFT = "crop.json", ".crop.json.draft"
+_RECORD = "crop.json"
+_DRAFT = ".crop.json.draft"  # may be left of a process that was killed
 _UNFINISHED = "unfinished_copy_of"  # in the record until all images are there
 
 
@@ -26,7 +27,7 @@ def begin_copy(out: Path, source: Path, record: Mapping[str, object]) -> None:
         ConfigError: If the folder holds something else.
     """
     if (out / _RECORD).exists():
-        before = _read(out)
+        before = read_json(out / _RECORD)
         before.pop(_UNFINISHED, None)
         if before != record:
             raise ConfigError(
@@ -44,7 +45,7 @@ def begin_copy(out: Path, source: Path, record: Mapping[str, object]) -> None:
 
 def finish_copy(out: Path) -> None:
     """Write down that all images are there."""
-    record = _read(out)
+    record = read_json(out / _RECORD)
     record.pop(_UNFINISHED, None)
     _write(out, record)
 
@@ -56,7 +57,7 @@ def require_whole(root: Path) -> None:
         DataError: If the folder is one; says which command finishes it.
     """
     for folder in (root, root.parent):
-        record = _read(folder)
+        record = read_json(folder / _RECORD)
         if _UNFINISHED in record:
             how = {each: record.get(each) for each in ("size", "encoding", "quality")}
             how["format"] = how.pop("encoding")
@@ -68,17 +69,6 @@ def require_whole(root: Path) -> None:
             )
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """Return the record of a folder; empty where there is none, or another's file of its name."""
-    try:
-        record = json.loads((folder / _RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _write(folder: Path, record: Mapping[str, object]) -> None:
-    """Replace the record at once, so that it is never torn."""
-    draft = folder / _DRAFT
-    draft.write_text(json.dumps(record, indent=2) + "\n")
-    draft.replace(folder / _RECORD)
+    with written_whole(folder / _RECORD) as draft:
+        draft.write_text(json.dumps(record, indent=2) + "\n")

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
+from genmetrics.images.adm_crop import adm_crop_picture
+from mimflow_train.data.decoding import UNDECODABLE, load_rgb, reason
 from mimflow_train.data.files import FolderLayout, ImageFiles
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split, as_tensor
 from mimflow_train.errors import DataError
@@ -65,7 +66,7 @@ class ImageReader:
                 continue
             try:
                 image = load_rgb(BytesIO(self.files.read(place)))
-                return Decoded(as_tensor(crop_square(image, self.size)), tuple(skipped))
+                return Decoded(as_tensor(adm_crop_picture(image, self.size)), tuple(skipped))
             except UNDECODABLE as error:
                 skipped.append(Unreadable(self.files.place(place), reason(error)))
         raise DataError(

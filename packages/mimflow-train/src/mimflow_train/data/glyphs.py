@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from mimflow_train.data.crop import on_white
+from mimflow_train.data.decoding import on_white
 from mimflow_train.errors import DataError
 
 __all__ = ["ATTRIBUTION", "CLASS_NAMES", "Glyph", "draw", "split_glyphs"]

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
+from genmetrics.images.pictures import EXTENSIONS
 from mimflow_train.data.copy_record import require_whole
 from mimflow_train.data.files import FolderLayout, Found, ImageFiles
 from mimflow_train.data.imagenet import TRAIN_TAR
 from mimflow_train.data.index import read_index, write_index
 from mimflow_train.data.left_out import LeftOut
-from mimflow_train.data.naming import EXTENSIONS, SPLITS, held_out_folder, is_hidden
+from mimflow_train.data.naming import SPLITS, held_out_folder, is_hidden
 from mimflow_train.data.scan import Scan, scan_images
 from mimflow_train.errors import ConfigError, DataError
 

@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-__all__ = ["EXTENSIONS", "SPLITS", "UNREAD", "held_out_folder", "is_hidden", "is_image"]
+from genmetrics.images.pictures import EXTENSIONS
 
-# Those of genmetrics, so that what was trained on can be measured.
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+__all__ = ["SPLITS", "UNREAD", "held_out_folder", "is_hidden", "is_image"]
+
 UNREAD = frozenset(
     {
         *(".gif", ".jfif", ".jpe", ".jp2", ".j2k", ".jxl", ".heic", ".heif", ".avif", ".svg"),

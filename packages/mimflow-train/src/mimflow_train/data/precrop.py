@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from genmetrics.images.adm_crop import adm_crop_picture
 from mimflow_train.data.copy_record import begin_copy, finish_copy
-from mimflow_train.data.crop import UNDECODABLE, crop_square, load_rgb, reason
+from mimflow_train.data.decoding import UNDECODABLE, load_rgb, reason
 from mimflow_train.data.files import FolderLayout, ImageFiles
 from mimflow_train.errors import DataError
+from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.lock import locked
 
 __all__ = ["CropOptions", "Cropped", "crop_copy"]
@@ -156,7 +158,7 @@ def _copy(
             present += 1
             continue
         try:
-            image = crop_square(load_rgb(BytesIO(files.read(index))), options.size)
+            image = adm_crop_picture(load_rgb(BytesIO(files.read(index))), options.size)
         except UNDECODABLE as error:
             skipped.append(f"{files.place(index)}: {reason(error)}")
             continue
@@ -174,12 +176,10 @@ def _target(out: Path, class_name: str, name: str, encoding: str) -> Path:
 
 
 def _write(image: Image.Image, path: Path, options: CropOptions) -> None:
-    """Write an image under another name first, so that what has its name is whole."""
-    draft = path.with_name(f".{path.name}.draft")
     more: dict[str, Any] = {}
     if options.encoding == "jpeg":
         more = {"quality": options.quality, "subsampling": 0}
     elif options.encoding == "webp":
         more = {"lossless": True}
-    image.save(draft, options.encoding, **more)
-    draft.replace(path)
+    with written_whole(path) as draft:
+        image.save(draft, options.encoding, **more)

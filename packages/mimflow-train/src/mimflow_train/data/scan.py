@@ -75,7 +75,7 @@ def scan_images(root: Path) -> Scan:
         _add_split(scan, root / "train", "train/")
     elif (root / TRAIN_TAR).is_file():
         number = scan.add_archive(root / TRAIN_TAR)
-        scan.found += tar_of_tars(root / TRAIN_TAR, number, "train/", scan.left_out)
+        scan.found += tar_of_tars(root / TRAIN_TAR, number, scan.left_out)
         scan.folders.add("train")
     else:
         _add_classes(scan, root, [each for each in inside if each.name != "val"], "")

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from genmetrics.images.pictures import EXTENSIONS
 from mimflow_train.data.files import Found
 from mimflow_train.data.left_out import LeftOut
-from mimflow_train.data.naming import EXTENSIONS, is_hidden, is_image
+from mimflow_train.data.naming import is_hidden, is_image
 from mimflow_train.errors import DataError
 
 __all__ = ["class_tar", "members", "tar_of_tars", "whole_tar"]
@@ -60,13 +61,12 @@ def class_tar(path: Path, archive: int, prefix: str, left_out: LeftOut) -> list[
     return found
 
 
-def tar_of_tars(path: Path, archive: int, prefix: str, left_out: LeftOut) -> list[Found]:
-    """Return the images of a tar of CLASS.tar, as ImageNet's training set comes.
+def tar_of_tars(path: Path, archive: int, left_out: LeftOut) -> list[Found]:
+    """Return the images of a tar of CLASS.tar, ImageNet's training set, as files of train/CLASS.
 
     Args:
         path: The tar.
         archive: Its number.
-        prefix: Put before the name of each class.
         left_out: Counts images of other kinds.
 
     Raises:
@@ -78,7 +78,7 @@ def tar_of_tars(path: Path, archive: int, prefix: str, left_out: LeftOut) -> lis
             path_inside = PurePosixPath(inner.name)
             if path_inside.suffix != ".tar" or any(map(is_hidden, path_inside.parts)):
                 continue
-            name = f"{prefix}{path_inside.stem}"
+            name = f"train/{path_inside.stem}"
             window = outer.extractfile(inner)
             assert window is not None
             with window, tarfile.open(fileobj=window, mode="r:") as tar:

@@ -22,39 +22,27 @@ __all__ = [
     "blank_batch",
     "fit_micro_batch",
     "kept_bytes",
-    "largest_micro_batch",
+    "largest_fitting",
     "set_computation",
 ]
 
 _SEARCHED = 0.9  # of the memory, when micro-batches are tried out
-_NONE_FITS = (
-    "Expected one image to fit the device's memory; it does not. "
-    "Give --set recompute=True, or a smaller --scale."
-)
 
 
-def largest_micro_batch(share: int, attempt: Callable[[int], object]) -> int:
+def largest_fitting(share: int, attempt: Callable[[int], object]) -> int:
     """Return the largest divisor of a worker's share with which a pass fits the memory.
 
     Args:
         share: Images of a worker in a step.
         attempt: Runs a forward and a backward pass of so many images.
 
-    Raises:
-        ConfigError: If not even one image fits.
+    Returns:
+        0 if not even one image fits.
 
     Example:
-        >>> largest_micro_batch(12, lambda size: None)
+        >>> largest_fitting(12, lambda size: None)
         12
     """
-    size = _largest(share, attempt)
-    if not size:
-        raise ConfigError(_NONE_FITS)
-    return size
-
-
-def _largest(share: int, attempt: Callable[[int], object]) -> int:
-    """Return the largest divisor that fits; 0 if none does."""
     divisors = (each for each in range(share, 0, -1) if share % each == 0)
     return next((size for size in divisors if _fits(attempt, size)), 0)
 
@@ -96,13 +84,16 @@ def fit_micro_batch(
     set_computation(model, replace(config, compile=False), context.device)
     share = config.global_batch // context.world_size
     with _headroom(), torch.compiler.set_stance("force_eager"):  # frozen networks compile parts
-        size = _largest(share, lambda size: attempt(*blank_batch(config, size)))
+        size = largest_fitting(share, lambda size: attempt(*blank_batch(config, size)))
     if context.world_size > 1:  # all of them ask, whatever they have found
         smallest = torch.tensor(size, device=context.device)
         dist.all_reduce(smallest, dist.ReduceOp.MIN)
         size = int(smallest)
     if not size:
-        raise ConfigError(_NONE_FITS)
+        raise ConfigError(
+            "Expected one image to fit the device's memory; it does not. "
+            "Give --set recompute=True, or a smaller --scale."
+        )
     return replace(config, micro_batch=size)
 
 

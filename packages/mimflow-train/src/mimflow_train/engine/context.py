@@ -37,14 +37,13 @@ class Context(Protocol):
         rank: Number of this worker.
         world_size: Number of workers.
         device: Where its tensors live.
+        report: Publishes a step and its values; called by rank 0.
     """
 
     rank: int
     world_size: int
     device: torch.device
-
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Publish the values of a step; called by rank 0."""
+    report: Callable[[int, Mapping[str, float]], None]
 
     def should_stop(self) -> bool:
         """Whether the run was asked to save and end; the same answer on every rank."""
@@ -120,11 +119,7 @@ class LocalContext:
         stop: StopRequest,
     ) -> None:
         self.device = device
-        self._report, self._stop = report, stop
-
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Publish the values of a step."""
-        self._report(step, values)
+        self.report, self._stop = report, stop
 
     def should_stop(self) -> bool:
         """Whether a signal came."""
@@ -150,7 +145,7 @@ class TorchrunContext:
         self.world_size = int(os.environ["WORLD_SIZE"])
         place = os.environ["LOCAL_RANK"]
         self.device = torch.device(f"cuda:{place}" if kind == "cuda" else kind)
-        self._report, self._stop = report, stop
+        self.report, self._stop = report, stop
         self._hosts: dist.ProcessGroup | None = None
 
     @contextmanager
@@ -167,10 +162,6 @@ class TorchrunContext:
         self._hosts = _group_of_hosts()
         yield
         dist.destroy_process_group()
-
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Publish the values of a step."""
-        self._report(step, values)
 
     def should_stop(self) -> bool:
         """Whether a signal came to any of the workers."""
@@ -211,14 +202,10 @@ class RayContext:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rank, self.world_size, self.device = place
-        self._report, self._stop_file, self._notice, self._clock = report, stop_file, notice, clock
+        self.report, self._stop_file, self._notice, self._clock = report, stop_file, notice, clock
         self._asked = clock()
         self._noticed = self._only_to_save = False
         self._hosts = _group_of_hosts() if self.world_size > 1 else None
-
-    def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Publish the values of a step."""
-        self._report(step, values)
 
     def should_stop(self) -> bool:
         """Whether to save and end: if rank 0 sees the stop file, and once if a machine will go.

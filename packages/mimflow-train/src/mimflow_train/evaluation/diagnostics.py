@@ -34,6 +34,7 @@ from mimflow_train.evaluation.flow_diagnostics import (
 from mimflow_train.evaluation.selection import CHUNK, same_classes, spread
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import nll_floor
+from mimflow_train.storage.files import written_whole
 
 __all__ = ["Diagnostics", "Latents", "diagnose", "write_diagnostics"]
 
@@ -136,7 +137,8 @@ def write_diagnostics(diagnostics: Diagnostics, run_dir: Path) -> Path:
     plain = dataclasses.asdict(diagnostics)
     plain["latents"]["statistics"] = diagnostics.latents.statistics._asdict()
     path = run_dir / "diagnostics.json"
-    path.write_text(json.dumps(plain, allow_nan=False) + "\n")
+    with written_whole(path) as draft:
+        draft.write_text(json.dumps(plain, allow_nan=False) + "\n")
     return path
 
 

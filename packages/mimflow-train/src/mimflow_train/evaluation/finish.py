@@ -16,6 +16,7 @@ from mimflow_train.pretrained import trained_model
 from mimflow_train.report.one_run import write_report
 from mimflow_train.run import load_data
 from mimflow_train.storage.checkpoint import joint_checkpoint, latest_checkpoint, load_model
+from mimflow_train.storage.files import written_whole
 
 __all__ = ["finish"]
 
@@ -39,7 +40,8 @@ def finish(
     summary = dataclasses.asdict(scores)
     if before is not None:
         summary["before_decoder_phase"] = dataclasses.asdict(before)
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with written_whole(run_dir / "summary.json") as draft:
+        draft.write_text(json.dumps(summary, indent=2) + "\n")
     write_diagnostics(diagnose(model, config, data), run_dir)
     write_report(run_dir)
     return scores, before

@@ -32,6 +32,7 @@ from mimflow_train.evaluation.reconstruction import decoded, encode, unmasked
 from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import spread_labels
 from mimflow_train.model import MIMFlow
+from mimflow_train.storage.files import written_whole
 from tarflow_prior import Block, TarFlow
 
 __all__ = ["Judging", "RunScores", "flow_spectrum", "score_run"]
@@ -181,7 +182,8 @@ def score_run(
         },
     )
     text = json.dumps(scores.to_dict(), indent=2, allow_nan=False)
-    (folder / "scores.json").write_text(text + "\n")
+    with written_whole(folder / "scores.json") as draft:
+        draft.write_text(text + "\n")
     return scores
 
 

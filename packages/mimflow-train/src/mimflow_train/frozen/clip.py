@@ -32,7 +32,6 @@ CLIP_FILE = PretrainedFile(
     name="vit_base_patch16_clip_224.openai.safetensors",
     url="https://huggingface.co/timm/vit_base_patch16_clip_224.openai"
     "/resolve/main/open_clip_model.safetensors",
-    sha256="",
     term="loss.feature",
     download=lambda: Path(
         open_clip.download_pretrained(open_clip.get_pretrained_cfg(_ARCHITECTURE, "openai"))

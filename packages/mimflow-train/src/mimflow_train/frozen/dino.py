@@ -22,7 +22,6 @@ DINO_FILE = PretrainedFile(
     network="DINO ViT-S/8",
     name="dino_deitsmall8_pretrain.pth",
     url=_URL,
-    sha256="",
     term="decoder_phase.steps",
     download=lambda: hub_file(_URL, ""),
 )

@@ -27,7 +27,6 @@ DINOV2_FILE = PretrainedFile(
     network="DINOv2 ViT-B/14",
     name="dinov2_vitb14_pretrain.pth",
     url=_URL,
-    sha256="",
     term="loss.feature",
     download=lambda: hub_file(_URL, ""),
 )

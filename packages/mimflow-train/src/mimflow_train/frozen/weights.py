@@ -35,17 +35,17 @@ class PretrainedFile:
         network: What messages call the network.
         name: File name in the folder MIMFLOW_WEIGHTS.
         url: Where the file is published.
+        download: Fetches the file with its library and returns where it is.
         sha256: The first digits of its digest; empty if nobody published them.
         term: The loss weight that is 0 in a run without this network; empty if there is none.
-        download: Fetches the file with its library and returns where it is.
     """
 
     network: str
     name: str
     url: str
-    sha256: str
-    term: str
     download: Callable[[], Path]
+    sha256: str = ""
+    term: str = ""
 
 
 def find_weights(wanted: PretrainedFile, environment: Mapping[str, str] = os.environ) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mimflow_train.config.file import read_config, to_dict
-from mimflow_train.report.curves import names_of, panels, read_reports
-from mimflow_train.report.figures import read_json
+from mimflow_train.report.curves import names_of, panels
 from mimflow_train.report.page import figure, missing, note, page, picture, table, write
 from mimflow_train.report.tables import ABOUT, flat, number
+from mimflow_train.storage.files import read_json, read_reports
 
 __all__ = ["write_comparison"]
 

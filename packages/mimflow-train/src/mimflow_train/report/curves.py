@@ -1,10 +1,8 @@
 """What a run reported on its way: curves of the losses and of its health."""
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from mimflow_train.config import TrainConfig
 from mimflow_train.report.page import figure, missing
 
-__all__ = ["as_png", "curves", "health", "names_of", "panels", "quiet", "read_reports"]
+__all__ = ["as_png", "curves", "health", "names_of", "panels", "quiet"]
 
 _NOT_TERMS = ("step", "time")
 _HEALTH = {
@@ -30,17 +28,6 @@ _HEALTH = {
     "mfu": "share of the GPU's peak (MFU)",
 }
 _COLUMNS = 3
-
-
-def read_reports(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a run's ``metrics.jsonl``."""
-    path, reports = run_dir / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            reports.append(json.loads(line))
-        except ValueError:  # a crash tore it
-            continue
-    return reports
 
 
 def curves(reports: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:

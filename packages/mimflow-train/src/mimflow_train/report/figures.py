@@ -1,6 +1,5 @@
 """Figures of ``diagnostics.json``: base noise, flow by depth, latents; and the flow's spectrum."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from mimflow_train.report.curves import as_png, quiet
 from mimflow_train.report.page import figure, missing, note, table
 from mimflow_train.report.tables import number
 
-__all__ = ["flow_section", "latents_section", "read_json", "spectrum_section"]
+__all__ = ["flow_section", "latents_section", "spectrum_section"]
 
 _NAMES = {
     "train": "training images",
@@ -24,15 +23,6 @@ _NAMES = {
     "samples": "the flow's own samples",
 }
 _REMEDY = "`mimflow-train` writes diagnostics.json when a run ends."
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; empty if there is none, or a crash has torn it."""
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return values
 
 
 def flow_section(diagnostics: Mapping[str, Any]) -> str:

@@ -5,16 +5,12 @@ from pathlib import Path
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config
-from mimflow_train.report.curves import curves, health, read_reports
-from mimflow_train.report.figures import (
-    flow_section,
-    latents_section,
-    read_json,
-    spectrum_section,
-)
+from mimflow_train.report.curves import curves, health
+from mimflow_train.report.figures import flow_section, latents_section, spectrum_section
 from mimflow_train.report.page import missing, page, picture, write
 from mimflow_train.report.tables import configuration, scores_table, summary_table
-from mimflow_train.storage.run_folder import steps_done
+from mimflow_train.storage.files import read_json, read_reports
+from mimflow_train.storage.run_folder import step_of, steps_done
 
 __all__ = ["write_report"]
 
@@ -79,13 +75,13 @@ def _sections(config: TrainConfig, run_dir: Path) -> list[tuple[str, str]]:
 
 
 def _grids(folder: Path) -> Sequence[str]:
-    paths = sorted(each for each in folder.glob("step_*.png") if each.stem[5:].isdecimal())
+    paths = sorted(each for each in folder.glob("step_*.png") if step_of(each.stem) is not None)
     if not paths:
         return [missing("Sample grids")]
     places = {round(part * (len(paths) - 1) / (_SHOWN_GRIDS - 1)) for part in range(_SHOWN_GRIDS)}
     shown = [paths[place] for place in sorted(places)]
     figures = [
-        picture(path, f"Step {int(path.stem[5:]):,}: the same noise and classes at every step.")
+        picture(path, f"Step {step_of(path.stem):,}: the same noise and classes at every step.")
         for path in shown
     ]
     return ['<div class="flow">', *figures, "</div>"]

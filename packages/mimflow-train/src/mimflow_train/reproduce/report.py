@@ -9,6 +9,7 @@ from typing import Any
 
 from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.outcome import Column, Outcome, Row, mean_and_spread, verdict
+from mimflow_train.storage.files import written_whole
 
 __all__ = ["QUICK_NOTE", "to_markdown", "write_report"]
 
@@ -48,7 +49,8 @@ def write_report(
         "notes": [*experiment.notes, *outcome.notes],
         "made": dict(made),
     }
-    (folder / "report.json").write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    with written_whole(folder / "report.json") as draft:
+        draft.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
     return text
 
 

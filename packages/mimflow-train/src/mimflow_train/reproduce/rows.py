@@ -11,7 +11,7 @@ from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained, trained
 from mimflow_train.reproduce.two_stage import train_two_stages
 from mimflow_train.reproduce.variants import planned_runs, variant_config
-from mimflow_train.storage.run_folder import read_manifest
+from mimflow_train.storage.run_folder import checkpoint_folder, read_manifest
 
 __all__ = ["measure_row", "train_row"]
 
@@ -62,7 +62,7 @@ def _origins(
     alone = replace(experiment, variants=(variant,), claims=())
     for run in planned_runs(replace(session.base, seed=seed), alone, session.settings):
         run_dir = session.run_dir(run.config)
-        manifest = read_manifest(run_dir / "checkpoints" / f"step_{run.until:08d}")
+        manifest = read_manifest(checkpoint_folder(run_dir, run.until))
         yield Origin(
             run=run_dir.name,
             seed=seed,

@@ -27,6 +27,7 @@ from mimflow_train.evaluation.selection import CHUNK, spread_labels
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from mimflow_train.storage.checkpoint import chosen_weights
+from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.lock import locked_in_turn
 from tarflow_prior import Guidance
 
@@ -59,9 +60,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
                 learn = enough_to_probe(len(session.data.class_names))
                 values["accuracy"] = probe_latents(run.model, run.config, session.data, learn)
             text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
-            draft = found.with_name(f".{found.name}.draft")
-            draft.write_text(text + "\n")
-            draft.replace(found)
+            with written_whole(found) as draft:
+                draft.write_text(text + "\n")
     scores: dict[str, float] = json.loads(found.read_text())["scores"]
     return scores
 

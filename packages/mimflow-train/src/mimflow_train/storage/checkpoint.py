@@ -22,8 +22,9 @@ from mimflow_train.errors import StorageError, remedy
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.away import patiently
+from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.provenance import code_commit
-from mimflow_train.storage.run_folder import checkpoints, read_manifest
+from mimflow_train.storage.run_folder import checkpoint_folder, checkpoints, read_manifest
 
 __all__ = [
     "Snapshot",
@@ -88,7 +89,7 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
     Raises:
         StorageError: If the disk does not take it; earlier checkpoints stay as they are.
     """
-    folder = run_dir / "checkpoints" / f"step_{state.step:08d}"
+    folder = checkpoint_folder(run_dir, state.step)
     draft = folder.with_name(f".{folder.name}.draft")
     try:
         for left in folder.parent.glob(".step_*.draft"):
@@ -171,7 +172,7 @@ def latest_checkpoint(
 
 def joint_checkpoint(config: TrainConfig, run_dir: Path) -> Path:
     """Return where the last checkpoint of the joint phase is, or will be."""
-    return run_dir / "checkpoints" / f"step_{config.steps:08d}"
+    return checkpoint_folder(run_dir, config.steps)
 
 
 def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State:
@@ -237,13 +238,11 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
     """
     name = chosen_weights(config)
     metadata = {"config": json.dumps(to_dict(config)), "weights": name, "checkpoint": folder.name}
-    draft = target.with_name(f".{target.name}.draft")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(load_file(folder / f"{name}.safetensors"), draft, metadata)
-        draft.replace(target)
+        with written_whole(target) as draft:
+            save_file(load_file(folder / f"{name}.safetensors"), draft, metadata)
     except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
         raise StorageError(
             f"Expected to write weights to {target}; {error}. {remedy(error)}"
         ) from error

@@ -1,6 +1,7 @@
 """A run folder: whether it may be gone on with, by which configuration, and how far it is."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
+from mimflow_train.storage.files import read_json
 
 __all__ = [
     "FILES_OF_A_RUN",
     "FILES_OF_ITS_END",
+    "checkpoint_folder",
     "checkpoints",
     "last_step",
     "prepare_run",
     "read_manifest",
     "require_begun",
+    "step_of",
     "steps_done",
 ]
 
@@ -47,16 +51,31 @@ FILES_OF_ITS_END = ("diagnostics.json", "reconstructions.png", "samples.png", "s
 def checkpoints(run_dir: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first; a copy of another name is none."""
     folders = (run_dir / "checkpoints").glob("step_*")
-    return sorted(each for each in folders if each.name.removeprefix("step_").isdecimal())
+    return sorted(each for each in folders if step_of(each.name) is not None)
+
+
+def checkpoint_folder(run_dir: Path, step: int) -> Path:
+    """Return where a run's checkpoint of a step is, or will be."""
+    return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """Return the step that a checkpoint, its weights or its picture is named after.
+
+    Args:
+        name: Without a file's ending; another name, as of a copy, says none.
+
+    Example:
+        >>> step_of("step_00000010"), step_of("step_00000010.bak")
+        (10, None)
+    """
+    found = re.fullmatch(r"step_(\d+)", name)
+    return int(found[1]) if found else None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return what a checkpoint says of itself; empty if it says nothing that can be read."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return manifest
+    return read_json(folder / "manifest.json")
 
 
 def require_begun(run_dir: Path, resume: str) -> None:
@@ -193,8 +212,7 @@ def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
 
 def steps_done(run_dir: Path) -> int:
     """Return the step of a run's newest checkpoint, whose files are not looked at; 0 without."""
-    names = [folder.name for folder in checkpoints(run_dir)]
-    return max((int(name.removeprefix("step_")) for name in names), default=0)
+    return max((step_of(folder.name) or 0 for folder in checkpoints(run_dir)), default=0)
 
 
 def _differences(old: object, new: object, free: tuple[str, ...], name: str = "") -> list[str]:

@@ -22,6 +22,7 @@ from mimflow_train.storage.checkpoint import (
     snapshot,
     write_checkpoint,
 )
+from mimflow_train.storage.run_folder import step_of
 from mimflow_train.telemetry.console import say
 from tarflow_prior import NonFiniteError
 
@@ -124,8 +125,8 @@ class Saver:
 def _steps_of(milestones: Path) -> list[int]:
     """Return the steps of which weights are kept; none where that cannot be read."""
     with suppress(OSError):
-        names = (path.stem for path in milestones.glob("step_*.safetensors"))
-        return [int(name[5:]) for name in names if name[5:].isdecimal()]
+        steps = [step_of(path.stem) for path in milestones.glob("step_*.safetensors")]
+        return [step for step in steps if step is not None]
     return []
 
 

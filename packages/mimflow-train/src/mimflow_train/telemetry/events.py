@@ -14,6 +14,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[impor
 from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
 from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 
+from mimflow_train.storage.files import written_whole
+
 __all__ = ["Recorder", "follow", "follow_words"]
 
 
@@ -30,9 +32,8 @@ class Recorder:
         text = self._path.read_text() if self._path.exists() else ""
         kept = "".join(f"{line}\n" for line in text.splitlines() if _step(line) <= start)
         if kept != text:
-            draft = self._path.with_name(f".{self._path.name}.draft")
-            draft.write_text(kept)
-            draft.replace(self._path)
+            with written_whole(self._path) as draft:
+                draft.write_text(kept)
         self._lines: TextIO | None = self._path.open("a", buffering=1)
         self._board = _Board(run_dir / "tensorboard", start + 1)
 

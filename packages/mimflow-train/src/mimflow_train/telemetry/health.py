@@ -1,5 +1,6 @@
 """How a run fares besides its losses: speed, waiting, memory, use of the device, latents."""
 
+import functools
 import math
 import sys
 import time
@@ -13,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.device.costs import RunCost, training_flops
+from mimflow_train.device.costs import training_flops
 from mimflow_train.device.hardware import detect
 
-__all__ = ["Health", "latent_statistics"]
+__all__ = ["Health", "latent_values"]
 
 _GIB = 2**30
 _DEAD_BELOW = 0.1  # standard deviation over images, in units of the noise's
@@ -34,7 +35,6 @@ class Health:
         config: The run.
         device: Where this worker computes.
         workers: Workers in all.
-        cost: What the run costs; counted at the first report if not given and needed for MFU.
         clock: Seconds that pass.
     """
 
@@ -44,11 +44,9 @@ class Health:
         device: torch.device,
         workers: int,
         *,
-        cost: RunCost | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._device, self._workers, self._clock = config, device, workers, clock
-        self._flops = None if cost is None else cost.training_flops
         self._hardware = detect(device)
         self._begin()
 
@@ -124,15 +122,14 @@ class Health:
             line["rate_bits"] = values["rate"] * dimensions / math.log(2)
         if "nll" in values and self._hardware is not None:
             peak = 1e12 * self._hardware.tflops
-            line["mfu"] = images / self._workers * self._work() / peak
+            line["mfu"] = images / self._workers * self._flops / peak
         self._begin()
         return line
 
-    def _work(self) -> float:
-        """Return the operations of one image in a joint step."""
-        if self._flops is None:
-            self._flops = training_flops(self._config)
-        return self._flops
+    @functools.cached_property
+    def _flops(self) -> float:
+        """Operations of one image in a joint step, counted when they are first needed."""
+        return training_flops(self._config)
 
 
 def _memory(device: torch.device) -> dict[str, float]:
@@ -148,7 +145,7 @@ def _memory(device: torch.device) -> dict[str, float]:
 
 
 @torch.no_grad()
-def latent_statistics(mean: Float[Tensor, "b k d"], sigma: float) -> dict[str, float]:
+def latent_values(mean: Float[Tensor, "b k d"], sigma: float) -> dict[str, float]:
     """Say how much of the images the latents of a batch hold.
 
     Args:
@@ -164,7 +161,7 @@ def latent_statistics(mean: Float[Tensor, "b k d"], sigma: float) -> dict[str, f
 
     Example:
         >>> mean = torch.tensor([[[-1.0, 0.0]], [[1.0, 0.0]]])
-        >>> {name: round(value, 3) for name, value in latent_statistics(mean, 1.0).items()}
+        >>> {name: round(value, 3) for name, value in latent_values(mean, 1.0).items()}
         {'latent_abs': 0.5, 'latent_std': 0.5, 'latent_dead': 0.5, 'latent_bits': 0.5}
     """
     flat = rearrange(mean.float(), "b k d -> b (k d)")

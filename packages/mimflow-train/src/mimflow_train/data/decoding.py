@@ -1,4 +1,4 @@
-"""Pictures made square and opaque; imports no torch."""
+"""Pictures decoded as RGB, and why one cannot be; imports no torch."""
 
 import struct
 import warnings
@@ -7,35 +7,12 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["UNDECODABLE", "crop_square", "load_rgb", "on_white", "reason"]
+__all__ = ["UNDECODABLE", "load_rgb", "on_white", "reason"]
 
 # Of some of ImageNet's files, by each process that reads them; what it is about is not looked at.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-
-
-def crop_square(image: Image.Image, size: int) -> Image.Image:
-    """Crop the centre square and resize it, as ADM prepares ImageNet.
-
-    Halve with a box filter while the short side is at least twice ``size``, resize the short side
-    with a bicubic filter, crop the centre (openai/guided-diffusion:image_datasets.py).
-
-    Args:
-        image: Picture in mode RGB.
-        size: Side of the result in pixels.
-
-    Example:
-        >>> crop_square(Image.new("RGB", (100, 40)), 32).size
-        (32, 32)
-    """
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = round(image.width * scale), round(image.height * scale)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 def load_rgb(file: Path | BytesIO) -> Image.Image:

@@ -1,0 +1,23 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from mimflow_train.evaluation import finish as module
+
+
+def test_a_crash_in_the_middle_of_the_summary_leaves_none(config, data, tmp_path, monkeypatch):
+    def half(path, text):
+        path.write_bytes(text.encode()[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    scores = dataclasses.make_dataclass("Scores", ["psnr"])(8.0)
+    monkeypatch.setattr(module, "load_data", lambda *_: data)
+    monkeypatch.setattr(module, "evaluate", lambda *_: scores)
+    for name in ("trained_model", "sample_grid", "reconstruction_grid"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        module.finish(config, tmp_path, torch.device("cpu"))
+    assert not (tmp_path / "summary.json").exists()
