@@ -236,7 +236,7 @@ def test_a_wait_for_devices_is_said_once_and_a_signal_ends_it(tmp_path, monkeypa
     (tmp_path / "ray").mkdir()
     driver.watch(finished_after(0.3), tmp_path, StopRequest(), 7)
     assert capsys.readouterr().err == (
-        "No worker has begun yet: Ray is slow to start them, or waits for free devices. Ctrl-C ends this.\n"
+        "No worker has begun yet: they start slowly, or wait for free devices. Ctrl-C ends this.\n"
     )
     stop = StopRequest()
     monkeypatch.setattr(stop, "end", lambda: ended.append(stop.received))
