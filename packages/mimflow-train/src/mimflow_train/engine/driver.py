@@ -91,7 +91,8 @@ class _Waits:
             return
         if not self.have_begun():
             say(
-                "No worker has begun yet: they start slowly, or wait for free devices. Ctrl-C ends this."
+                "No worker has begun yet: they start slowly, or wait for free devices. "
+                "Ctrl-C ends this."
             )
             self._told = True
         elif passed >= _QUIET_SECONDS:
