@@ -18,7 +18,7 @@ from mimflow_train.reproduce.trained import Trained, trained
 def diverging_at(seed, run):
     def train_row(*arguments):
         if arguments[-1] == seed:
-            raise DivergedError
+            raise DivergedError("", 0)
         return run
 
     return train_row

@@ -281,7 +281,7 @@ def test_a_damaged_joint_checkpoint_below_a_later_one_is_refused(session):
 
 def test_a_row_that_diverges_is_said_to(session, monkeypatch):
     def diverge(*_):
-        raise DivergedError
+        raise DivergedError("", 0)
 
     monkeypatch.setattr(rows, "train_row", diverge)
     experiment = Experiment(title="", measure="scores", variants=(Variant(label="a"),))
