@@ -221,16 +221,16 @@ BOTTLENECKS = Experiment(
     ),
     claims=(
         Claim(
-            text="learnable tokens beat the visible patches",
-            metric="gfid",
-            better="learnable tokens, half hidden",
-            worse="MAE, half hidden",
+            "learnable tokens beat the visible patches",
+            "gfid",
+            "learnable tokens, half hidden",
+            "MAE, half hidden",
         ),
         Claim(
-            text="learnable tokens beat all patches",
-            metric="gfid",
-            better="learnable tokens, one for each patch",
-            worse="SimMIM",
+            "learnable tokens beat all patches",
+            "gfid",
+            "learnable tokens, one for each patch",
+            "SimMIM",
         ),
     ),
     notes=(
