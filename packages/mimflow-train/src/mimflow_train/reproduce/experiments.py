@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from mimflow_train.reproduce.ablations import (
-    ABLATION,
     BOTTLENECKS,
-    NUM_ABLATION,
     PLAIN,
     STARFLOW,
     TABLE5_MASK_ROWS,
@@ -15,6 +13,7 @@ from mimflow_train.reproduce.ablations import (
     TABLE5_TOKENS_ROWS,
     TABLE8_ROWS,
     TABLE9_ROWS,
+    ablation,
 )
 from mimflow_train.reproduce.claims import LADDER_CLAIMS, LENGTH_CLAIMS, STEP_CLAIMS
 from mimflow_train.reproduce.design import Claim, Experiment, Variant
@@ -23,11 +22,8 @@ from tarflow_prior import Guidance
 
 __all__ = ["EXPERIMENTS"]
 
-TABLE1_ROWS = Experiment(
+TABLE1_ROWS = ablation(
     title="Table 1: from STARFlow to end-to-end training",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=tuple(
         Variant(
             label=f"{label}, guided" if guided else label,
