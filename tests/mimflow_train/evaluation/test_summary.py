@@ -195,6 +195,12 @@ def test_psnr_of_a_known_error():
     assert reconstruction._psnr(black, black) == pytest.approx(100.0)
 
 
+def test_images_are_chosen_evenly_over_the_classes_that_there_are(data):
+    chosen = selection.evenly(data.train, torch.tensor([0, 2, 7]), 12, 0)
+    assert data.train.labels[chosen].tolist() == [0] * 4 + [2] * 2
+    assert chosen == sorted(set(chosen))
+
+
 def test_bytes_are_clamped_and_rounded():
     values = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 0.999])
     image = values.reshape(1, 1, 1, 6).expand(1, 3, 1, 6)

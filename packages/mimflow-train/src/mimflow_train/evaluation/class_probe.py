@@ -14,7 +14,7 @@ from mim_encoder import MaskRatio, random_mask
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split, to_unit
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes
+from mimflow_train.evaluation.selection import CHUNK, evenly, judged_images
 from mimflow_train.model import MIMFlow
 
 __all__ = [
@@ -138,9 +138,7 @@ def probed_images(data: LabelledImages, num_train: int, seed: int) -> list[int]:
         num_train: How many, at most.
         seed: Decides which.
     """
-    even = torch.arange(num_train) % len(data.class_names)
-    shown = even[torch.isin(even, data.train.labels)]
-    return sorted(set(same_classes(data.train, shown, seed)))
+    return evenly(data.train, torch.arange(len(data.class_names)), num_train, seed)
 
 
 _Labelled = tuple[Float[Tensor, "_ f"], Int64[Tensor, " _"]]

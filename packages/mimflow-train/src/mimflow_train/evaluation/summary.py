@@ -23,6 +23,7 @@ from genmetrics import (
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
+from mimflow_train.evaluation.class_probe import probed_images
 from mimflow_train.evaluation.reconstruction import decode, encode, evaluate_reconstruction
 from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes, spread
@@ -163,9 +164,7 @@ def _class_probe(data: LabelledImages, seed: int, extractor: Extractor) -> Logis
     """Return a probe of real images, equally many of each class; None for one class alone."""
     if len(data.class_names) == 1:
         return None
-    even = torch.arange(_PROBE_IMAGES) % len(data.class_names)
-    present = even[torch.isin(even, data.train.labels)]
-    shown = sorted(set(same_classes(data.train, present, seed)))
+    shown = probed_images(data, _PROBE_IMAGES, seed)
     features = extract_features(data.train.stack(shown), extractor)
     return logistic_probe(features, data.train.labels[shown], balanced=True)
 

@@ -31,7 +31,7 @@ from mimflow_train.evaluation.class_probe import (
 )
 from mimflow_train.evaluation.reconstruction import encode
 from mimflow_train.evaluation.scores import flow_spectrum
-from mimflow_train.evaluation.selection import same_classes, spread
+from mimflow_train.evaluation.selection import evenly, spread
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_depths
@@ -101,8 +101,7 @@ def _neighbours(
     session: Session, run: Trained, unseen: ProbeData, classes: Int64[Tensor, " c"]
 ) -> float:
     split = session.data.train
-    even = classes[torch.arange(_MAPPED) % len(classes)]
-    seen = sorted(set(same_classes(split, even[torch.isin(even, split.labels)], run.config.seed)))
+    seen = evenly(split, classes, _MAPPED, run.config.seed)
     train = ProbeData(_latents(run, split, seen), split.labels[seen])
     return knn_accuracy(train, unseen, min(_NEIGHBOURS, len(seen))).top1
 
