@@ -21,7 +21,6 @@ from genmetrics import (
     project,
 )
 from genmetrics.projection import Projection
-from mim_encoder import MaskRatio, random_mask
 from mimflow_train.data.images import Split
 from mimflow_train.evaluation.class_probe import (
     ClassProbe,
@@ -91,9 +90,7 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
 
 
 def _latents(run: Trained, split: Split, chosen: Sequence[int]) -> Float[Tensor, "b f"]:
-    num_patches = run.config.model.encoder.num_patches
-    whole = random_mask(len(chosen), num_patches, MaskRatio(low=0.0, high=0.0))
-    mean = encode_means(run.model, split, chosen, whole).mean
+    mean = encode_means(run.model, split, chosen).mean
     return rearrange(mean.float().cpu(), "b k d -> b (k d)")
 
 
