@@ -102,11 +102,11 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     real = data.train.stack(same_classes(data.train, label, config.seed))
     posterior = encode(model, config, real, "evaluate train").z
     posterior_unseen = encode(model, config, unseen, "evaluate held out").z
-    draw = generator(config.seed, "evaluate samples")
+    draw, guidance = generator(config.seed, "evaluate samples"), config.own_guidance
     sets = {
         "real": real,
         "posterior_unseen": decode(model, posterior_unseen),
-        "flow": torch.cat([*generate(model, config, label, draw)]),
+        "flow": torch.cat([*generate(model, label, draw, guidance=guidance)]),
         "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
         "held_out": unseen,
     }
@@ -120,7 +120,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     distance["posterior"] = rebuilt.fd_posterior
     probe = _class_probe(data, config.seed, extractor)
     asked = spread(len(data.class_names), _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
-    drawn = torch.cat([*generate(model, config, asked, draw)])
+    drawn = torch.cat([*generate(model, asked, draw, guidance=guidance)])
     return Evaluation(
         num_images=len(label),
         nll_train=_nll(model, posterior, label),
