@@ -186,15 +186,6 @@ def test_same_classes_repeats_no_image_while_there_are_others(data):
     assert len({index for index in chosen if index not in twos}) == 3
 
 
-def test_psnr_of_a_known_error():
-    black, grey = (
-        torch.zeros(2, 3, 4, 4).to(torch.uint8),
-        torch.full((2, 3, 4, 4), 51).to(torch.uint8),
-    )
-    assert reconstruction._psnr(black, grey) == pytest.approx(13.979, abs=1e-3)
-    assert reconstruction._psnr(black, black) == pytest.approx(100.0)
-
-
 def test_images_are_chosen_evenly_over_the_classes_that_there_are(data):
     chosen = selection.evenly(data.train, torch.tensor([0, 2, 7]), 12, 0)
     assert data.train.labels[chosen].tolist() == [0] * 4 + [2] * 2
