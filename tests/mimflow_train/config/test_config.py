@@ -11,6 +11,7 @@ from mimflow_train.config.file import from_dict, read_config, read_values, to_di
 from mimflow_train.config.overrides import merge, override
 from mimflow_train.errors import ConfigError
 from mimflow_train.recipes import RECIPES, tiny
+from tarflow_prior import Guidance
 
 
 @pytest.mark.parametrize("scale", RECIPES)
@@ -51,6 +52,12 @@ def test_parts_that_disagree_on_the_latents_are_refused():
         ConfigError, match=r"flow.num_tokens and token_dim to equal the encoder's latents"
     ):
         dataclasses.replace(model, flow=flow)
+
+
+def test_guidance_of_scale_zero_is_none():
+    config = tiny()
+    assert config.own_guidance == Guidance(3.0)
+    assert dataclasses.replace(config, guidance=0.0).own_guidance is None
 
 
 def test_the_flow_knows_the_classes_of_the_images():

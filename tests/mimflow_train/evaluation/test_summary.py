@@ -67,7 +67,7 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
     images = {name: torch.full((16, 3, 2, 2), shade) for name, shade in sets.items()}
     decoded = iter([images["posterior"], images["gaussian"]])
     monkeypatch.setattr(module, "decode", lambda *_: next(decoded).to(torch.uint8))
-    monkeypatch.setattr(module, "generate", lambda *_: [images["flow"].to(torch.uint8)])
+    monkeypatch.setattr(module, "generate", lambda *_, **__: [images["flow"].to(torch.uint8)])
     monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_: rebuilt(10.0))
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: FakeProbe())
     assert evaluate(model, config, data).gap_closed == pytest.approx(1.0)
@@ -162,15 +162,15 @@ def test_temperature_zero_draws_one_image(config, model):
     guidance = Guidance(scale=config.guidance)
     images = model.generate(label, guidance=guidance, temperature=0.0, generator=draw)
     torch.testing.assert_close(images[0], images[1])
-    (pixels,) = generate(model, config, label, draw, temperature=0.0)
+    (pixels,) = generate(model, label, draw, guidance=config.own_guidance, temperature=0.0)
     assert torch.equal(pixels, to_bytes(images))
 
 
 def test_samples_come_in_batches_with_the_noise_of_all_at_once(config, model, monkeypatch):
     label = torch.arange(7) % 3
-    (whole,) = generate(model, config, label, torch.Generator().manual_seed(0))
+    (whole,) = generate(model, label, torch.Generator().manual_seed(0), guidance=None)
     monkeypatch.setattr("mimflow_train.evaluation.sampling.CHUNK", 1)
-    batches = [*generate(model, config, label, torch.Generator().manual_seed(0))]
+    batches = [*generate(model, label, torch.Generator().manual_seed(0), guidance=None)]
     assert [len(batch) for batch in batches] == [4, 3]
     # A batch of another size rounds its sums otherwise, and a byte may lie on either side.
     assert (torch.cat(batches).int() - whole.int()).abs().max() <= 1
@@ -186,13 +186,10 @@ def test_same_classes_repeats_no_image_while_there_are_others(data):
     assert len({index for index in chosen if index not in twos}) == 3
 
 
-def test_psnr_of_a_known_error():
-    black, grey = (
-        torch.zeros(2, 3, 4, 4).to(torch.uint8),
-        torch.full((2, 3, 4, 4), 51).to(torch.uint8),
-    )
-    assert reconstruction._psnr(black, grey) == pytest.approx(13.979, abs=1e-3)
-    assert reconstruction._psnr(black, black) == pytest.approx(100.0)
+def test_images_are_chosen_evenly_over_the_classes_that_there_are(data):
+    chosen = selection.evenly(data.train, torch.tensor([0, 2, 7]), 12, 0)
+    assert data.train.labels[chosen].tolist() == [0] * 4 + [2] * 2
+    assert chosen == sorted(set(chosen))
 
 
 def test_bytes_are_clamped_and_rounded():

@@ -60,6 +60,6 @@ def test_a_sentence_of_the_paper_is_judged(name, metric, better, worse):
 
 @pytest.mark.parametrize("metric", ["memory_gb", "steps_per_s", "sample_s"])
 def test_fewer_tokens_are_cheaper_in_the_papers_table_4(metric):
-    claim = Claim(text="", metric=metric, better="mimflow", worse="simflow")
+    claim = Claim("", metric, "mimflow", "simflow")
     rows = [Row(label=each, ours={metric: [TABLE4[each][metric]]}) for each in TABLE4]
     assert verdict(claim, rows).startswith("one measurement: the paper's order")

@@ -105,7 +105,7 @@ def test_unknown_target_is_refused_where_it_is_written():
 
 
 def test_a_claim_names_rows_that_exist():
-    claim = Claim(text="", metric="gfid", better="a", worse="c")
+    claim = Claim("", "gfid", "a", "c")
     with pytest.raises(AssertionError):
         Experiment(title="", measure="scores", variants=(Variant(label="a"),), claims=(claim,))
 

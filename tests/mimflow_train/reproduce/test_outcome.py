@@ -7,8 +7,8 @@ import pytest
 from mimflow_train.reproduce.design import Claim
 from mimflow_train.reproduce.outcome import Row, mean_and_spread, verdict
 
-LESS = Claim(text="", metric="gfid", better="a", worse="b")
-MORE = Claim(text="", metric="accuracy", better="a", worse="b")
+LESS = Claim("", "gfid", "a", "b")
+MORE = Claim("", "accuracy", "a", "b")
 
 
 def rows(metric, a, b):
@@ -75,7 +75,7 @@ def test_a_row_that_always_diverged_has_no_order():
     ],
 )
 def test_that_training_collapses_is_a_claim(a, b, words):
-    claim = Claim(text="", metric="diverged", better="a", worse="b")
+    claim = Claim("", "diverged", "a", "b")
     assert verdict(claim, (Row(label="a", **a), Row(label="b", **b))).startswith(words)
 
 
@@ -90,6 +90,6 @@ def test_a_run_without_the_metric_was_run_all_the_same():
 
 
 def test_a_cost_is_not_of_a_seed():
-    claim = Claim(text="", metric="memory_gb", better="a", worse="b")
+    claim = Claim("", "memory_gb", "a", "b")
     found = verdict(claim, rows("memory_gb", (1.0,), (2.0,)))
     assert found.startswith("one measurement: the paper's order")

@@ -11,7 +11,7 @@ EXPERIMENT = Experiment(
     title="Table 0",
     measure="scores",
     variants=(Variant(label="a"), Variant(label="b")),
-    claims=(Claim(text="a beats b", metric="gfid", better="a", worse="b"),),
+    claims=(Claim("a beats b", "gfid", "a", "b"),),
     notes=("a note",),
 )
 OUTCOME = Outcome(

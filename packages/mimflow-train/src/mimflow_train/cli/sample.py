@@ -92,7 +92,8 @@ def _main(options: SampleOptions) -> int:
     model = trained_model(config, options.run, torch.device(device))
     wanted = torch.tensor(labels).repeat_interleave(options.num)
     draw = generator(options.seed, "mimflow-sample")
-    batches = generate(model, config, wanted, draw, temperature=options.temperature)
+    guidance, temperature = config.own_guidance, options.temperature
+    batches = generate(model, wanted, draw, guidance=guidance, temperature=temperature)
     _save(batches, wanted, config.data.class_names, options.out)
     drawn = [config.data.class_names[label] for label in labels]
     whose = f" of {', '.join(drawn)}" if options.label else ""

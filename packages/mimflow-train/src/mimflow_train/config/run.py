@@ -10,7 +10,7 @@ from mim_encoder import EncoderConfig, MaskRatio
 from mimflow_train.config.convolutional import ConvolutionalConfig
 from mimflow_train.config.phases import DecoderPhaseConfig, LossConfig, OptimConfig
 from mimflow_train.errors import ConfigError
-from tarflow_prior import TarFlowConfig
+from tarflow_prior import Guidance, TarFlowConfig
 from vit_decoder import DecoderConfig, FeatureDecoderConfig
 
 TEACHERS = {"efflite0": 112, "hog": 108, "dinov2": 768, "clip": 768}  # numbers per patch
@@ -272,6 +272,11 @@ class TrainConfig:
     def all_steps(self) -> int:
         """Optimiser steps of both phases."""
         return self.steps + self.decoder_phase.steps
+
+    @property
+    def own_guidance(self) -> Guidance | None:
+        """What the run's samples are drawn with; None for plain ones."""
+        return Guidance(self.guidance) if self.guidance > 0 else None
 
     @property
     def trained_model(self) -> ModelConfig:

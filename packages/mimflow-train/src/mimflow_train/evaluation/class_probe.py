@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from genmetrics import logistic_probe
-from mim_encoder import MaskRatio, random_mask
+from mim_encoder import random_mask
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split, to_unit
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes
+from mimflow_train.evaluation.selection import CHUNK, evenly, judged_images
 from mimflow_train.model import MIMFlow
 
 __all__ = [
@@ -114,7 +114,7 @@ def probe_latents(
     """
     chosen = probed_images(data, num_train, config.seed), judged_images(data)
     train, test = (
-        (_pooled_latents(model, config, split, images), split.labels[images])
+        (_pooled_latents(model, split, images), split.labels[images])
         for split, images in zip((data.train, data.held_out), chosen, strict=True)
     )
     return _accuracy(train, test)
@@ -138,9 +138,7 @@ def probed_images(data: LabelledImages, num_train: int, seed: int) -> list[int]:
         num_train: How many, at most.
         seed: Decides which.
     """
-    even = torch.arange(num_train) % len(data.class_names)
-    shown = even[torch.isin(even, data.train.labels)]
-    return sorted(set(same_classes(data.train, shown, seed)))
+    return evenly(data.train, torch.arange(len(data.class_names)), num_train, seed)
 
 
 _Labelled = tuple[Float[Tensor, "_ f"], Int64[Tensor, " _"]]
@@ -150,18 +148,17 @@ def _accuracy(train: _Labelled, test: _Labelled) -> float:
     return logistic_probe(*train, balanced=True, whiten=True).balanced_accuracy(*test)
 
 
-def _pooled_latents(
-    model: MIMFlow, config: TrainConfig, split: Split, chosen: Sequence[int]
-) -> Float[Tensor, "b d"]:
-    num_patches = config.model.encoder.num_patches
-    whole = random_mask(len(chosen), num_patches, MaskRatio(low=0.0, high=0.0))
-    mean = encode_means(model, split, chosen, whole).mean
+def _pooled_latents(model: MIMFlow, split: Split, chosen: Sequence[int]) -> Float[Tensor, "b d"]:
+    mean = encode_means(model, split, chosen).mean
     return torch.cat([reduce(z, "b k d -> b d", "mean") for z in mean.split(CHUNK)])
 
 
 @torch.no_grad()
 def encode_means(
-    model: MIMFlow, split: Split, chosen: Sequence[int], masked: Bool[Tensor, "b n"]
+    model: MIMFlow,
+    split: Split,
+    chosen: Sequence[int],
+    masked: Bool[Tensor, "b n"] | None = None,
 ) -> Means:
     """Encode some images of a split, without noise.
 
@@ -169,13 +166,14 @@ def encode_means(
         model: The networks.
         split: Images.
         chosen: Which of them.
-        masked: True where a patch is hidden.
+        masked: True where a patch is hidden; None shows whole images.
     """
     device = next(model.parameters()).device
     means, features = [], []
     for rows in torch.arange(len(chosen)).split(CHUNK):
         pixels = split.stack([chosen[row] for row in rows.tolist()])
-        posterior = model.encoder(to_unit(pixels).to(device), masked[rows].to(device))
+        hidden = None if masked is None else masked[rows].to(device)
+        posterior = model.encoder(to_unit(pixels).to(device), hidden)
         means.append(posterior.mean)
         features.append(reduce(posterior.features.float(), "b k width -> b width", "mean"))
     return Means(torch.cat(means), torch.cat(features))
@@ -185,12 +183,9 @@ def _taps(
     model: MIMFlow, config: TrainConfig, split: Split, chosen: Sequence[int]
 ) -> Mapping[str, Float[Tensor, "b _"]]:
     """Return one row for each image at every stage."""
-    draw = generator(config.seed, "class probe")
-    masked, whole = (
-        random_mask(len(chosen), config.model.encoder.num_patches, ratio, generator=draw)
-        for ratio in (config.mask, MaskRatio(low=0.0, high=0.0))
-    )
-    mean, features = encode_means(model, split, chosen, whole)
+    draw, num_patches = generator(config.seed, "class probe"), config.model.encoder.num_patches
+    masked = random_mask(len(chosen), num_patches, config.mask, generator=draw)
+    mean, features = encode_means(model, split, chosen)
     parts = [
         [reduce(z, "b k d -> b d", "mean"), *_pooled_states(model, z)] for z in mean.split(CHUNK)
     ]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from genmetrics import extract_features, frechet_distance_from_features, get_extractor
+from genmetrics import extract_features, frechet_distance_from_features, get_extractor, psnr
 from mim_encoder import MaskRatio, random_mask
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, to_unit
@@ -74,13 +74,14 @@ def evaluate_reconstruction(
         images = decode(model, encode(model, hidden, seen, "evaluate train").z)
         return frechet_distance_from_features(extract_features(images, extractor), reference).value
 
-    def psnr(hidden: TrainConfig) -> float:
-        return _psnr(decode(model, encode(model, hidden, unseen, "evaluate held out").z), unseen)
+    def decibels(hidden: TrainConfig) -> float:
+        images = decode(model, encode(model, hidden, unseen, "evaluate held out").z)
+        return float(psnr(images, unseen).mean())
 
     whole = unmasked(config)
     return Reconstruction(
-        psnr=psnr(config),
-        psnr_whole=psnr(whole),
+        psnr=decibels(config),
+        psnr_whole=decibels(whole),
         fd_posterior=distance(config),
         fd_whole=distance(whole),
     )
@@ -126,9 +127,3 @@ def decoded(model: MIMFlow, z: Float[Tensor, "b k d"]) -> Iterator[UInt8[Tensor,
     """Yield the images that latents stand for in batches, as bytes on the CPU."""
     for part in z.split(CHUNK):
         yield to_bytes(model.decoder(part)).cpu()
-
-
-def _psnr(image: UInt8[Tensor, "b 3 h w"], target: UInt8[Tensor, "b 3 h w"]) -> float:
-    """Return the mean over images of ``-10 log10 MSE`` on [0, 1], at most 100 dB."""
-    error = (image.double() - target.double()).div(255).square().flatten(1).mean(1)
-    return float((-10 * error.clamp(min=1e-10).log10()).mean())

@@ -59,7 +59,8 @@ def sample_rows(
     """
     shown = _shown_classes(len(data.class_names))
     label = shown.repeat_interleave(_COLUMNS)
-    images = torch.cat([*generate(model, config, label, generator(config.seed, "sample grid"))])
+    draw = generator(config.seed, "sample grid")
+    images = torch.cat([*generate(model, label, draw, guidance=config.own_guidance)])
     return [*images.split(_COLUMNS)], [data.class_names[each] for each in shown.tolist()]
 
 

@@ -141,8 +141,9 @@ def score_run(
     label = spread_labels(held_out.labels, num)
     latents = encode(model, config, unseen, "mimflow-eval").z
     latents_whole = encode(model, unmasked(config), unseen, "mimflow-eval").z
+    draw = generator(config.seed, "mimflow-eval")
     sets = {
-        "samples": (generate(model, config, label, generator(config.seed, "mimflow-eval")), label),
+        "samples": (generate(model, label, draw, guidance=config.own_guidance), label),
         "real": ([unseen], held_out.labels),
         "masked": (decoded(model, latents), held_out.labels),
         "whole": (decoded(model, latents_whole), held_out.labels),

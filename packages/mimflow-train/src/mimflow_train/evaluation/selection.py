@@ -7,7 +7,7 @@ from torch import Tensor
 from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
 
-__all__ = ["CHUNK", "judged_images", "same_classes", "spread", "spread_labels"]
+__all__ = ["CHUNK", "evenly", "judged_images", "same_classes", "spread", "spread_labels"]
 
 CHUNK = 64  # images in a pass
 _MOST_IMAGES = 5000  # of one set; more do not fit in memory at 256 px
@@ -53,3 +53,16 @@ def same_classes(split: Split, label: Int64[Tensor, " b"], seed: int) -> list[in
             queues[wanted] = members[torch.randperm(len(members), generator=draw)].tolist()
         chosen.append(queues[wanted].pop())
     return chosen
+
+
+def evenly(split: Split, classes: Int64[Tensor, " c"], most: int, seed: int) -> list[int]:
+    """Choose images, equally many of each class or as many as there are, none twice.
+
+    Args:
+        split: Images.
+        classes: Which classes; those without an image are passed over.
+        most: How many images, at most.
+        seed: Decides which.
+    """
+    wanted = classes[torch.arange(most) % len(classes)]
+    return sorted(set(same_classes(split, wanted[torch.isin(wanted, split.labels)], seed)))

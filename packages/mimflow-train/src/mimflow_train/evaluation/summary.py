@@ -23,6 +23,7 @@ from genmetrics import (
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
+from mimflow_train.evaluation.class_probe import probed_images
 from mimflow_train.evaluation.reconstruction import decode, encode, evaluate_reconstruction
 from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes, spread
@@ -101,11 +102,11 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     real = data.train.stack(same_classes(data.train, label, config.seed))
     posterior = encode(model, config, real, "evaluate train").z
     posterior_unseen = encode(model, config, unseen, "evaluate held out").z
-    draw = generator(config.seed, "evaluate samples")
+    draw, guidance = generator(config.seed, "evaluate samples"), config.own_guidance
     sets = {
         "real": real,
         "posterior_unseen": decode(model, posterior_unseen),
-        "flow": torch.cat([*generate(model, config, label, draw)]),
+        "flow": torch.cat([*generate(model, label, draw, guidance=guidance)]),
         "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
         "held_out": unseen,
     }
@@ -119,7 +120,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     distance["posterior"] = rebuilt.fd_posterior
     probe = _class_probe(data, config.seed, extractor)
     asked = spread(len(data.class_names), _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
-    drawn = torch.cat([*generate(model, config, asked, draw)])
+    drawn = torch.cat([*generate(model, asked, draw, guidance=guidance)])
     return Evaluation(
         num_images=len(label),
         nll_train=_nll(model, posterior, label),
@@ -163,9 +164,7 @@ def _class_probe(data: LabelledImages, seed: int, extractor: Extractor) -> Logis
     """Return a probe of real images, equally many of each class; None for one class alone."""
     if len(data.class_names) == 1:
         return None
-    even = torch.arange(_PROBE_IMAGES) % len(data.class_names)
-    present = even[torch.isin(even, data.train.labels)]
-    shown = sorted(set(same_classes(data.train, present, seed)))
+    shown = probed_images(data, _PROBE_IMAGES, seed)
     features = extract_features(data.train.stack(shown), extractor)
     return logistic_probe(features, data.train.labels[shown], balanced=True)
 

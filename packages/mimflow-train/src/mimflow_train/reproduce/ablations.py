@@ -1,6 +1,7 @@
 """The paper's ablations, section 4.3 and Appendix C, as data; imports no torch."""
 
 from fractions import Fraction
+from functools import partial
 
 from mimflow_train.reproduce.claims import (
     COMPONENT_CLAIMS,
@@ -21,9 +22,7 @@ from mimflow_train.reproduce.paper import (
 )
 
 __all__ = [
-    "ABLATION",
     "BOTTLENECKS",
-    "NUM_ABLATION",
     "PLAIN",
     "STARFLOW",
     "TABLE5_MASK_ROWS",
@@ -32,10 +31,11 @@ __all__ = [
     "TABLE5_TOKENS_ROWS",
     "TABLE8_ROWS",
     "TABLE9_ROWS",
+    "ablation",
 ]
 
-NUM_ABLATION = 10_000  # samples, section 4.3
-ABLATION = ("steps=250250",)  # 50 epochs of ImageNet in batches of 256, section 4.3
+# Section 4.3: 50 epochs of ImageNet in batches of 256, and 10,000 samples.
+ablation = partial(Experiment, measure="scores", paper_settings=("steps=250250",), num=10_000)
 _NO_MASK = ("mask.low=0.0", "mask.high=0.0")
 _HALF = ("mask.low=0.5", "mask.high=0.5")
 PLAIN = (*_NO_MASK, "loss.feature=0.0")  # a VAE with a flow as its prior
@@ -53,11 +53,8 @@ def _mask(low: float, high: float) -> tuple[str, ...]:
     return (f"mask.low={low}", f"mask.high={high}")
 
 
-TABLE5_MASK_ROWS = Experiment(
+TABLE5_MASK_ROWS = ablation(
     title="Table 5a: share of hidden patches",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=(
         Variant(label="none", settings=_NO_MASK, paper=TABLE5_MASK["none"]),
         Variant(label="0.2-0.4", settings=_mask(0.2, 0.4), paper=TABLE5_MASK["0.2-0.4"]),
@@ -80,36 +77,18 @@ TABLE5_MASK_ROWS = Experiment(
     ),
 )
 
-TABLE5_TARGET_ROWS = Experiment(
+TABLE5_TARGET_ROWS = ablation(
     title="Table 5b: what the feature decoders imitate",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=(
-        Variant(label="DINO", targets=("dinov2",), scales="paper", paper=TABLE5_TARGET["dino"]),
-        Variant(
-            label="DINO + HOG",
-            targets=("dinov2", "hog"),
-            scales="paper",
-            paper=TABLE5_TARGET["dino hog"],
-        ),
-        Variant(
-            label="DINO + CLIP",
-            targets=("dinov2", "clip"),
-            scales="paper",
-            paper=TABLE5_TARGET["dino clip"],
-        ),
-        Variant(
-            label="CLIP + HOG",
-            targets=("clip", "hog"),
-            scales="paper",
-            paper=TABLE5_TARGET["clip hog"],
-        ),
-        Variant(
-            label="all",
-            targets=("dinov2", "clip", "hog"),
-            scales="paper",
-            paper=TABLE5_TARGET["all"],
+        *(
+            Variant(label=label, targets=targets, scales="paper", paper=TABLE5_TARGET[key])
+            for label, key, targets in (
+                ("DINO", "dino", ("dinov2",)),
+                ("DINO + HOG", "dino hog", ("dinov2", "hog")),
+                ("DINO + CLIP", "dino clip", ("dinov2", "clip")),
+                ("CLIP + HOG", "clip hog", ("clip", "hog")),
+                ("all", "all", ("dinov2", "clip", "hog")),
+            )
         ),
         Variant(label="EfficientNet-Lite0", targets=("efflite0",), scales="tiny"),
         Variant(label="HOG alone", targets=("hog",), scales="tiny"),
@@ -122,11 +101,8 @@ TABLE5_TARGET_ROWS = Experiment(
     ),
 )
 
-TABLE5_TOKENS_ROWS = Experiment(
+TABLE5_TOKENS_ROWS = ablation(
     title="Table 5c: number of latent tokens",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=(
         Variant(label="1/4 of the patches", tokens=Fraction(1, 4), paper=TABLE5_TOKENS["64"]),
         Variant(label="1/2 of the patches", tokens=Fraction(1, 2), paper=TABLE5_TOKENS["128"]),
@@ -141,11 +117,8 @@ TABLE5_TOKENS_ROWS = Experiment(
     ),
 )
 
-TABLE5_SIGMA_ROWS = Experiment(
+TABLE5_SIGMA_ROWS = ablation(
     title="Table 5d: deviation of the latent noise",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=tuple(
         Variant(label=sigma, settings=(f"model.encoder.sigma={sigma}",), paper=TABLE5_SIGMA[sigma])
         for sigma in ("0.2", "0.3", "0.5")
@@ -154,11 +127,8 @@ TABLE5_SIGMA_ROWS = Experiment(
     notes=(_THREE_TARGETS.format("0.3"),),
 )
 
-TABLE8_ROWS = Experiment(
+TABLE8_ROWS = ablation(
     title="Table 8: one component after the other",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=(
         Variant(
             label="baseline (SD-VAE, 256 tokens, GAN)",
@@ -184,11 +154,8 @@ TABLE8_ROWS = Experiment(
     ),
 )
 
-TABLE9_ROWS = Experiment(
+TABLE9_ROWS = ablation(
     title="Table 9: weight of hidden pixels in the reconstruction loss",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=tuple(
         Variant(label=weight, settings=(f"loss.hidden_pixels={weight}.0",), paper=TABLE9[weight])
         for weight in ("1", "5", "10")
@@ -196,11 +163,8 @@ TABLE9_ROWS = Experiment(
     claims=WEIGHT_CLAIMS,
 )
 
-BOTTLENECKS = Experiment(
+BOTTLENECKS = ablation(
     title="Section 3.1: learnable tokens against the bottlenecks of MAE and SimMIM",
-    measure="scores",
-    paper_settings=ABLATION,
-    num=NUM_ABLATION,
     variants=(
         Variant(label="learnable tokens, half hidden", settings=_HALF, tokens=Fraction(1, 2)),
         Variant(
@@ -221,16 +185,16 @@ BOTTLENECKS = Experiment(
     ),
     claims=(
         Claim(
-            text="learnable tokens beat the visible patches",
-            metric="gfid",
-            better="learnable tokens, half hidden",
-            worse="MAE, half hidden",
+            "learnable tokens beat the visible patches",
+            "gfid",
+            "learnable tokens, half hidden",
+            "MAE, half hidden",
         ),
         Claim(
-            text="learnable tokens beat all patches",
-            metric="gfid",
-            better="learnable tokens, one for each patch",
-            worse="SimMIM",
+            "learnable tokens beat all patches",
+            "gfid",
+            "learnable tokens, one for each patch",
+            "SimMIM",
         ),
     ),
     notes=(

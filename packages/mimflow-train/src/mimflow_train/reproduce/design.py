@@ -86,7 +86,7 @@ class Variant:
         return "left out by --row" if self.left_out else ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A sentence of the paper as an order of two rows.
 

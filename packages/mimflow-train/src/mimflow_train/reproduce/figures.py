@@ -21,7 +21,6 @@ from genmetrics import (
     project,
 )
 from genmetrics.projection import Projection
-from mim_encoder import MaskRatio, random_mask
 from mimflow_train.data.images import Split
 from mimflow_train.evaluation.class_probe import (
     ClassProbe,
@@ -31,7 +30,7 @@ from mimflow_train.evaluation.class_probe import (
 )
 from mimflow_train.evaluation.reconstruction import encode
 from mimflow_train.evaluation.scores import flow_spectrum
-from mimflow_train.evaluation.selection import same_classes, spread
+from mimflow_train.evaluation.selection import evenly, spread
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_depths
@@ -91,9 +90,7 @@ def map_latents(session: Session, name: str, experiment: Experiment) -> Outcome:
 
 
 def _latents(run: Trained, split: Split, chosen: Sequence[int]) -> Float[Tensor, "b f"]:
-    num_patches = run.config.model.encoder.num_patches
-    whole = random_mask(len(chosen), num_patches, MaskRatio(low=0.0, high=0.0))
-    mean = encode_means(run.model, split, chosen, whole).mean
+    mean = encode_means(run.model, split, chosen).mean
     return rearrange(mean.float().cpu(), "b k d -> b (k d)")
 
 
@@ -101,8 +98,7 @@ def _neighbours(
     session: Session, run: Trained, unseen: ProbeData, classes: Int64[Tensor, " c"]
 ) -> float:
     split = session.data.train
-    even = classes[torch.arange(_MAPPED) % len(classes)]
-    seen = sorted(set(same_classes(split, even[torch.isin(even, split.labels)], run.config.seed)))
+    seen = evenly(split, classes, _MAPPED, run.config.seed)
     train = ProbeData(_latents(run, split, seen), split.labels[seen])
     return knn_accuracy(train, unseen, min(_NEIGHBOURS, len(seen))).top1
 

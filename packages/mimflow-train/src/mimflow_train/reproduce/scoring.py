@@ -1,14 +1,11 @@
 """Scores of one run: samples, reconstructions, and how semantic its latents are."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor
 
 from genmetrics import (
     evaluate,
@@ -22,7 +19,8 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import enough_to_probe, probe_latents
 from mimflow_train.evaluation.pictures import save_npz
-from mimflow_train.evaluation.reconstruction import decode, decoded, encode, unmasked
+from mimflow_train.evaluation.reconstruction import decode, encode, unmasked
+from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, spread_labels
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
@@ -31,7 +29,7 @@ from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.lock import locked_in_turn
 from tarflow_prior import Guidance
 
-__all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "draw_samples", "score", "score_folder"]
+__all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "score", "score_folder"]
 
 SCORING_VERSION = 3  # to be raised with every change here that changes a number
 
@@ -91,24 +89,6 @@ def _how(session: Session, run: Trained, guidance: Guidance | None) -> dict[str,
     }
 
 
-@torch.no_grad()
-def draw_samples(
-    run: Trained, label: Int64[Tensor, " b"], guidance: Guidance | None
-) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-    """Yield images of the given classes in batches, as bytes on the CPU.
-
-    Args:
-        run: The networks; the run's seed decides the base noise.
-        label: Class of each image.
-        guidance: How to lean towards the class; None for plain samples.
-    """
-    draw = generator(run.config.seed, "reproduce samples")
-    device = next(run.model.parameters()).device
-    for classes in label.split(4 * CHUNK):
-        z = run.model.flow.sample(classes.to(device), guidance=guidance, generator=draw)
-        yield from decoded(run.model, z)
-
-
 def _encodes_whole(run: Trained) -> bool:
     return run.config.model.encoder.bottleneck != "mae"
 
@@ -118,7 +98,9 @@ def _samples(
 ) -> dict[str, float]:
     held_out = session.data.held_out
     label = spread_labels(held_out.labels, session.num_samples)
-    samples = save_npz(draw_samples(run, label, guidance), label, folder / "samples.npz")
+    draw = generator(run.config.seed, "reproduce samples")
+    batches = generate(run.model, label, draw, guidance=guidance)
+    samples = save_npz(batches, label, folder / "samples.npz")
     name = session.extractor_name
     metrics = _METRICS.get(name, ("fid", "pr"))
     report = evaluate(

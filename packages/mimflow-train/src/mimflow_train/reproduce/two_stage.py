@@ -1,7 +1,5 @@
 """Two stages, as STARFlow's: a fixed convolutional autoencoder, a flow on it, then the decoder."""
 
-import torch
-
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.config.file import write_config
 from mimflow_train.convolutional import SD_VAE_FILE, read_sd_vae
@@ -65,7 +63,6 @@ def _beginning(session: Session, config: TrainConfig) -> TrainState:
 
 
 def _deviation(session: Session, model: MIMFlow) -> float:
-    train, num_patches = session.data.train, session.base.model.encoder.num_patches
+    train = session.data.train
     shown = spread(len(train.labels), _SCALE_IMAGES).tolist()
-    whole = torch.zeros(len(shown), num_patches, dtype=torch.bool)
-    return float(encode_means(model, train, shown, whole).mean.std())
+    return float(encode_means(model, train, shown).mean.std())

@@ -136,9 +136,7 @@ def row_guidance(variant: Variant, config: TrainConfig) -> Guidance | None:
         variant: The row.
         config: Its configuration.
     """
-    if variant.guidance == "recipe":
-        return Guidance(config.guidance) if config.guidance else None
-    return variant.guidance
+    return config.own_guidance if variant.guidance == "recipe" else variant.guidance
 
 
 def _token_settings(config: TrainConfig, share: Fraction) -> list[str]:
