@@ -14,4 +14,4 @@ def test_a_card_that_only_emulates_bf16_computes_in_float32(monkeypatch, is_emul
     )
     if not is_emulated:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    assert micro_batches._is_bf16(torch.device("cuda"), "auto") is not is_emulated
+    assert micro_batches.is_bf16(torch.device("cuda"), "auto") is not is_emulated

@@ -131,7 +131,8 @@ def test_many_held_out_images_are_thinned_evenly(data, monkeypatch):
 def test_encoding_hides_what_its_mask_says(config, data, model):
     pixels = data.train.stack(range(6))
     encoding = encode(model, config, pixels, "test")
-    assert encoding.masked.sum(dim=1).unique().numel() == 1
+    hidden = encoding.masked.sum(dim=1)
+    assert 7 <= hidden.min() < hidden.max() <= 10  # of 16 by the law 0.4-0.6, each its own
     assert torch.equal(encode(model, config, pixels, "test").z, encoding.z)
     assert not torch.equal(encode(model, config, pixels, "other").masked, encoding.masked)
 

@@ -53,7 +53,14 @@ def test_the_steps_are_those_that_ran(variant, steps, session):
 def test_the_commits_of_runs_and_of_the_command_are_told_apart(session, monkeypatch):
     monkeypatch.setattr("mimflow_train.cli.reproduce.code_commit", lambda: "now")
     runs = [
-        Origin(run=f"r{seed}", seed=seed, steps=steps, commit=commit, torch="2.0")
+        Origin(
+            run=f"r{seed}",
+            seed=seed,
+            steps=steps,
+            commit=commit,
+            torch="2.0",
+            precision="fp32 on cpu",
+        )
         for seed, steps, commit in ((0, 250250, "b"), (1, 1000, "a"), (2, 1000, "a"))
     ]
     made = _made(session, "mimflow-reproduce table0", runs)

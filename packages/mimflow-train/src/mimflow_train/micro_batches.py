@@ -13,7 +13,15 @@ from mimflow_train.draws import Draws
 from mimflow_train.errors import ConfigError
 from mimflow_train.objective import Objective
 
-__all__ = ["Batch", "Part", "add_terms", "attention_kernel", "micro_batches", "precision"]
+__all__ = [
+    "Batch",
+    "Part",
+    "add_terms",
+    "attention_kernel",
+    "is_bf16",
+    "micro_batches",
+    "precision",
+]
 
 
 class Batch(NamedTuple):
@@ -82,7 +90,7 @@ def add_terms(sums: dict[str, Tensor], objective: Objective, num_parts: int) -> 
 def precision(device: torch.device, wanted: str) -> Iterator[None]:
     """Run matrix products in bf16 if asked to, or on ``auto`` if the device is fast at it."""
     with attention_kernel(device, wanted):
-        if not _is_bf16(device, wanted):
+        if not is_bf16(device, wanted):
             yield
             return
         with torch.autocast(device.type, torch.bfloat16):
@@ -94,12 +102,13 @@ def attention_kernel(device: torch.device, wanted: str) -> contextlib.AbstractCo
 
     The fused kernel's bf16 backward is slow on CPUs: benchmarks/cpu_training_step.md.
     """
-    if device.type == "cpu" and _is_bf16(device, wanted):
+    if device.type == "cpu" and is_bf16(device, wanted):
         return sdpa_kernel(SDPBackend.MATH)
     return contextlib.nullcontext()
 
 
-def _is_bf16(device: torch.device, wanted: str) -> bool:
+def is_bf16(device: torch.device, wanted: str) -> bool:
+    """Return whether matrix products are in bf16: if asked for, or on ``auto`` if that is fast."""
     if wanted == "auto":
         if device.type == "cpu":
             return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

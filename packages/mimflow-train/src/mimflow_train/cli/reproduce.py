@@ -276,6 +276,7 @@ def _made(session: "Session", command: str, runs: "list[Origin]") -> dict[str, A
         "quick": session.quick,
         "commit": _each_once([run.commit for run in runs]) or here,
         "torch": _each_once([run.torch for run in runs]) or version,
+        "precision": _each_once([run.precision for run in runs]) or "none was trained",
         "report_commit": here,
         "report_torch": version,
         "report_hardware": _hardware(session.device),

@@ -14,7 +14,7 @@ from mim_encoder import random_mask
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split, to_unit
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.selection import CHUNK, evenly, judged_images
+from mimflow_train.evaluation.selection import CHUNK, evenly, judged_images, judged_mask
 from mimflow_train.model import MIMFlow
 
 __all__ = [
@@ -120,14 +120,18 @@ def probe_latents(
     return _accuracy(train, test)
 
 
-def enough_to_probe(num_classes: int) -> int:
-    """Return how many training images a probe should learn from: 2,000, or 50 of each class.
+def enough_to_probe(num_classes: int, least: int = _NUM_TRAIN) -> int:
+    """Return how many training images a probe should learn from: 50 of each class, or more.
+
+    Args:
+        num_classes: Of how many classes the images are.
+        least: How many in any case.
 
     Example:
         >>> enough_to_probe(14), enough_to_probe(1000)
         (2000, 50000)
     """
-    return max(_NUM_TRAIN, _OF_EACH_CLASS * num_classes)
+    return max(least, _OF_EACH_CLASS * num_classes)
 
 
 def probed_images(data: LabelledImages, num_train: int, seed: int) -> list[int]:
@@ -184,7 +188,7 @@ def _taps(
 ) -> Mapping[str, Float[Tensor, "b _"]]:
     """Return one row for each image at every stage."""
     draw, num_patches = generator(config.seed, "class probe"), config.model.encoder.num_patches
-    masked = random_mask(len(chosen), num_patches, config.mask, generator=draw)
+    masked = random_mask(len(chosen), num_patches, judged_mask(config), generator=draw)
     mean, features = encode_means(model, split, chosen)
     parts = [
         [reduce(z, "b k d -> b d", "mean"), *_pooled_states(model, z)] for z in mean.split(CHUNK)

@@ -19,7 +19,12 @@ from mim_encoder import LatentStatistics, latent_statistics, random_mask
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.class_probe import ClassProbe, encode_means, probe_classes
+from mimflow_train.evaluation.class_probe import (
+    ClassProbe,
+    encode_means,
+    enough_to_probe,
+    probe_classes,
+)
 from mimflow_train.evaluation.flow_diagnostics import (
     BaseNoise,
     FlowByDepth,
@@ -31,7 +36,7 @@ from mimflow_train.evaluation.flow_diagnostics import (
     likelihood,
     pass_through,
 )
-from mimflow_train.evaluation.selection import CHUNK, same_classes, spread
+from mimflow_train.evaluation.selection import CHUNK, judged_mask, same_classes, spread
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import nll_floor
 from mimflow_train.storage.files import written_whole
@@ -123,7 +128,7 @@ def diagnose(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Diagn
         base=base_noise(passage.states[-1]),
         depth=by_depth(passage),
         latents=_spread_of(mean.cpu(), config.model.encoder.sigma, label),
-        probe=probe_classes(model, config, data) if len(data.class_names) > 1 else None,
+        probe=_probe(model, config, data),
     )
 
 
@@ -142,12 +147,19 @@ def write_diagnostics(diagnostics: Diagnostics, run_dir: Path) -> Path:
     return path
 
 
+def _probe(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> ClassProbe | None:
+    num_classes = len(data.class_names)
+    if num_classes == 1:
+        return None
+    return probe_classes(model, config, data, enough_to_probe(num_classes))
+
+
 def _latents(
     model: MIMFlow, config: TrainConfig, split: Split, chosen: list[int]
 ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b k d"]]:
     """Return latents as training makes them: without the noise, and with it."""
     encoder, draw = config.model.encoder, generator(config.seed, "diagnostics latents")
-    masked = random_mask(len(chosen), encoder.num_patches, config.mask, generator=draw)
+    masked = random_mask(len(chosen), encoder.num_patches, judged_mask(config), generator=draw)
     mean = encode_means(model, split, chosen, masked).mean
     noise = torch.randn(mean.shape, generator=draw).to(mean.device)
     return mean, mean + encoder.sigma * noise

@@ -15,7 +15,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.pictures import to_bytes
-from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes
+from mimflow_train.evaluation.selection import CHUNK, judged_images, judged_mask, same_classes
 from mimflow_train.model import MIMFlow
 
 __all__ = [
@@ -96,7 +96,7 @@ def unmasked(config: TrainConfig) -> TrainConfig:
 def encode(
     model: MIMFlow, config: TrainConfig, pixels: UInt8[Tensor, "b 3 h w"], stream: str
 ) -> Encoding:
-    """Hide, encode and add noise to images, as in training.
+    """Hide, encode and add noise to images, as in training but for :func:`judged_mask`.
 
     Args:
         model: The networks.
@@ -107,7 +107,7 @@ def encode(
     device = next(model.parameters()).device
     encoder = config.model.encoder
     draw = generator(config.seed, stream)
-    masked = random_mask(len(pixels), encoder.num_patches, config.mask, generator=draw)
+    masked = random_mask(len(pixels), encoder.num_patches, judged_mask(config), generator=draw)
     noise = torch.randn(len(pixels), encoder.num_latents, encoder.latent_dim, generator=draw)
     parts = []
     for rows in torch.arange(len(pixels)).split(CHUNK):

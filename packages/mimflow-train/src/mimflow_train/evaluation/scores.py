@@ -30,7 +30,7 @@ from mimflow_train.evaluation.flow_diagnostics import inversion_error
 from mimflow_train.evaluation.pictures import save_npz
 from mimflow_train.evaluation.reconstruction import decoded, encode, unmasked
 from mimflow_train.evaluation.sampling import generate
-from mimflow_train.evaluation.selection import spread_labels
+from mimflow_train.evaluation.selection import drawn_labels
 from mimflow_train.model import MIMFlow
 from mimflow_train.storage.files import written_whole
 from tarflow_prior import Block, TarFlow
@@ -138,10 +138,10 @@ def score_run(
     folder.mkdir(parents=True, exist_ok=True)
     held_out = data.held_out
     unseen = held_out.stack(range(len(held_out.labels)))
-    label = spread_labels(held_out.labels, num)
+    draw = generator(config.seed, "mimflow-eval")
+    label = drawn_labels(held_out.labels, num, draw)
     latents = encode(model, config, unseen, "mimflow-eval").z
     latents_whole = encode(model, unmasked(config), unseen, "mimflow-eval").z
-    draw = generator(config.seed, "mimflow-eval")
     sets = {
         "samples": (generate(model, label, draw, guidance=config.own_guidance), label),
         "real": ([unseen], held_out.labels),

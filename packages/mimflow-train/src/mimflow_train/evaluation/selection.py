@@ -1,13 +1,26 @@
-"""Which images of a data set are looked at, and of which classes samples are drawn."""
+"""Which images of a data set are looked at, what is hidden of them, and what samples are of."""
+
+import dataclasses
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from mim_encoder import MaskRatio
+from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
 
-__all__ = ["CHUNK", "evenly", "judged_images", "same_classes", "spread", "spread_labels"]
+__all__ = [
+    "CHUNK",
+    "drawn_labels",
+    "evenly",
+    "judged_images",
+    "judged_mask",
+    "same_classes",
+    "spread",
+    "spread_labels",
+]
 
 CHUNK = 64  # images in a pass
 _MOST_IMAGES = 5000  # of one set; more do not fit in memory at 256 px
@@ -32,14 +45,37 @@ def spread_labels(label: Int64[Tensor, " m"], count: int) -> Int64[Tensor, " b"]
         >>> spread_labels(torch.tensor([0, 1]), 5).tolist()
         [0, 1, 0, 1, 0]
     """
-    if count <= len(label):
-        return label[spread(len(label), count)]
-    return label.repeat(count // len(label) + 1)[:count]
+    times, left = divmod(count, len(label))
+    return torch.cat([label.repeat(times), label[spread(len(label), left)]])
+
+
+def drawn_labels(
+    label: Int64[Tensor, " m"], count: int, draw: torch.Generator
+) -> Int64[Tensor, " b"]:
+    """Return as many labels as are wanted, as :func:`spread_labels`, in random order.
+
+    For files of samples, which ADM's script scores in parts.
+    """
+    spread_out = spread_labels(label, count)
+    return spread_out[torch.randperm(count, generator=draw)]
 
 
 def judged_images(data: LabelledImages) -> list[int]:
     """Return which held-out images are looked at: all, or many that are spread evenly."""
     return spread(len(data.held_out.labels), _MOST_IMAGES).tolist()
+
+
+def judged_mask(config: TrainConfig) -> MaskRatio:
+    """Return the law of hidden patches for images that are judged, each with a share of its own.
+
+    Training draws a share for each step, and its losses are means over steps; a set is judged at
+    once. Where hidden patches are dropped all images have to have the same share.
+
+    Args:
+        config: The run.
+    """
+    are_dropped = config.model.encoder.hidden_patches == "dropped"
+    return dataclasses.replace(config.mask, per_sample=not are_dropped)
 
 
 def same_classes(split: Split, label: Int64[Tensor, " b"], seed: int) -> list[int]:

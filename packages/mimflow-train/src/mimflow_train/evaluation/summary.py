@@ -23,7 +23,7 @@ from genmetrics import (
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.class_probe import probed_images
+from mimflow_train.evaluation.class_probe import enough_to_probe, probed_images
 from mimflow_train.evaluation.reconstruction import decode, encode, evaluate_reconstruction
 from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes, spread
@@ -164,7 +164,8 @@ def _class_probe(data: LabelledImages, seed: int, extractor: Extractor) -> Logis
     """Return a probe of real images, equally many of each class; None for one class alone."""
     if len(data.class_names) == 1:
         return None
-    shown = probed_images(data, _PROBE_IMAGES, seed)
+    num_train = enough_to_probe(len(data.class_names), _PROBE_IMAGES)
+    shown = probed_images(data, num_train, seed)
     features = extract_features(data.train.stack(shown), extractor)
     return logistic_probe(features, data.train.labels[shown], balanced=True)
 

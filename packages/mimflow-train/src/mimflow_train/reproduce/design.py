@@ -31,6 +31,7 @@ LOWER_IS_BETTER = frozenset(
         "sfid",
         "rfid",
         "rfid_masked",
+        "fd_rebuilt",
         "log10_kappa",
         "log10_kappa_range",
         "log10_sigma_min_range",

@@ -39,6 +39,7 @@ class Origin:
         steps: Where it ended.
         commit: The code that saved the checkpoint.
         torch: The torch that it was saved with.
+        precision: In which it was trained, and on what kind of device.
     """
 
     run: str
@@ -46,6 +47,7 @@ class Origin:
     steps: int
     commit: str
     torch: str
+    precision: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

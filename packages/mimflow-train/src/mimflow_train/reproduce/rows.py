@@ -69,6 +69,7 @@ def _origins(
             steps=run.until,
             commit=manifest.get("commit") or "unknown",
             torch=manifest.get("versions", {}).get("torch", "unknown"),
+            precision=manifest.get("precision", "unknown"),
         )
 
 

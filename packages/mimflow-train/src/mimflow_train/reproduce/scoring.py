@@ -21,7 +21,7 @@ from mimflow_train.evaluation.class_probe import enough_to_probe, probe_latents
 from mimflow_train.evaluation.pictures import save_npz
 from mimflow_train.evaluation.reconstruction import decode, encode, unmasked
 from mimflow_train.evaluation.sampling import generate
-from mimflow_train.evaluation.selection import CHUNK, spread_labels
+from mimflow_train.evaluation.selection import CHUNK, drawn_labels, judged_images, same_classes
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from mimflow_train.storage.checkpoint import chosen_weights
@@ -31,7 +31,7 @@ from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "score", "score_folder"]
 
-SCORING_VERSION = 3  # to be raised with every change here that changes a number
+SCORING_VERSION = 4  # to be raised with every change here that changes a number
 
 _METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
 CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
@@ -47,7 +47,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
 
     Returns:
         ``gfid``, ``is``, ``precision`` and ``recall`` of the samples, by Inception ``sfid`` too;
-        ``rfid_masked`` and, where whole images can be encoded, ``rfid``, ``psnr`` and ``accuracy``.
+        ``rfid_masked`` and, where whole images can be encoded, ``rfid``, ``psnr``, ``accuracy`` and
+        ``fd_rebuilt``, of images that are not those they are compared with.
     """
     how, folder = _how(session, run, guidance), score_folder(session, run, guidance)
     found = folder / "scores.json"
@@ -97,8 +98,8 @@ def _samples(
     session: Session, run: Trained, guidance: Guidance | None, folder: Path
 ) -> dict[str, float]:
     held_out = session.data.held_out
-    label = spread_labels(held_out.labels, session.num_samples)
     draw = generator(run.config.seed, "reproduce samples")
+    label = drawn_labels(held_out.labels, session.num_samples, draw)
     batches = generate(run.model, label, draw, guidance=guidance)
     samples = save_npz(batches, label, folder / "samples.npz")
     name = session.extractor_name
@@ -120,6 +121,7 @@ def _reconstructions(session: Session, run: Trained) -> dict[str, float]:
     values = {"rfid_masked": _rebuilt(session, run, run.config)[0]}
     if _encodes_whole(run):
         values["rfid"], values["psnr"] = _rebuilt(session, run, unmasked(run.config))
+        values["fd_rebuilt"] = _rebuilt_others(session, run)
     return values
 
 
@@ -130,6 +132,20 @@ def _rebuilt(session: Session, run: Trained, config: TrainConfig) -> tuple[float
     features = extract_features(images, session.extractor)
     distance = frechet_distance_from_features(features, real).value
     return distance, float(psnr(images, unseen).mean())
+
+
+def _rebuilt_others(session: Session, run: Trained) -> float:
+    """Return the Frechet distance of reconstructed training images of the held-out ones' classes.
+
+    A perfect prior's samples would score so: other images than those they are compared with, as
+    samples are and ``rfid``'s are not.
+    """
+    data = session.data
+    label = data.held_out.labels[judged_images(data)]
+    others = data.train.stack(same_classes(data.train, label, run.config.seed))
+    images = decode(run.model, encode(run.model, unmasked(run.config), others, "reproduce").z)
+    features = extract_features(images, session.extractor)
+    return frechet_distance_from_features(features, session.judged_features).value
 
 
 def _reference(session: Session) -> Path:

@@ -74,6 +74,7 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
         ("sfid", "sFID", "sFID", 2),
         ("rfid", "rFID", honest("rFID", "rfd"), 2),
         ("rfid_masked", "", f"{honest('rFID', 'rfd')}, hidden in part", 2),
+        ("fd_rebuilt", "", f"{honest('FID', 'fd')} of other images, reconstructed", 2),
         ("is", "IS", honest("IS", "is"), 2),
         ("precision", "Prec.", honest("Prec.", "precision"), 3),
         ("recall", "Rec.", honest("Rec.", "recall"), 3),

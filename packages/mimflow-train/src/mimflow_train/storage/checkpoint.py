@@ -19,6 +19,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.engine.sharding import whole
 from mimflow_train.errors import StorageError, remedy
+from mimflow_train.micro_batches import is_bf16
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.away import patiently
@@ -53,12 +54,14 @@ class Snapshot(NamedTuple):
         step: Optimiser steps done.
         draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
             depend on it.
+        precision: In which it was trained, and on what: ``bf16 on cuda``, say.
         tensors: Everything a checkpoint holds, by file and name.
     """
 
     phase: str
     step: int
     draw_stream: int
+    precision: str
     tensors: dict[str, dict[str, Tensor]]
 
 
@@ -76,7 +79,9 @@ def snapshot(state: State, *, keep: bool = True) -> Snapshot:
             together = whole(value.detach())
             if keep:
                 copies[name][key] = together.to("cpu", copy=True).contiguous()
-    return Snapshot(state.phase, state.step, state.draw_stream, copies)
+    device = next(state.model.parameters()).device
+    precision = f"{'bf16' if is_bf16(device, state.config.precision) else 'fp32'} on {device.type}"
+    return Snapshot(state.phase, state.step, state.draw_stream, precision, copies)
 
 
 def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Path:
@@ -262,6 +267,7 @@ def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, A
         "draw_stream": state.draw_stream,
         "versions": versions,
         "commit": code_commit(),
+        "precision": state.precision,
         "files": files,
         "config": to_dict(config),
     }
