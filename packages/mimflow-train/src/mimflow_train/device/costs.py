@@ -7,12 +7,12 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import convnext_small  # type: ignore[import-untyped]
 
 from mimflow_train.adversary.discriminator import PatchDiscriminator
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.memory import kept_bytes, set_computation
+from mimflow_train.device.work import forward_work
 from mimflow_train.engine.sharding import shares_out
 from mimflow_train.errors import ConfigError
 from mimflow_train.frozen.costs import FrozenCost, frozen_costs
@@ -169,12 +169,12 @@ def _trained(config: TrainConfig) -> list[PartCost]:
         image = torch.empty(1, 3, encoder.image_size, encoder.image_size)
         z = torch.empty(1, encoder.num_latents, encoder.latent_dim)
     parts = [
-        _part("encoder", model.encoder, image, _hidden_on_average(config)),
-        _part("flow", model.flow, z),
-        _part("pixel decoder", model.decoder, z),
+        PartCost("encoder", *forward_work(model.encoder, image, _hidden_on_average(config))),
+        PartCost("flow", *forward_work(model.flow, z)),
+        PartCost("pixel decoder", *forward_work(model.decoder, z)),
     ]
     if model.feature_decoders:
-        heads = [_part(name, each, z) for name, each in model.feature_decoders.items()]
+        heads = [forward_work(each, z) for each in model.feature_decoders.values()]
         sums = (sum(each.parameters for each in heads), sum(each.gmac for each in heads))
         parts.append(PartCost("feature decoders", *sums))
     return parts
@@ -186,7 +186,8 @@ def _discriminator(config: TrainConfig) -> PartCost | None:
         return None
     with torch.device("meta"):
         module = PatchDiscriminator(phase.discriminator)
-        return _part("discriminator", module, torch.empty(1, 3, size, size))
+        work = forward_work(module, torch.empty(1, 3, size, size))
+    return PartCost("discriminator", *work)
 
 
 def _hidden_on_average(config: TrainConfig) -> Tensor | None:
@@ -198,13 +199,6 @@ def _hidden_on_average(config: TrainConfig) -> Tensor | None:
     if encoder.bottleneck == "mae":
         hidden = num_patches - encoder.num_latents
     return torch.arange(num_patches)[None] < hidden
-
-
-def _part(name: str, module: nn.Module, *values: Tensor | None) -> PartCost:
-    with FlopCounterMode(display=False) as counter:
-        module(*values)
-    parameters = sum(each.numel() for each in module.parameters())
-    return PartCost(name, parameters, counter.get_total_flops() / 2e9)
 
 
 def _kept_bytes(config: TrainConfig) -> tuple[int, int]:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import timm
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import convnext_small, vgg16  # type: ignore[import-untyped]
 
 from mimflow_train.config import TrainConfig
+from mimflow_train.device.work import forward_work
 from mimflow_train.frozen.clip import empty_image_tower
 from mimflow_train.frozen.dino import DINO_NAME, DINO_SIZE
 from mimflow_train.frozen.dinov2 import DINOV2_NAME
@@ -101,8 +101,5 @@ def _dinov2(size: int) -> nn.Module:
 def _cost(network: _Network) -> FrozenCost:
     with torch.device("meta"):
         module, image = network.build().eval(), torch.empty(1, 3, network.size, network.size)
-    with FlopCounterMode(display=False) as counter:
-        module(image)
-    parameters = sum(each.numel() for each in module.parameters())
     name = f"{network.name}@{network.size}"
-    return FrozenCost(name, parameters, counter.get_total_flops() / 2e9, network.passes)
+    return FrozenCost(name, *forward_work(module, image), network.passes)

@@ -1,7 +1,7 @@
 """Figures of ``diagnostics.json``: base noise, flow by depth, latents; and the flow's spectrum."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -140,11 +140,25 @@ def _likelihood(diagnostics: Mapping[str, Any]) -> str:
     return table(head, rows) + note(words)
 
 
-def _panel(width: float = 5.4, height: float = 2.9) -> tuple[Figure, Axes]:
-    drawing = Figure(figsize=(width, height), layout="constrained")
+def _panel() -> tuple[Figure, Axes]:
+    drawing = Figure(figsize=(5.4, 2.9), layout="constrained")
     axes = drawing.add_subplot()
     quiet(axes)
     return drawing, axes
+
+
+def _finished(drawing: Figure, axes: Axes, across: str, up: str) -> bytes:
+    axes.set_xlabel(across, fontsize=9)
+    axes.set_ylabel(up, fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    return as_png(drawing)
+
+
+def _file_of(draw: Callable[[Path], object]) -> bytes:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "picture.png"
+        draw(file)
+        return file.read_bytes()
 
 
 def _histogram(base: Mapping[str, Any]) -> bytes:
@@ -153,10 +167,7 @@ def _histogram(base: Mapping[str, Any]) -> bytes:
     axes.stairs(base["density"], edges, fill=True, alpha=0.4, label="u")
     normal = [math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) for x in edges]
     axes.plot(edges, normal, color="black", linewidth=1, label="N(0, 1)")
-    axes.set_xlabel("u", fontsize=9)
-    axes.set_ylabel("density", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
-    return as_png(drawing)
+    return _finished(drawing, axes, "u", "density")
 
 
 def _moments(base: Mapping[str, Any]) -> bytes:
@@ -183,45 +194,30 @@ def _depth(depth: Mapping[str, Any], floor: float) -> bytes:
     )
     axes.plot(depth["nll"], marker=".", color="black", linewidth=1, label="NLL so far")
     axes.axhline(floor, color="grey", linewidth=0.7, linestyle=":", label="floor")
-    axes.set_xlabel("blocks", fontsize=9)
-    axes.set_ylabel("nats per dimension", fontsize=9)
     axes.set_xticks(range(len(depth["nll"])))
-    axes.legend(frameon=False, fontsize=8)
-    return as_png(drawing)
+    return _finished(drawing, axes, "blocks", "nats per dimension")
 
 
 def _tokens(depth: Mapping[str, Any]) -> bytes:
     drawing, axes = _panel()
     axes.bar(range(len(depth["nll_by_token"])), depth["nll_by_token"], alpha=0.6)
     axes.axhline(depth["nll"][-1], color="black", linewidth=0.8, label="mean")
-    axes.set_xlabel("token", fontsize=9)
-    axes.set_ylabel("nats per dimension", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
-    return as_png(drawing)
+    return _finished(drawing, axes, "token", "nats per dimension")
 
 
 def _map(latents: Mapping[str, Any], class_names: tuple[str, ...]) -> bytes:
     from genmetrics import plot_latents
 
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "map.png"
-        plot_latents(
-            torch.tensor(latents["places"]),
-            file,
-            labels=torch.tensor(latents["labels"]),
-            names=dict(enumerate(class_names)),
-        )
-        return file.read_bytes()
+    places, labels = torch.tensor(latents["places"]), torch.tensor(latents["labels"])
+    names = dict(enumerate(class_names))
+    return _file_of(lambda file: plot_latents(places, file, labels=labels, names=names))
 
 
 def _deviations(latents: Mapping[str, Any]) -> bytes:
     drawing, axes = _panel()
     axes.bar(range(len(latents["std_by_dim"])), latents["std_by_dim"], alpha=0.6)
     axes.axhline(latents["sigma"], color="black", linewidth=0.8, label="noise of training")
-    axes.set_xlabel("dimension, by rank", fontsize=9)
-    axes.set_ylabel("deviation", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
-    return as_png(drawing)
+    return _finished(drawing, axes, "dimension, by rank", "deviation")
 
 
 def _probe(probe: Mapping[str, Any]) -> bytes:
@@ -244,8 +240,5 @@ def _spectrum(spectrum: Mapping[str, Any]) -> bytes:
         values = [each[name] for each in spectrum["samples"]]
         return torch.tensor([math.nan if value is None else value for value in values])
 
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "spectrum.png"
-        extremes = Extremes(column("sigma_max"), column("sigma_min"), column("log10_kappa"))
-        plot_spectra({"flow": extremes}, file)
-        return file.read_bytes()
+    extremes = Extremes(column("sigma_max"), column("sigma_min"), column("log10_kappa"))
+    return _file_of(lambda file: plot_spectra({"flow": extremes}, file))

@@ -2,9 +2,15 @@
 
 from dataclasses import replace
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mimflow_train.config import ConvolutionalConfig, ModelConfig
+from mimflow_train.device.work import Work, forward_work
 from mimflow_train.evaluation.class_probe import enough_to_probe, probed_images
+from mimflow_train.model import MIMFlow
 from mimflow_train.recipes import IMAGENET_CLASSES, paper
-from mimflow_train.reproduce.autoencoders import sd_vae_cost, vit_cost
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
 from mimflow_train.reproduce.pictures import draw_rows
@@ -105,23 +111,41 @@ def count_parameters(experiment: Experiment) -> Outcome:
 
     Args:
         experiment: The rows: SD-VAE and the paper's autoencoder.
+
+    Raises:
+        ConfigError: If diffusers is not installed.
     """
-    theirs, ours = experiment.variants
-    own = paper("L", IMAGENET_CLASSES, "imagenet").model
-    counted = {theirs.label: sd_vae_cost(own), ours.label: vit_cost(own)}
+    own = replace(paper("L", IMAGENET_CLASSES, "imagenet").model, features={})
+    models = own.with_convolutions(ConvolutionalConfig()), own
     rows = tuple(
         Row(
             label=variant.label,
             paper=variant.paper,
-            ours={
-                "parameters_m": (counted[variant.label].parameters / 1e6,),
-                "gmac": (counted[variant.label].gmac,),
-            },
+            ours={"parameters_m": (work.parameters / 1e6,), "gmac": (work.gmac,)},
         )
-        for variant in experiment.variants
+        for variant, work in zip(experiment.variants, map(_work, models), strict=True)
     )
     columns = (
         Column(key="parameters_m", paper="parameters, M", ours="parameters, M", digits=2),
         Column(key="gmac", paper="FLOPs, G", ours="GMAC", digits=2),
     )
     return Outcome(columns=columns, rows=rows, counts="counted, not measured: no seed matters")
+
+
+class _Autoencoder(nn.Module):
+    """Encoder and pixel decoder, for whole images."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        model = MIMFlow(config)
+        self.encoder, self.decoder = model.encoder, model.decoder
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        restored: Tensor = self.decoder(self.encoder(image).mean)
+        return restored
+
+
+def _work(config: ModelConfig) -> Work:
+    size = config.encoder.image_size
+    with torch.device("meta"):
+        return forward_work(_Autoencoder(config), torch.empty(1, 3, size, size))
