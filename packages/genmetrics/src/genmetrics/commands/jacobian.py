@@ -88,7 +88,7 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Estimate, print, and draw."""
-    require_report(options.json)
+    require_report(options.json, options.beside)
     if options.plot is not None:
         require_parent(options.plot, "--plot")
     elif options.beside:
