@@ -160,6 +160,53 @@ def test_adm_reference_serves_statistics_and_images(sets, extractor, emoji, tmp_
     assert not [remark for remark in report.remarks if "not used" in remark.message]
 
 
+@pytest.mark.parametrize(
+    ("arrays", "meta", "metrics", "told"),
+    [
+        ("mu-sigma", None, "fid", True),
+        ("mu-sigma", None, "fd_inf", True),
+        ("mu-sigma", None, "is", False),
+        ("adm", None, "fid,sfid", False),
+        ("genmetrics", {"preprocess_id": "none"}, "fid", False),
+        ("genmetrics", {}, "fid", True),
+        ("torchmetrics", {"format": "torchmetrics"}, "fid", True),
+    ],
+)
+def test_statistics_that_do_not_say_how_images_were_resized_are_remarked(
+    sets, extractor, tmp_path, arrays, meta, metrics, told
+):
+    file, known = tmp_path / "real.npz", {"mu": np.zeros(4), "sigma": np.eye(4)}
+    if arrays == "adm":
+        known |= {"mu_s": np.zeros(3), "sigma_s": np.eye(3)}
+    if meta is None:
+        np.savez(file, **known)
+    else:
+        mean, cov = (torch.from_numpy(each) for each in known.values())
+        save_stats(file, {"pool3": GaussianStats(9, mean, cov, meta)})
+    protocol = choose_protocol("adm", None, metrics=metrics)
+    report = evaluate(sets[0], file, extractor=extractor, protocol=protocol)
+    found = [each.message for each in report.remarks if each.code == "UNKNOWN_PREPROCESSING"]
+    wanted = (
+        f"{file} does not say how its images were resized; it is comparable only if as TensorFlow "
+        "1 did, and pytorch-fid's and clean-fid's are not."
+    )
+    assert found == [wanted] * told
+    plain = report.to_dict()
+    assert plain["reference"]["format"] == arrays
+    assert "format" not in plain["samples"]
+
+
+def test_statistics_of_unknown_preprocessing_name_that_of_another_network(
+    sets, extractor, tmp_path
+):
+    mean, cov = torch.zeros(4).double(), torch.eye(4).double()
+    save_stats(tmp_path / "real.npz", {"pool3": GaussianStats(9, mean, cov)})
+    own = replace(extractor, name="own", preprocess_id="bicubic, 224")
+    report = evaluate(sets[0], tmp_path / "real.npz", extractor=own)
+    (remark,) = [each for each in report.remarks if each.code == "UNKNOWN_PREPROCESSING"]
+    assert remark.message.endswith("it is comparable only if as own does: bicubic, 224.")
+
+
 def test_statistics_of_another_network_are_refused(sets, extractor):
     samples, real = sets
     zeros = torch.zeros(4, dtype=torch.float64)

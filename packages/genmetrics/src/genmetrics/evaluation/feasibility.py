@@ -12,7 +12,7 @@ from genmetrics.features.stats import GaussianStats, require_compatible
 from genmetrics.metrics.frechet_infinity import FEWEST_SAMPLES
 from genmetrics.networks.extractors import Extractor
 
-__all__ = ["require_enough", "require_suitable", "usable_statistics"]
+__all__ = ["require_enough", "require_suitable", "usable_statistics", "used_statistics"]
 
 _NEED_IMAGES = ("pr", "dc", "kid", "cmmd")
 _OUTPUT_OF = {"fid": 0, "fd_inf": 0, "sfid": 1}  # place among the extractor's outputs
@@ -126,6 +126,15 @@ def usable_statistics(reference: Reference, extractor: Extractor) -> dict[str, G
     for name, stats in usable.items():
         require_compatible(stats, _provenance(extractor, name))
     return usable
+
+
+def used_statistics(
+    reference: Reference, extractor: Extractor, protocol: Protocol
+) -> list[GaussianStats]:
+    """Return the reference's statistics that a metric of the protocol is computed from."""
+    outputs = list(extractor.outputs)
+    used = {outputs[_OUTPUT_OF[metric]] for metric in protocol.metrics if metric in _OUTPUT_OF}
+    return [stats for name, stats in reference.statistics.items() if name in used]
 
 
 def _provenance(extractor: Extractor, output: str) -> GaussianStats:

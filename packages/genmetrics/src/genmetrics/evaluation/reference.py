@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,13 @@ class Reference:
     @property
     def described(self) -> ImageSet:
         """What a report says of it."""
+        formats = {str(each.meta.get("format", "genmetrics")) for each in self.statistics.values()}
+        named = ", ".join(sorted(formats)) or None
         if self.images is not None:
-            return ImageSet.of(self.images)
+            return replace(ImageSet.of(self.images), format=named)
         counts = {each.n for each in self.statistics.values()}
         n = counts.pop() if len(counts) == 1 else None
-        return ImageSet(self.path, "statistics", n, _digest(self.statistics))
+        return ImageSet(self.path, "statistics", n, _digest(self.statistics), named)
 
 
 def open_reference(path: str | Path, **reading: Any) -> Reference:
