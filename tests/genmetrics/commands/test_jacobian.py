@@ -132,6 +132,24 @@ def test_options_reach_the_estimate(folder, capsys):
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "methods"),
+    [
+        ([], ("exact", "exact")),
+        (["--method", "exact"], ("exact", "exact")),
+        (["--smin", "cg"], ("gkl", "cg")),
+        (["--smin", "inverse"], ("gkl", "inverse")),
+        (["--smin", "triangular"], ("gkl", "triangular")),
+    ],
+)
+def test_the_method_of_sigma_min_that_was_asked_for_is_used_and_recorded(
+    folder, capsys, options, methods
+):
+    found = report(capsys, "Parts", *options)["jacobian"]
+    assert (found["settings"]["method"], found["settings"]["smin"]) == methods
+    assert found["methods"]["sigma_min"].split("+")[0] == methods[1]
+
+
 def test_samples_are_chosen_by_the_seed_and_batches_join(folder, capsys):
     whole, parts = (
         report(capsys, "Affine", "--samples", "3", "--batch-size", size)["jacobian"]
@@ -213,6 +231,7 @@ def test_a_missing_matplotlib_is_told_before_the_work(folder, monkeypatch, capsy
         (argv("broken"), 2, "it raised KeyError: 'no checkpoint'"),
         (argv("NoFlow"), 2, "got NoFlow"),
         (argv("Affine", "--smin", "inverse", "--method", "gkl"), 2, "inverse for smin"),
+        (argv("Affine", "--smin", "cg", "--method", "exact"), 2, "smin='auto' for method='exact'"),
         (argv("Affine", "--tol", "0"), 2, "above 0"),
         (argv("Affine", "--beside", "first.json"), 2, "--plot with --beside"),
         (argv("Affine", "--plot", "no/such/x.png"), 2, "existing folder"),

@@ -58,7 +58,8 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=("auto", "exact", "gkl", "power"),
         default="auto",
-        help="of sigma_max; power is the paper's (default: auto, exact up to 512 dimensions)",
+        help="of sigma_max; power is the paper's (default: auto, exact up to 512 dimensions unless "
+        "--smin says how, else gkl)",
     )
     add(
         "--smin",
@@ -73,7 +74,8 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=2000,
         metavar="N",
-        help="passes through the flow to spend on each end (default: 2000)",
+        help="passes through the flow to spend on each end (default: 2000; exact takes one per "
+        "dimension)",
     )
     add("--dtype", choices=("float64", "float32"), default="float64", help="(default: float64)")
     add(
