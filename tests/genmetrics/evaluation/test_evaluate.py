@@ -486,6 +486,14 @@ def test_compare_refuses_reports_made_differently(reports, tmp_path, capsys):
     assert "schema genmetrics/1" in capsys.readouterr().err
 
 
+def test_the_protocol_of_dgm_eval_has_its_neighbours():
+    protocol = PROTOCOLS["dinov2"]
+    assert protocol.neighbours == 5
+    assert "dgm-eval" in protocol.source
+    assert "border included" in protocol.source
+    assert {each.neighbours for name, each in PROTOCOLS.items() if name != "dinov2"} == {3}
+
+
 def test_protocols_are_printed_with_every_constant(capsys):
     assert main(["protocols", "--json", "-"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -75,7 +75,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
             name="dinov2",
             extractor="dinov2",
             metrics=("fid", "pr"),
-            source="layer6ai-labs/dgm-eval, FD-DINOv2",
+            neighbours=5,
+            source="FD-DINOv2 and k are layer6ai-labs/dgm-eval's; precision and recall are ours, "
+            "border included and over all images",
         ),
         Protocol(
             name="cmmd",
