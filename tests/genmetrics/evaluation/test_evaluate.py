@@ -230,6 +230,30 @@ def test_what_cannot_be_scored_is_said_before_any_image_is_read(sets, extractor,
             evaluate(samples, real, extractor=dino, protocol=protocol)
 
 
+def test_a_limit_holds_for_the_images_of_adm_s_reference(
+    sets, extractor, emoji, tmp_path, capsys, monkeypatch
+):
+    file = tmp_path / "adm.npz"
+    known = {"mu": np.zeros(4), "sigma": np.eye(4), "mu_s": np.zeros(3), "sigma_s": np.eye(3)}
+    np.savez(file, arr_0=np.stack(list(emoji[40:90])), **known)
+    monkeypatch.setattr("genmetrics.networks.extractors.get_extractor", lambda *_, **__: extractor)
+    argv = ["eval", str(sets[0].path), "--ref", str(file), "--metrics", "fid,pr", "--json", "-"]
+    whole, limited = [], []
+    for found, more in ((whole, []), (limited, ["--limit", "12"]), (whole, ["--limit", "50"])):
+        assert main([*argv, *more, "--device", "cpu"]) == 0
+        out, err = capsys.readouterr()
+        found.append((json.loads(out), err))
+    (report, err), *_ = limited
+    assert report["metrics"]["precision"]["n_samples"] == 12
+    assert report["metrics"]["precision"]["n_ref"] == report["reference"]["n"] == 12
+    assert report["metrics"]["fid"]["n_ref"] is None
+    assert "--limit draws 12 of the images in" in err
+    assert "not used" not in err
+    for report, err in whole:
+        assert report["metrics"]["precision"]["n_ref"] == 50
+        assert "--limit" not in err
+
+
 def test_adm_s_images_serve_another_network(sets, emoji, tmp_path):
     samples, real = sets
     file = tmp_path / "adm.npz"

@@ -14,6 +14,7 @@ from genmetrics.commands.arguments import (
     count,
     extraction,
     open_source,
+    take_some,
 )
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
@@ -46,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="REF",
-        help="real images, a file of statistics, or ADM's reference file, which is both",
+        help="real images, a file of statistics, or ADM's reference file, which is both; --limit "
+        "draws from its images alone",
     )
     add("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: adm)")
     add(
@@ -154,6 +156,15 @@ def _open_reference(options: argparse.Namespace) -> "Reference":
     # Skipping decodes all images, so it is left to open_source.
     how = reading(options) | {"on_bad_image": "error", "strict_size": False}
     reference = open_reference(options.reference, **how)
-    if reference.images is None or reference.statistics:
+    if reference.images is None:
         return reference
-    return replace(reference, images=open_source(options, options.reference))
+    if not reference.statistics:
+        return replace(reference, images=open_source(options, options.reference))
+    limited = take_some(options, reference.images)
+    if len(limited) < len(reference.images):
+        sys.stderr.write(
+            f"warning: --limit draws {len(limited)} of the images in {options.reference}; Frechet "
+            "distances to its statistics, where they are of the network, are to all images behind "
+            "these.\n"
+        )
+    return replace(reference, images=limited)
