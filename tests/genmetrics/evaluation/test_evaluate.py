@@ -230,6 +230,14 @@ def test_what_cannot_be_scored_is_said_before_any_image_is_read(sets, extractor,
             evaluate(samples, real, extractor=dino, protocol=protocol)
 
 
+def test_images_with_more_arrays_are_a_reference_as_they_are_samples(sets, extractor, tmp_path):
+    _, real = sets
+    images = np.stack([real.read(index) for index in range(len(real))])
+    np.savez(tmp_path / "real.npz", images, np.arange(50), names=np.arange(50), z=np.zeros(3))
+    found = evaluate(sets[0], tmp_path / "real.npz", extractor=extractor)
+    assert found["fid"].value == evaluate(*sets, extractor=extractor)["fid"].value
+
+
 def test_a_limit_holds_for_the_images_of_adm_s_reference(
     sets, extractor, emoji, tmp_path, capsys, monkeypatch
 ):

@@ -16,7 +16,7 @@ from genmetrics.images.zip_members import open_npz
 __all__ = ["Reference", "open_reference"]
 
 _STATISTICS = (".npz", ".pt", ".pth")
-_IMAGE_KEYS = {"arr_0", "arr_1", "classes"}
+_STATISTICS_KEYS = {"mu", "mu_s", "genmetrics"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def open_reference(path: str | Path, **reading: Any) -> Reference:
     keys = _keys(path)
     float_range = reading.get("float_range")
     images = open_image_array(path, float_range=float_range) if "arr_0" in keys else None
-    statistics = load_all_stats(path) if not keys or keys - _IMAGE_KEYS else {}
+    has_statistics = "arr_0" not in keys or bool(keys & _STATISTICS_KEYS)
+    statistics = load_all_stats(path) if has_statistics else {}
     if images is not None and statistics:
         images.notes = [each for each in images.notes if STATISTICS_NOT_USED not in each]
     return Reference(path, images, statistics)
