@@ -9,7 +9,7 @@ import torch
 
 from genmetrics import extract_features, get_extractor
 from genmetrics.cli import main
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, UsageError
 from genmetrics.evaluation.compare import compare_reports
 from genmetrics.evaluation.evaluate import evaluate
 from genmetrics.evaluation.protocols import METRICS, PROTOCOLS, choose_protocol
@@ -260,6 +260,16 @@ def test_a_limit_holds_for_the_images_of_adm_s_reference(
     for report, err in whole:
         assert report["metrics"]["precision"]["n_ref"] == 50
         assert "--limit" not in err
+
+
+def test_the_spatial_distance_needs_features_of_that_name(sets, extractor, monkeypatch):
+    monkeypatch.setattr(
+        "genmetrics.evaluation.evaluate.extract", lambda *_, **__: pytest.fail("a pass")
+    )
+    two = replace(extractor, name="two", outputs={"colour": 4, "corner": 3})
+    protocol = choose_protocol(None, "two", metrics=("sfid",))
+    with pytest.raises(UsageError, match="inception for sfid; got two"):
+        evaluate(*sets, extractor=two, protocol=protocol)
 
 
 def test_adm_s_images_serve_another_network(sets, emoji, tmp_path):
