@@ -272,6 +272,14 @@ def test_the_spatial_distance_needs_features_of_that_name(sets, extractor, monke
         evaluate(*sets, extractor=two, protocol=protocol)
 
 
+def test_statistics_alone_do_not_leave_an_empty_report(sets, extractor, tmp_path, capsys):
+    mean, cov = torch.zeros(4).double(), torch.eye(4).double()
+    save_stats(tmp_path / "real.npz", {"pool3": GaussianStats(9, mean, cov)})
+    argv = ["eval", str(sets[0].path), "--ref", str(tmp_path / "real.npz"), "--protocol", "cmmd"]
+    assert main([*argv, "--device", "cpu"]) == 2
+    assert "Expected a reference of images for cmmd" in capsys.readouterr().err
+
+
 def test_adm_s_images_serve_another_network(sets, emoji, tmp_path):
     samples, real = sets
     file = tmp_path / "adm.npz"

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: adm)")
     add(
         "--metrics",
-        type=metric_names,
+        type=_metrics,
         metavar="M,M",
         help=f"any of {','.join(METRICS)} (default: the protocol's)",
     )
@@ -133,11 +133,23 @@ def _without_images(protocol: Protocol) -> Protocol:
     """Leave out what statistics alone do not give; nobody asked for it by name."""
     kept = tuple(each for each in protocol.metrics if each in ("fid", "sfid", "is", "fd_inf"))
     left_out = [each for each in protocol.metrics if each not in kept]
+    if not kept:
+        raise UsageError(
+            f"Expected a reference of images for {', '.join(left_out)}; got statistics alone. "
+            "Give images, or choose other --metrics."
+        )
     if left_out:
         sys.stderr.write(
             f"warning: The reference has no images, so {', '.join(left_out)} is left out.\n"
         )
     return replace(protocol, metrics=kept)
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    try:
+        return metric_names(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _protocol(options: argparse.Namespace) -> Protocol:

@@ -95,9 +95,15 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
     Example:
         >>> metric_names("fid,pr,fid")
         ('fid', 'pr')
+
+    Raises:
+        UsageError: If there are none.
     """
     names = metrics.split(",") if isinstance(metrics, str) else metrics
-    return tuple(dict.fromkeys(name for name in names if name))
+    found = tuple(dict.fromkeys(name for name in names if name))
+    if not found:
+        raise UsageError(f"Expected at least one metric; got none. There are {', '.join(METRICS)}.")
+    return found
 
 
 def choose_protocol(name: str | None, extractor: str | None, **changes: Any) -> Protocol:
