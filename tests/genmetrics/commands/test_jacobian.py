@@ -74,6 +74,7 @@ def singular():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     (tmp_path / "toy_flow_of_the_tests.py").write_text(MODEL)
+    (tmp_path / "raises_at_import.py").write_text("raise KeyError('no data')")
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "z.npz", z=rng.normal(size=(5, 2, 3)), wide=rng.normal(size=(2, 101)))
     monkeypatch.chdir(tmp_path)
@@ -226,6 +227,11 @@ def test_a_missing_matplotlib_is_told_before_the_work(folder, monkeypatch, capsy
     [
         (argv("Gone"), 2, "can be imported"),
         (["jacobian", "--model", "no_such_module:f", "--latents", "z.npz"], 2, "can be imported"),
+        (
+            ["jacobian", "--model", "raises_at_import:f", "--latents", "z.npz"],
+            2,
+            "raises_at_import to be imported; got KeyError: 'no data'",
+        ),
         (["jacobian", "--model", "justaname", "--latents", "z.npz"], 2, "package.module:factory"),
         (argv("Strange"), 2, "got Linear"),
         (argv("broken"), 2, "it raised KeyError: 'no checkpoint'"),

@@ -186,6 +186,11 @@ def _load_model(name: str) -> Any:
             f"Expected --model to name a function that can be imported; got '{error}'. "
             "Run in the folder of the module, or install it."
         ) from error
+    except Exception as error:  # a user's module raises anything
+        raise UsageError(
+            f"Expected {module_name} to be imported; got {type(error).__name__}: {error}. "
+            "Import it in Python to see where."
+        ) from error
     try:
         return function()
     except Exception as error:  # a user's function raises anything
