@@ -148,6 +148,7 @@ def test_recursive_reads_deeper_folders(folders, emoji, write_images, capsys):
         (["fid", "a"], "required: B"),
         (["eval", "a"], "required: --ref"),
         (["eval", "a", "--ref", "b", "--metrics", "kids"], "got 'kids'. Did you mean kid?"),
+        (["eval", "a", "--ref", "b", "--metrics", ","], "at least one metric; got none"),
         (["eval", "a", "--ref", "b", "--protocol", "adn"], "got 'adn'. Did you mean adm?"),
         (
             ["eval", "a", "--ref", "b", "--protocol", "adm", "--extractor", "efflite0"],

@@ -74,6 +74,7 @@ def singular():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     (tmp_path / "toy_flow_of_the_tests.py").write_text(MODEL)
+    (tmp_path / "raises_at_import.py").write_text("raise KeyError('no data')")
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "z.npz", z=rng.normal(size=(5, 2, 3)), wide=rng.normal(size=(2, 101)))
     monkeypatch.chdir(tmp_path)
@@ -130,6 +131,24 @@ def test_options_reach_the_estimate(folder, capsys):
         "seed": 7,
         "jvp": "differences",
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "methods"),
+    [
+        ([], ("exact", "exact")),
+        (["--method", "exact"], ("exact", "exact")),
+        (["--smin", "cg"], ("gkl", "cg")),
+        (["--smin", "inverse"], ("gkl", "inverse")),
+        (["--smin", "triangular"], ("gkl", "triangular")),
+    ],
+)
+def test_the_method_of_sigma_min_that_was_asked_for_is_used_and_recorded(
+    folder, capsys, options, methods
+):
+    found = report(capsys, "Parts", *options)["jacobian"]
+    assert (found["settings"]["method"], found["settings"]["smin"]) == methods
+    assert found["methods"]["sigma_min"].split("+")[0] == methods[1]
 
 
 def test_samples_are_chosen_by_the_seed_and_batches_join(folder, capsys):
@@ -208,11 +227,17 @@ def test_a_missing_matplotlib_is_told_before_the_work(folder, monkeypatch, capsy
     [
         (argv("Gone"), 2, "can be imported"),
         (["jacobian", "--model", "no_such_module:f", "--latents", "z.npz"], 2, "can be imported"),
+        (
+            ["jacobian", "--model", "raises_at_import:f", "--latents", "z.npz"],
+            2,
+            "raises_at_import to be imported; got KeyError: 'no data'",
+        ),
         (["jacobian", "--model", "justaname", "--latents", "z.npz"], 2, "package.module:factory"),
         (argv("Strange"), 2, "got Linear"),
         (argv("broken"), 2, "it raised KeyError: 'no checkpoint'"),
         (argv("NoFlow"), 2, "got NoFlow"),
         (argv("Affine", "--smin", "inverse", "--method", "gkl"), 2, "inverse for smin"),
+        (argv("Affine", "--smin", "cg", "--method", "exact"), 2, "smin='auto' for method='exact'"),
         (argv("Affine", "--tol", "0"), 2, "above 0"),
         (argv("Affine", "--beside", "first.json"), 2, "--plot with --beside"),
         (argv("Affine", "--plot", "no/such/x.png"), 2, "existing folder"),

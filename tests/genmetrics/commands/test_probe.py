@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from genmetrics.cli import main
+from genmetrics.commands.output import progress_bar
 from genmetrics.networks.efflite0 import EffLite0Features
 
 
@@ -139,6 +140,28 @@ def test_few_steps_are_warned_about(files, capsys):
     out, err = capsys.readouterr()
     assert [w["code"] for w in json.loads(out)["warnings"]] == ["FEW_STEPS"]
     assert "Expected some 7020 steps, as the preset mae takes on ImageNet; got 88, so" in err
+
+
+@pytest.mark.parametrize("batch", [17, 80])
+def test_a_batch_of_one_s_own_keeps_the_number_of_steps(files, capsys, monkeypatch, batch):
+    asked, bars = [], []
+
+    def no_epochs(tasks, recipe, seed, length, device):
+        asked.append(length)
+        raise KeyboardInterrupt
+
+    def bar(total, unit):
+        bars.append(total)
+        return progress_bar(total, unit)
+
+    monkeypatch.setattr("genmetrics.probes.training._train", no_epochs)
+    monkeypatch.setattr("genmetrics.commands.probe.progress_bar", bar)
+    assert main(arguments(files, "--batch-size", str(batch))) == 130
+    ((epochs, batch_size),) = asked
+    assert batch_size == batch
+    assert bars == [epochs]
+    steps = epochs * (80 // batch)
+    assert 7020 <= steps < 7020 + 80 // batch
 
 
 def test_y_is_another_name_for_labels(files, capsys, tmp_path):

@@ -179,6 +179,16 @@ def test_a_pair_with_a_torn_picture_can_be_skipped_on_both_sides(folders, capsys
     assert json.loads(capsys.readouterr().out)["metrics"]["psnr"]["n_pairs"] == 4
 
 
+def test_pairs_by_index_skip_no_picture(folders, capsys):
+    Path(folders[0], "1.png").write_bytes(b"no image")
+    Path(folders[1], "3.png").write_bytes(b"no image")
+    argv = ["recon", *folders, "--metrics", "psnr", "--pairing", "index", "--on-bad-image", "skip"]
+    assert main(argv) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"got 1 skipped in {folders[0]}: 1.png. Pair by name with --pairing name" in err
+
+
 def test_missing_weights_exit_4(folders, capsys):
     assert main(["recon", *folders, "--metrics", "psnr,lpips"]) == 4
     assert "alexnet-owt-7be5be79.pth" in capsys.readouterr().err

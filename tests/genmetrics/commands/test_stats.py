@@ -7,8 +7,8 @@ import torch
 from genmetrics import frechet_distance, frechet_distance_from_features, get_extractor, open_images
 from genmetrics.cli import main
 from genmetrics.features.extraction import extract
-from genmetrics.features.stats import StatsAccumulator
-from genmetrics.features.stats_files import load_stats
+from genmetrics.features.stats import GaussianStats, StatsAccumulator
+from genmetrics.features.stats_files import load_stats, save_stats
 
 EFFLITE0 = ["--extractor", "efflite0", "--device", "cpu"]
 SETS = {"a": slice(0, 9), "b": slice(9, 21)}
@@ -315,6 +315,32 @@ def test_fid_of_statistics_that_name_no_network(tmp_path, capsys):
     assert main(["fid", str(tmp_path / "a.npz"), str(tmp_path / "b.pt")]) == 0
     name, _, *counts = capsys.readouterr().out.split()
     assert (name, counts[0], counts[2]) == ("fid", "unknown", "unknown")
+
+
+def test_fid_of_statistics_has_the_remarks_of_eval(tmp_path, capsys):
+    meta = {"extractor": "inception", "weights_sha256": "12345678ab", "preprocess_id": "half"}
+    mean, cov = torch.zeros(3).double(), torch.eye(3).double()
+    save_stats(tmp_path / "a.npz", {"pool3": GaussianStats(9, mean, cov, meta)})
+    write_mu_sigma(tmp_path / "b.npz", 3)
+    write_mu_sigma(tmp_path / "adm.npz", 3, mu_s=np.zeros(3), sigma_s=np.eye(3))
+    codes = {}
+    for name in ("b", "adm", "a"):
+        argv = ["fid", str(tmp_path / "a.npz"), str(tmp_path / f"{name}.npz"), "--json", "-"]
+        assert main(argv) == 0
+        out, err = capsys.readouterr()
+        plain = json.loads(out)
+        assert err == "".join(f"warning: {each['message']}\n" for each in plain["warnings"])
+        assert plain["extractor"] == {"name": "inception"} | {
+            key: meta[key] for key in ("weights_sha256", "preprocess_id")
+        }
+        codes[name] = [each["code"] for each in plain["warnings"]]
+    assert codes["b"] == ["UNKNOWN_PREPROCESSING", "OTHER_WEIGHTS"]
+    assert codes["adm"] == codes["a"] == ["OTHER_WEIGHTS"]
+    argv = ["fid", str(tmp_path / "b.npz"), str(tmp_path / "b.npz"), "--json", "-"]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert "extractor" not in json.loads(out)
+    assert f"{tmp_path / 'b.npz'} does not say how its images were resized" in err
 
 
 def test_merging_different_networks_needs_force(quick, emoji, write_images, tmp_path, capsys):

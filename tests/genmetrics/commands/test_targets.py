@@ -100,6 +100,33 @@ def test_a_report_replaces_nothing_but_a_report(files, capsys, argv):
     assert (files / "images.npz").read_bytes() == before
 
 
+def test_a_report_replaces_no_json_of_others_and_nothing_that_is_read(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    others = {"a.json": '{"a": 1}', "b.json": '{"command": "train"}', "c.json": '{"command": []}'}
+    for name, text in others.items():
+        Path(name).write_text(text)
+        assert main(["protocols", "--json", name]) == 2
+        assert f"got {name}, which holds something else" in capsys.readouterr().err
+        assert Path(name).read_text() == text
+    assert main(["protocols", "--json", "report.json"]) == 0
+    assert main(["protocols", "--json", "report.json"]) == 0
+    before = Path("report.json").read_text()
+    jacobian = ["jacobian", "--model", "m:f", "--latents", "z.npz", "--plot", "p.png"]
+    capsys.readouterr()
+    for argv in (
+        ["compare", "report.json", "x.json"],
+        ["compare", "x.json", "report.json"],
+        [*jacobian, "--beside", "report.json"],
+    ):
+        assert main([*argv, "--json", "./report.json"]) == 2
+        assert "--json to be another file than what is read; got report.json as both" in (
+            capsys.readouterr().err
+        )
+        assert Path("report.json").read_text() == before
+
+
 def test_a_report_that_cannot_be_written_leaves_the_table(tmp_path, capsys, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
@@ -124,7 +151,7 @@ def test_a_report_that_cannot_be_written_leaves_the_table(tmp_path, capsys, monk
 def test_a_folder_that_is_read_only_is_refused_before_the_work(
     files, capsys, monkeypatch, argv, place
 ):
-    (files / "old.json").write_text("{}")
+    (files / "old.json").write_text('{"command": ["genmetrics", "doctor"]}')
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != files)
     capsys.readouterr()
     assert main(argv) == 2

@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -53,6 +54,23 @@ def test_the_title_says_n_and_the_legend_the_folders_of_the_images(save, tmp_pat
     assert main(["umap", path, "--out", str(out), "--method", "pca"]) == 0
     for text in ("PCA of 14 samples, 2 classes", "cat", "dog"):
         assert f"<!-- {text} -->" in out.read_text()
+
+
+def test_features_of_several_outputs_are_drawn_by_the_main_one(save, tmp_path, monkeypatch, capsys):
+    features, labels = clusters()
+    calls = drawn(monkeypatch)
+    others = {"spatial": features[:, :2], "ids": np.array([*map(str, range(60))])}
+    meta = json.dumps({"extractor": {"main_output": "pool3"}})
+    pictures = []
+    for arrays in ({"pool3": features}, {**others, "pool3": features, "meta": meta}):
+        path = save(**arrays, labels=labels)
+        assert main(["umap", path, "--out", str(tmp_path / "p.png"), "--method", "pca"]) == 0
+        pictures.append(calls[-1][0])
+    assert torch.equal(*pictures)
+    capsys.readouterr()
+    save(**others, a=features, labels=labels, meta="{}")
+    assert main(["umap", path, "--out", str(tmp_path / "p.png")]) == 2
+    assert "got spatial, a. Choose one by --key" in capsys.readouterr().err
 
 
 def test_classes_are_chosen_by_the_seed(save, tmp_path, monkeypatch, capsys):

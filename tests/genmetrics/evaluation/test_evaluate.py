@@ -9,7 +9,7 @@ import torch
 
 from genmetrics import extract_features, get_extractor
 from genmetrics.cli import main
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, UsageError
 from genmetrics.evaluation.compare import compare_reports
 from genmetrics.evaluation.evaluate import evaluate
 from genmetrics.evaluation.protocols import METRICS, PROTOCOLS, choose_protocol
@@ -160,6 +160,53 @@ def test_adm_reference_serves_statistics_and_images(sets, extractor, emoji, tmp_
     assert not [remark for remark in report.remarks if "not used" in remark.message]
 
 
+@pytest.mark.parametrize(
+    ("arrays", "meta", "metrics", "told"),
+    [
+        ("mu-sigma", None, "fid", True),
+        ("mu-sigma", None, "fd_inf", True),
+        ("mu-sigma", None, "is", False),
+        ("adm", None, "fid,sfid", False),
+        ("genmetrics", {"preprocess_id": "none"}, "fid", False),
+        ("genmetrics", {}, "fid", True),
+        ("torchmetrics", {"format": "torchmetrics"}, "fid", True),
+    ],
+)
+def test_statistics_that_do_not_say_how_images_were_resized_are_remarked(
+    sets, extractor, tmp_path, arrays, meta, metrics, told
+):
+    file, known = tmp_path / "real.npz", {"mu": np.zeros(4), "sigma": np.eye(4)}
+    if arrays == "adm":
+        known |= {"mu_s": np.zeros(3), "sigma_s": np.eye(3)}
+    if meta is None:
+        np.savez(file, **known)
+    else:
+        mean, cov = (torch.from_numpy(each) for each in known.values())
+        save_stats(file, {"pool3": GaussianStats(9, mean, cov, meta)})
+    protocol = choose_protocol("adm", None, metrics=metrics)
+    report = evaluate(sets[0], file, extractor=extractor, protocol=protocol)
+    found = [each.message for each in report.remarks if each.code == "UNKNOWN_PREPROCESSING"]
+    wanted = (
+        f"{file} does not say how its images were resized; it is comparable only if as TensorFlow "
+        "1 did, and pytorch-fid's and clean-fid's are not."
+    )
+    assert found == [wanted] * told
+    plain = report.to_dict()
+    assert plain["reference"]["format"] == arrays
+    assert "format" not in plain["samples"]
+
+
+def test_statistics_of_unknown_preprocessing_name_that_of_another_network(
+    sets, extractor, tmp_path
+):
+    mean, cov = torch.zeros(4).double(), torch.eye(4).double()
+    save_stats(tmp_path / "real.npz", {"pool3": GaussianStats(9, mean, cov)})
+    own = replace(extractor, name="own", preprocess_id="bicubic, 224")
+    report = evaluate(sets[0], tmp_path / "real.npz", extractor=own)
+    (remark,) = [each for each in report.remarks if each.code == "UNKNOWN_PREPROCESSING"]
+    assert remark.message.endswith("it is comparable only if as own does: bicubic, 224.")
+
+
 def test_statistics_of_another_network_are_refused(sets, extractor):
     samples, real = sets
     zeros = torch.zeros(4, dtype=torch.float64)
@@ -181,6 +228,56 @@ def test_what_cannot_be_scored_is_said_before_any_image_is_read(sets, extractor,
         protocol = choose_protocol(None, "dinov2", metrics=(metric,))
         with pytest.raises(ValueError, match=message):
             evaluate(samples, real, extractor=dino, protocol=protocol)
+
+
+def test_images_with_more_arrays_are_a_reference_as_they_are_samples(sets, extractor, tmp_path):
+    _, real = sets
+    images = np.stack([real.read(index) for index in range(len(real))])
+    np.savez(tmp_path / "real.npz", images, np.arange(50), names=np.arange(50), z=np.zeros(3))
+    found = evaluate(sets[0], tmp_path / "real.npz", extractor=extractor)
+    assert found["fid"].value == evaluate(*sets, extractor=extractor)["fid"].value
+
+
+def test_a_limit_holds_for_the_images_of_adm_s_reference(
+    sets, extractor, emoji, tmp_path, capsys, monkeypatch
+):
+    file = tmp_path / "adm.npz"
+    known = {"mu": np.zeros(4), "sigma": np.eye(4), "mu_s": np.zeros(3), "sigma_s": np.eye(3)}
+    np.savez(file, arr_0=np.stack(list(emoji[40:90])), **known)
+    monkeypatch.setattr("genmetrics.networks.extractors.get_extractor", lambda *_, **__: extractor)
+    argv = ["eval", str(sets[0].path), "--ref", str(file), "--metrics", "fid,pr", "--json", "-"]
+    whole, limited = [], []
+    for found, more in ((whole, []), (limited, ["--limit", "12"]), (whole, ["--limit", "50"])):
+        assert main([*argv, *more, "--device", "cpu"]) == 0
+        out, err = capsys.readouterr()
+        found.append((json.loads(out), err))
+    (report, err), *_ = limited
+    assert report["metrics"]["precision"]["n_samples"] == 12
+    assert report["metrics"]["precision"]["n_ref"] == report["reference"]["n"] == 12
+    assert report["metrics"]["fid"]["n_ref"] is None
+    assert "--limit draws 12 of the images in" in err
+    assert "not used" not in err
+    for report, err in whole:
+        assert report["metrics"]["precision"]["n_ref"] == 50
+        assert "--limit" not in err
+
+
+def test_the_spatial_distance_needs_features_of_that_name(sets, extractor, monkeypatch):
+    monkeypatch.setattr(
+        "genmetrics.evaluation.evaluate.extract", lambda *_, **__: pytest.fail("a pass")
+    )
+    two = replace(extractor, name="two", outputs={"colour": 4, "corner": 3})
+    protocol = choose_protocol(None, "two", metrics=("sfid",))
+    with pytest.raises(UsageError, match="inception for sfid; got two"):
+        evaluate(*sets, extractor=two, protocol=protocol)
+
+
+def test_statistics_alone_do_not_leave_an_empty_report(sets, extractor, tmp_path, capsys):
+    mean, cov = torch.zeros(4).double(), torch.eye(4).double()
+    save_stats(tmp_path / "real.npz", {"pool3": GaussianStats(9, mean, cov)})
+    argv = ["eval", str(sets[0].path), "--ref", str(tmp_path / "real.npz"), "--protocol", "cmmd"]
+    assert main([*argv, "--device", "cpu"]) == 2
+    assert "Expected a reference of images for cmmd" in capsys.readouterr().err
 
 
 def test_adm_s_images_serve_another_network(sets, emoji, tmp_path):
@@ -437,6 +534,14 @@ def test_compare_refuses_reports_made_differently(reports, tmp_path, capsys):
     (tmp_path / "list.json").write_text("[]")
     assert main(["compare", str(reports[0]), str(tmp_path / "list.json")]) == 3
     assert "schema genmetrics/1" in capsys.readouterr().err
+
+
+def test_the_protocol_of_dgm_eval_has_its_neighbours():
+    protocol = PROTOCOLS["dinov2"]
+    assert protocol.neighbours == 5
+    assert "dgm-eval" in protocol.source
+    assert "border included" in protocol.source
+    assert {each.neighbours for name, each in PROTOCOLS.items() if name != "dinov2"} == {3}
 
 
 def test_protocols_are_printed_with_every_constant(capsys):

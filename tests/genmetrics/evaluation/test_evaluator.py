@@ -91,6 +91,21 @@ def test_the_reference_passes_the_network_once(sets, extractor, emoji):
     assert len(passes) == 3
 
 
+def test_copies_and_plain_samples_are_remarked(sets, extractor, emoji):
+    evaluator = Evaluator(sets[1], extractor=extractor, metrics="fid", batch_size=3)
+    images = as_tensor(emoji[:7].copy())
+    images[4], images[6] = 7, images[0]
+    evaluator.update(images)
+    for _ in range(2):
+        told = [each.message for each in evaluator.result().remarks if each.code == "INPUT"]
+        plain, copies = told
+        assert "1 of 7 images in the stream have one colour throughout: 4." in plain
+        assert "1 of 7 images in the stream are exact copies of others: 6 = 0." in copies
+    evaluator.reset()
+    evaluator.update(as_tensor(emoji[:5].copy()))
+    assert "INPUT" not in [each.code for each in evaluator.result().remarks]
+
+
 def test_statistics_are_a_reference_too(sets, extractor, emoji, tmp_path):
     from genmetrics import StatsAccumulator, extract_features
 

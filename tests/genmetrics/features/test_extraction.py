@@ -172,6 +172,24 @@ def test_all_outputs_come_from_one_pass(emoji):
         two.logits(features["colour"])
 
 
+@pytest.mark.parametrize("devices", [(), ("cpu", "cpu")], ids=["here", "in threads"])
+def test_features_of_a_user_s_network_keep_no_graph(emoji, devices):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 2)
+
+        def forward(self, images):
+            graphs.append(torch.is_grad_enabled())
+            return {"own": self.linear(images.float().mean((2, 3)))}
+
+    graphs = []
+    own = Extractor("own", {"own": 2}, "none", "ab", Own().eval(), torch.device("cpu"))
+    features = extract(as_tensor(emoji[:5]), own, batch_size=2, devices=devices)
+    assert graphs == [False] * 3
+    assert not features["own"].requires_grad
+
+
 def test_matrix_precision_of_the_process_is_restored(extractor, emoji):
     seen = []
     hook = extractor.network.register_forward_pre_hook(

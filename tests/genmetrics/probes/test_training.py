@@ -38,7 +38,7 @@ def test_separable_classes_are_learned_completely(preset, n, batch_size):
     result = linear_probe(blobs(n), blobs(101, seed=1), preset, batch_size=batch_size)
     assert result.top1.mean == result.best_top1.mean == 1.0
     assert (result.n_train, result.n_val, result.feature_dim) == (n, 101, 7)
-    epochs = probe_preset(preset).epochs_for(n)
+    epochs = probe_preset(preset).epochs_for(n, batch_size)
     assert (result.epochs, result.num_classes, result.pooling) == (epochs, 3, "none")
     assert result.batch_size == batch_size
 
@@ -226,6 +226,14 @@ def test_steps_are_imagenet_s_whatever_the_set():
         steps = recipe.epochs_for(n) * (n // recipe.batch_size_for(n))
         assert 7020 <= steps <= 7030, n
     assert recipe.epochs_for(10**7) == 90
+
+
+def test_few_steps_are_remarked_in_python_too():
+    train, val = blobs(40), blobs(20, seed=1)
+    (remark,) = linear_probe(train, val, "mimflow-tools", epochs=3, batch_size=20).remarks
+    assert remark.code == "FEW_STEPS"
+    assert "got 6, so" in remark.message
+    assert linear_probe(train, val, "mimflow-tools", epochs=900, batch_size=20).remarks == ()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -24,6 +24,7 @@ __all__ = [
     "open_source",
     "require_parent",
     "seed",
+    "take_some",
 ]
 
 
@@ -169,9 +170,13 @@ def choose_devices(wanted: str) -> tuple[str, ...]:
 
 def open_source(options: argparse.Namespace, path: Path) -> "ImageSource":
     """Open images as ``add_reading_options`` says."""
+    return take_some(options, open_all(options, path))
+
+
+def take_some(options: argparse.Namespace, source: "ImageSource") -> "ImageSource":
+    """Return as many images as ``--limit`` says, at random by ``--seed``; all without it."""
     from numpy.random import default_rng
 
-    source = open_all(options, path)
     if options.limit is None or options.limit >= len(source):
         return source
     chosen = default_rng(options.seed).choice(len(source), options.limit, replace=False)

@@ -1,5 +1,6 @@
 """Arrays of numbers in ``.npz`` files. Imports no torch."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["read_array", "read_labels"]
 
 _LABEL_KEYS = ("labels", "label", "y")
+_BESIDE = ("ids", "meta")  # what `genmetrics features` writes beside them
 
 
 def read_array(path: Path, key: str | None, *, preferred: tuple[str, ...]) -> "np.ndarray":
@@ -21,7 +23,7 @@ def read_array(path: Path, key: str | None, *, preferred: tuple[str, ...]) -> "n
     Args:
         path: The file.
         key: Name of the array; None takes the first of ``preferred`` that there is, or else the
-            only array that is not labels.
+            main output of ``genmetrics features``, or else the only array that is not labels.
         preferred: Usual names.
 
     Raises:
@@ -80,13 +82,25 @@ def _open(path: Path) -> "AbstractContextManager[np.lib.npyio.NpzFile]":
 
 
 def _usual_or_only(arrays: "np.lib.npyio.NpzFile", preferred: tuple[str, ...], path: Path) -> str:
-    others = [name for name in arrays if name not in _LABEL_KEYS]
-    known = [name for name in preferred if name in arrays] or others
-    if len(known) != 1 and not (known and known[0] in preferred):
+    for name in (*preferred, _main_output(arrays)):
+        if name in arrays:
+            return name
+    others = [name for name in arrays if name not in (*_LABEL_KEYS, *_BESIDE)]
+    if len(others) != 1:
         raise UsageError(
             f"Expected one array in {path}; got {', '.join(others) or 'none'}. Choose one by --key."
         )
-    return known[0]
+    return others[0]
+
+
+def _main_output(arrays: "np.lib.npyio.NpzFile") -> str:
+    """Return what `genmetrics features` wrote of it; nothing for files of others."""
+    from genmetrics.images.zip_members import TORN
+
+    try:
+        return str(json.loads(str(arrays["meta"]))["extractor"]["main_output"])
+    except (*TORN, KeyError, TypeError, ValueError):
+        return ""
 
 
 def _member(arrays: "np.lib.npyio.NpzFile", key: str, path: Path) -> "np.ndarray":

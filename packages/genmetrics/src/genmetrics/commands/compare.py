@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Compare and print."""
-    require_report(options.json)
+    require_report(options.json, [options.a, options.b])
     a, b = read_report(options.a), read_report(options.b)
     differences = compare_reports(a, b)
     doubts = reference_doubts(a, b)

@@ -14,6 +14,7 @@ from genmetrics.commands.arguments import (
     count,
     extraction,
     open_source,
+    take_some,
 )
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
@@ -46,12 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="REF",
-        help="real images, a file of statistics, or ADM's reference file, which is both",
+        help="real images, a file of statistics, or ADM's reference file, which is both; --limit "
+        "draws from its images alone",
     )
     add("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: adm)")
     add(
         "--metrics",
-        type=metric_names,
+        type=_metrics,
         metavar="M,M",
         help=f"any of {','.join(METRICS)} (default: the protocol's)",
     )
@@ -131,11 +133,23 @@ def _without_images(protocol: Protocol) -> Protocol:
     """Leave out what statistics alone do not give; nobody asked for it by name."""
     kept = tuple(each for each in protocol.metrics if each in ("fid", "sfid", "is", "fd_inf"))
     left_out = [each for each in protocol.metrics if each not in kept]
+    if not kept:
+        raise UsageError(
+            f"Expected a reference of images for {', '.join(left_out)}; got statistics alone. "
+            "Give images, or choose other --metrics."
+        )
     if left_out:
         sys.stderr.write(
             f"warning: The reference has no images, so {', '.join(left_out)} is left out.\n"
         )
     return replace(protocol, metrics=kept)
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    try:
+        return metric_names(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _protocol(options: argparse.Namespace) -> Protocol:
@@ -154,6 +168,15 @@ def _open_reference(options: argparse.Namespace) -> "Reference":
     # Skipping decodes all images, so it is left to open_source.
     how = reading(options) | {"on_bad_image": "error", "strict_size": False}
     reference = open_reference(options.reference, **how)
-    if reference.images is None or reference.statistics:
+    if reference.images is None:
         return reference
-    return replace(reference, images=open_source(options, options.reference))
+    if not reference.statistics:
+        return replace(reference, images=open_source(options, options.reference))
+    limited = take_some(options, reference.images)
+    if len(limited) < len(reference.images):
+        sys.stderr.write(
+            f"warning: --limit draws {len(limited)} of the images in {options.reference}; Frechet "
+            "distances to its statistics, where they are of the network, are to all images behind "
+            "these.\n"
+        )
+    return replace(reference, images=limited)

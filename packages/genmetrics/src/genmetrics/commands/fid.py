@@ -13,9 +13,12 @@ from genmetrics.errors import BadInput, UsageError
 from genmetrics.evaluation.protocols import choose_protocol
 
 if TYPE_CHECKING:
+    from genmetrics.evaluation.report import Remark
     from genmetrics.features.stats import GaussianStats
 
 HELP = "Frechet distance of two sets"
+
+_HOW = ("weights_sha256", "preprocess_id")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
 def _of_statistics(options: argparse.Namespace, command: Sequence[str]) -> None:
     require_report(options.json)
 
+    from genmetrics.evaluation.report import Remark
     from genmetrics.features.stats import require_compatible
     from genmetrics.features.stats_files import load_all_stats
     from genmetrics.metrics.frechet import frechet_distance
@@ -59,16 +63,25 @@ def _of_statistics(options: argparse.Namespace, command: Sequence[str]) -> None:
         )
     require_compatible(a[output], b[output])
     distance = frechet_distance(a[output], b[output])
-    name = _name(a[output], b[output], output)
+    known = _known_network(a[output], b[output])
+    network = known.get("name") or ("inception" if output == "pool3" else output)
+    name = "fid" if network == "inception" else f"fd_{network}"
+    remarks = _remarks({options.samples: a[output], options.reference: b[output]}, network, known)
     if distance.rank_deficient:
-        sys.stderr.write(
-            f"warning: A set has no more images than the {a[output].dim} dimensions: {name} is far "
-            "above its value for many images. Compare it only at the same N.\n"
+        remarks.append(
+            Remark(
+                "RANK_DEFICIENT",
+                f"A set has no more images than the {a[output].dim} dimensions: {name} is far "
+                "above its value for many images. Compare it only at the same N.",
+            )
         )
+    for remark in remarks:
+        sys.stderr.write(f"warning: {remark.message}\n")
     counts = {"n_samples": distance.n_a, "n_ref": distance.n_b}
     plain: dict[str, Any] = {
         "schema": "genmetrics/1",
         **{side: {"path": str(path), "kind": "statistics"} for side, path in paths.items()},
+        **({"extractor": known} if known else {}),
         "metrics": {
             name: {
                 "value": distance.value,
@@ -79,14 +92,31 @@ def _of_statistics(options: argparse.Namespace, command: Sequence[str]) -> None:
                 "rank_deficient": distance.rank_deficient,
             }
         },
+        "warnings": [remark._asdict() for remark in remarks],
     }
     n, m = ("unknown" if count is None else count for count in counts.values())
     table = f"{name:<20} {distance.value:<22.4f} {n} samples, {m} reference images"
     write(document(plain, command), table, options.json)
 
 
-def _name(a: "GaussianStats", b: "GaussianStats", output: str) -> str:
-    """Return the name of the distance; files that name no network are Inception's if of pool3."""
-    known = a.meta.get("extractor") or b.meta.get("extractor")
-    extractor = known or ("inception" if output == "pool3" else output)
-    return "fid" if extractor == "inception" else f"fd_{extractor}"
+def _known_network(a: "GaussianStats", b: "GaussianStats") -> dict[str, Any]:
+    """Return what the two say of their network; nothing if neither names it."""
+    meta = {**b.meta, **a.meta}
+    if "extractor" not in meta:
+        return {}
+    others: dict[str, Any] = {key: meta[key] for key in _HOW if key in meta}
+    return {"name": str(meta["extractor"]), **others}
+
+
+def _remarks(
+    sets: "dict[Path, GaussianStats]", network: str, known: dict[str, Any]
+) -> "list[Remark]":
+    """Return what to be careful about; files that name no network are Inception's if of pool3."""
+    from genmetrics.evaluation.statistics_remarks import other_weights, unknown_preprocessing
+
+    remarks: list[Remark] = []
+    for path, stats in sets.items():
+        remarks += unknown_preprocessing(path, [stats], network, known.get("preprocess_id"))
+    if "weights_sha256" in known:
+        remarks += other_weights(network, known["weights_sha256"])
+    return remarks

@@ -1,5 +1,6 @@
 """What files hold, and which of them commands may write over. Imports no torch."""
 
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,13 @@ _KINDS = (
 )
 
 
-def require_report(target: str | None) -> None:
-    """Raise UsageError if the file of ``--json`` cannot be written without loss."""
+def require_report(target: str | None, inputs: Sequence[Path] = ()) -> None:
+    """Raise UsageError if the file of ``--json`` cannot be written without loss.
+
+    Args:
+        target: The file; None or ``-`` writes none.
+        inputs: Reports that are read, which may not be replaced.
+    """
     if target is None or target == "-":
         return
     path = Path(target)
@@ -30,7 +36,8 @@ def require_report(target: str | None) -> None:
         raise UsageError(
             f"Expected a writable --json file; got the folder {path}. Name a file in it."
         )
-    if path.is_file() and _first_byte(path) not in (b"", b"{"):
+    _require_not_read(path, "--json", inputs)
+    if path.is_file() and not _is_report(path):
         raise UsageError(
             f"Expected --json to be new, or a report to replace; got {path}, which holds something "
             "else. Name another file."
@@ -51,12 +58,7 @@ def require_target(path: Path, flag: str, kind: str, inputs: Sequence[Path]) -> 
         raise UsageError(f"Expected {flag} to end in .npz; got {path}. Rename it.")
     if not path.exists():
         return
-    for each in inputs:
-        if each.exists() and path.samefile(each):
-            raise UsageError(
-                f"Expected {flag} to be another file than what is read; got {path} as both. "
-                "Name another."
-            )
+    _require_not_read(path, flag, inputs)
     found = kind_of(path)
     if found != kind:
         raise UsageError(
@@ -65,12 +67,23 @@ def require_target(path: Path, flag: str, kind: str, inputs: Sequence[Path]) -> 
         )
 
 
-def _first_byte(path: Path) -> bytes:
+def _require_not_read(path: Path, flag: str, inputs: Sequence[Path]) -> None:
+    for each in inputs:
+        if path.exists() and each.exists() and path.samefile(each):
+            raise UsageError(
+                f"Expected {flag} to be another file than what is read; got {path} as both. "
+                "Name another."
+            )
+
+
+def _is_report(path: Path) -> bool:
+    """Say whether a file is empty, or JSON of a command of ours, which names itself in it."""
     try:
-        with path.open("rb") as file:
-            return file.read(1)
-    except OSError:
-        return b""
+        if path.stat().st_size == 0:
+            return True
+        return bool(json.loads(path.read_bytes())["command"][0] == "genmetrics")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def holds_statistics(path: Path) -> bool:

@@ -58,7 +58,8 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=("auto", "exact", "gkl", "power"),
         default="auto",
-        help="of sigma_max; power is the paper's (default: auto, exact up to 512 dimensions)",
+        help="of sigma_max; power is the paper's (default: auto, exact up to 512 dimensions unless "
+        "--smin says how, else gkl)",
     )
     add(
         "--smin",
@@ -73,7 +74,8 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=2000,
         metavar="N",
-        help="passes through the flow to spend on each end (default: 2000)",
+        help="passes through the flow to spend on each end (default: 2000; exact takes one per "
+        "dimension)",
     )
     add("--dtype", choices=("float64", "float32"), default="float64", help="(default: float64)")
     add(
@@ -88,7 +90,7 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Estimate, print, and draw."""
-    require_report(options.json)
+    require_report(options.json, options.beside)
     if options.plot is not None:
         require_parent(options.plot, "--plot")
     elif options.beside:
@@ -183,6 +185,11 @@ def _load_model(name: str) -> Any:
         raise UsageError(
             f"Expected --model to name a function that can be imported; got '{error}'. "
             "Run in the folder of the module, or install it."
+        ) from error
+    except Exception as error:  # a user's module raises anything
+        raise UsageError(
+            f"Expected {module_name} to be imported; got {type(error).__name__}: {error}. "
+            "Import it in Python to see where."
         ) from error
     try:
         return function()

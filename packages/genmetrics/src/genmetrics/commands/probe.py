@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 HELP = "linear probes of saved features"
 
 _PRESETS = ("repa", "mae", "mimflow-tools")
-_FEW_STEPS = 0.25  # of the recipe's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +70,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     train = load_probe_file(options.train, options.keys, options.pool)
     val = load_probe_file(options.val, options.keys, options.pool)
     recipe = probe_preset(options.preset)
-    epochs = options.epochs or recipe.epochs_for(len(next(iter(train.values()))))
+    n = len(next(iter(train.values())))
+    epochs = options.epochs or recipe.epochs_for(n, options.batch_size)
     with progress_bar(epochs * len(options.seeds), unit="epoch") as bar:
         results = probe_depths(
             train,
@@ -114,22 +114,8 @@ def _report(
         },
         "seeds": list(options.seeds),
         "probes": {key: results[key].to_dict() | checks[key] for key in results},
-        "warnings": _too_few_steps(first),
+        "warnings": [remark._asdict() for remark in first.remarks],
     }
-
-
-def _too_few_steps(result: "ProbeResult") -> list[dict[str, str]]:
-    """Return a warning if training took far fewer steps than the recipe does, or else none."""
-    steps = result.epochs * (result.n_train // result.batch_size)
-    recipe = result.preset
-    if steps >= _FEW_STEPS * recipe.usual_steps:
-        return []
-    message = (
-        f"Expected some {recipe.usual_steps} steps, as the preset {recipe.name} takes on "
-        f"ImageNet; got {steps}, so accuracies may be too low and in another order. "
-        "Raise --epochs or lower --batch-size."
-    )
-    return [{"code": "FEW_STEPS", "message": message}]
 
 
 def _names(text: str) -> tuple[str, ...]:

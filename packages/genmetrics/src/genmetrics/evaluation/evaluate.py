@@ -7,15 +7,20 @@ from typing import Any
 
 from torch import Tensor
 
-from genmetrics.evaluation.feasibility import require_enough, require_suitable, usable_statistics
+from genmetrics.evaluation.feasibility import (
+    require_enough,
+    require_suitable,
+    usable_statistics,
+    used_statistics,
+)
 from genmetrics.evaluation.protocols import Protocol, choose_protocol
 from genmetrics.evaluation.reference import Reference, open_reference
 from genmetrics.evaluation.report import ImageSet, Remark, Report, Score
 from genmetrics.evaluation.scoring import SCORERS, Sets
+from genmetrics.evaluation.statistics_remarks import other_weights, unknown_preprocessing
 from genmetrics.features.extraction import extract
 from genmetrics.images.sources import ImageSource, as_images
 from genmetrics.networks.extractors import Extractor, get_extractor
-from genmetrics.networks.inception import SHA256_PREFIX
 
 __all__ = ["evaluate"]
 
@@ -166,6 +171,9 @@ class Judge:
         remarks = [Remark("INPUT", sentence) for sentence in sentences]
         if self.ignored:
             remarks.append(Remark("OTHER_STATISTICS", _IGNORED.format(", ".join(self.ignored))))
+        used = used_statistics(self.reference, self.extractor, self.protocol)
+        named = self.extractor.name, self.extractor.preprocess_id
+        remarks += unknown_preprocessing(self.reference.path, used, *named)
         same = samples.fingerprint == reference.fingerprint or _no_distance(scores)
         if same:
             remarks.append(Remark("SAME_IMAGES", _SAME))
@@ -203,12 +211,7 @@ def _remarks(
         if score.details.get("num_chunks", 1) > 1 and last > 1:  # one alone has joined another
             yield Remark("SHORT_CHUNK", _SHORT_CHUNK.format(last=last, **score.details))
     yield from _floor_remarks(scores, reference)
-    if extractor.name == "inception" and not extractor.weights_sha256.startswith(SHA256_PREFIX):
-        yield Remark(
-            "OTHER_WEIGHTS",
-            f"The Inception weights have sha256 {extractor.weights_sha256[:8]}..., not "
-            f"{SHA256_PREFIX}...: this is not the FID of the literature.",
-        )
+    yield from other_weights(extractor.name, extractor.weights_sha256)
 
 
 def _frechet_remarks(name: str, score: Score, outputs: Mapping[str, int]) -> Iterator[Remark]:

@@ -18,7 +18,7 @@ from genmetrics.evaluation.protocols import Protocol, choose_protocol, metric_na
 from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
-from genmetrics.images.contents import Contents
+from genmetrics.images.contents import Contents, content_remarks
 from genmetrics.images.sources import ImageSource
 from genmetrics.networks.extractors import Extractor, get_extractor
 
@@ -91,6 +91,7 @@ class Evaluator:
         self._num_images = 0
         self._waiting: list[np.ndarray] = []
         self._features: list[dict[str, Tensor]] = []
+        self._contents: list[Contents] = []
         self._digest = hashlib.sha256()
 
     def update(self, images: UInt8[Tensor, "b 3 h w"]) -> None:
@@ -108,7 +109,9 @@ class Evaluator:
             self._digest.update(repr(image.shape).encode() + image.tobytes())
             self._waiting.append(image)
             if len(self._waiting) == self._batch_size:
-                self._features.append(self._extract(_Held(self._waiting)))
+                features, contents = self._extract_held()
+                self._features.append(features)
+                self._contents.append(contents)
                 self._waiting = []
 
     def result(self) -> Report:
@@ -124,14 +127,31 @@ class Evaluator:
         require_enough([samples, *map(ImageSet.of, judge.images)], judge.protocol)
         if self._real is None:
             self._real = self._extract(judge.images[0], self._cache) if judge.images else {}
-        last = [self._extract(_Held(self._waiting))] if self._waiting else []
-        parts = [*self._features, *last]
+        parts, contents = list(self._features), list(self._contents)
+        if self._waiting:
+            last = self._extract_held()
+            parts.append(last[0])
+            contents.append(last[1])
         features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return judge.report(features, self._real, samples)
+        return judge.report(features, self._real, samples, _noticed(contents))
+
+    def _extract_held(self) -> tuple[dict[str, Tensor], Contents]:
+        """Return the features of the images that wait, and what is known of their pixels."""
+        held = _Held(self._waiting)
+        features = self._extract(held)
+        assert held.contents is not None  # extract leaves them there
+        return features, held.contents
 
     def _extract(self, images: ImageSource, cache: str | Path | None = None) -> dict[str, Tensor]:
         extractor = self._judge.extractor
         return extract(images, extractor, batch_size=self._batch_size, cache=cache)
+
+
+def _noticed(parts: Sequence[Contents]) -> list[str]:
+    """Return sentences on copies and plain colours among all samples, by their places."""
+    digests, plain = (np.concatenate(each) for each in zip(*parts, strict=True))
+    names = [str(place) for place in range(len(digests))]
+    return content_remarks(Contents(digests, plain), names, Path("the stream"))
 
 
 class _Held:

@@ -12,10 +12,11 @@ from genmetrics.features.stats import GaussianStats, require_compatible
 from genmetrics.metrics.frechet_infinity import FEWEST_SAMPLES
 from genmetrics.networks.extractors import Extractor
 
-__all__ = ["require_enough", "require_suitable", "usable_statistics"]
+__all__ = ["require_enough", "require_suitable", "usable_statistics", "used_statistics"]
 
 _NEED_IMAGES = ("pr", "dc", "kid", "cmmd")
-_OUTPUT_OF = {"fid": 0, "fd_inf": 0, "sfid": 1}  # place among the extractor's outputs
+_FRECHET = ("fid", "fd_inf", "sfid")
+_SPATIAL = "spatial"  # the output that sFID is of; the others are of the main one
 
 
 def require_suitable(reference: Reference, extractor: Extractor, protocol: Protocol) -> None:
@@ -36,7 +37,7 @@ def require_suitable(reference: Reference, extractor: Extractor, protocol: Proto
             f"Expected a reference of images for {', '.join(pictures)}; got statistics alone. "
             "Give images, or leave these metrics out with --metrics."
         )
-    if "sfid" in metrics and len(extractor.outputs) < 2:
+    if "sfid" in metrics and _SPATIAL not in extractor.outputs:
         raise UsageError(
             f"Expected --extractor inception for sfid; got {extractor.name}. "
             "Leave sfid out of --metrics."
@@ -100,11 +101,10 @@ def _require_subsets(size: int, fewest: int) -> None:
 def _require_statistics(reference: Reference, extractor: Extractor, protocol: Protocol) -> None:
     if reference.images is not None:
         return
-    outputs = list(extractor.outputs)
-    for metric in protocol.metrics:
-        if metric in _OUTPUT_OF and outputs[_OUTPUT_OF[metric]] not in reference.statistics:
+    for metric, output in _outputs_of(extractor, protocol).items():
+        if output not in reference.statistics:
             raise UsageError(
-                f"Expected statistics of the output {outputs[_OUTPUT_OF[metric]]} for {metric}; "
+                f"Expected statistics of the output {output} for {metric}; "
                 f"the reference holds {', '.join(reference.statistics)}. "
                 "Leave the metric out with --metrics."
             )
@@ -126,6 +126,20 @@ def usable_statistics(reference: Reference, extractor: Extractor) -> dict[str, G
     for name, stats in usable.items():
         require_compatible(stats, _provenance(extractor, name))
     return usable
+
+
+def used_statistics(
+    reference: Reference, extractor: Extractor, protocol: Protocol
+) -> list[GaussianStats]:
+    """Return the reference's statistics that a metric of the protocol is computed from."""
+    used = _outputs_of(extractor, protocol).values()
+    return [stats for name, stats in reference.statistics.items() if name in used]
+
+
+def _outputs_of(extractor: Extractor, protocol: Protocol) -> dict[str, str]:
+    """Return the output of each Frechet distance in the protocol."""
+    frechet = [metric for metric in protocol.metrics if metric in _FRECHET]
+    return {each: _SPATIAL if each == "sfid" else extractor.main_output for each in frechet}
 
 
 def _provenance(extractor: Extractor, output: str) -> GaussianStats:

@@ -75,7 +75,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
             name="dinov2",
             extractor="dinov2",
             metrics=("fid", "pr"),
-            source="layer6ai-labs/dgm-eval, FD-DINOv2",
+            neighbours=5,
+            source="FD-DINOv2 and k are layer6ai-labs/dgm-eval's; precision and recall are ours, "
+            "border included and over all images",
         ),
         Protocol(
             name="cmmd",
@@ -93,9 +95,15 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
     Example:
         >>> metric_names("fid,pr,fid")
         ('fid', 'pr')
+
+    Raises:
+        UsageError: If there are none.
     """
     names = metrics.split(",") if isinstance(metrics, str) else metrics
-    return tuple(dict.fromkeys(name for name in names if name))
+    found = tuple(dict.fromkeys(name for name in names if name))
+    if not found:
+        raise UsageError(f"Expected at least one metric; got none. There are {', '.join(METRICS)}.")
+    return found
 
 
 def choose_protocol(name: str | None, extractor: str | None, **changes: Any) -> Protocol:

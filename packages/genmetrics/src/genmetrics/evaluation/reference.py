@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from genmetrics.images.zip_members import open_npz
 __all__ = ["Reference", "open_reference"]
 
 _STATISTICS = (".npz", ".pt", ".pth")
-_IMAGE_KEYS = {"arr_0", "arr_1", "classes"}
+_STATISTICS_KEYS = {"mu", "mu_s", "genmetrics"}
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Reference:
     @property
     def described(self) -> ImageSet:
         """What a report says of it."""
+        formats = {str(each.meta.get("format", "genmetrics")) for each in self.statistics.values()}
+        named = ", ".join(sorted(formats)) or None
         if self.images is not None:
-            return ImageSet.of(self.images)
+            return replace(ImageSet.of(self.images), format=named)
         counts = {each.n for each in self.statistics.values()}
         n = counts.pop() if len(counts) == 1 else None
-        return ImageSet(self.path, "statistics", n, _digest(self.statistics))
+        return ImageSet(self.path, "statistics", n, _digest(self.statistics), named)
 
 
 def open_reference(path: str | Path, **reading: Any) -> Reference:
@@ -66,7 +68,8 @@ def open_reference(path: str | Path, **reading: Any) -> Reference:
     keys = _keys(path)
     float_range = reading.get("float_range")
     images = open_image_array(path, float_range=float_range) if "arr_0" in keys else None
-    statistics = load_all_stats(path) if not keys or keys - _IMAGE_KEYS else {}
+    has_statistics = "arr_0" not in keys or bool(keys & _STATISTICS_KEYS)
+    statistics = load_all_stats(path) if has_statistics else {}
     if images is not None and statistics:
         images.notes = [each for each in images.notes if STATISTICS_NOT_USED not in each]
     return Reference(path, images, statistics)

@@ -97,12 +97,14 @@ class ImageSet:
         kind: ``folder``, ``zip``, ``npz``, ``stream`` or ``statistics``.
         n: How many images; None for statistics of an unknown number.
         fingerprint: Changes with the images; of a folder it holds their sizes and times only.
+        format: Whose statistics are used, such as ``adm``; None if none are.
     """
 
     path: Path
     kind: str
     n: int | None
     fingerprint: str
+    format: str | None = None
 
     @classmethod
     def of(cls, source: ImageSource) -> "ImageSet":
@@ -110,8 +112,11 @@ class ImageSet:
         return cls(source.path, source.kind, len(source), source.fingerprint())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self) | {"path": str(self.path)}
+        """Return plain values; those of images alone have no ``format``."""
+        plain = asdict(self) | {"path": str(self.path)}
+        if self.format is None:
+            del plain["format"]
+        return plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,9 +164,10 @@ class _Run:
         try:
             for rows, batch in feed:
                 images = batch if isinstance(batch, Tensor) else self._noted(rows, batch)
-                for places, same_size in _by_size(images):
-                    for name, values in extractor(same_size).items():
-                        self.features[name][rows.start + places] = values.cpu()
+                with torch.no_grad():  # here, since it is a setting of this thread alone
+                    for places, same_size in _by_size(images):
+                        for name, values in extractor(same_size).items():
+                            self.features[name][rows.start + places] = values.cpu()
                 with self.lock:
                     self._finish(rows)
         finally:

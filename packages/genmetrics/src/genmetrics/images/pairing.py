@@ -40,9 +40,11 @@ def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name"
             originals: ``cat/3.png`` with ``cat/3.jpg``. ``index`` pairs the first with the first.
 
     Raises:
-        PairingError: If an image has no partner, or more than one; lists up to 10 names.
+        PairingError: If an image has no partner, or more than one, or if pictures were skipped
+            where places count; lists up to 10 names.
     """
     if pairing == "index":
+        _require_none_skipped(real, recon)
         if len(real) != len(recon):
             raise PairingError(
                 f"Expected as many reconstructions as images; got {len(real)} in {real.path} and "
@@ -53,6 +55,18 @@ def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name"
     _require_same(set(names), set(others), (real.path, recon.path))
     place = {name: index for index, name in enumerate(others)}
     return Pairs(real, recon.select([place[name] for name in names]), names)
+
+
+def _require_none_skipped(*sources: ImageSource) -> None:
+    """Raise where a picture was left out, since all that follow it have moved up a place."""
+    for source in sources:
+        skipped = list(getattr(source, "skipped", ()))
+        if skipped:
+            raise PairingError(
+                f"Expected every picture where partners have one place in the order; got "
+                f"{len(skipped)} skipped in {source.path}: {_some(skipped)}. Pair by name with "
+                "--pairing name, or remove these and their partners."
+            )
 
 
 def _names_of(source: ImageSource) -> list[str]:

@@ -25,7 +25,7 @@ class SpectrumSettings:
 
     Args:
         method: Of the largest singular value; ``exact`` is all of them.
-        smin: Of the smallest.
+        smin: Of the smallest; ``exact`` if the method is.
         delta: Shift of the CG method.
         tol: Relative residual at which a sample is done.
         max_products: Passes through the flow to spend on each of the two.
@@ -35,7 +35,7 @@ class SpectrumSettings:
     """
 
     method: Method
-    smin: Smin
+    smin: Smin | Literal["exact"]
     delta: float
     tol: float
     max_products: int

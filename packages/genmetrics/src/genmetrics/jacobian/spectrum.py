@@ -60,13 +60,15 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
         inverse: The inverse of ``f``, with gradients; not needed if there are ``blocks``.
         blocks: The autoregressive blocks that make up ``f``, for samples of tokens.
         method: How the largest is found: ``gkl``, ``power`` (the paper's), ``exact`` (all singular
-            values, up to 8192 dimensions), or ``auto``: exact up to 512 dimensions, else gkl.
+            values, up to 8192 dimensions), or ``auto``: exact up to 512 dimensions if ``smin`` is
+            auto too, else gkl.
         smin: How the smallest is found: from ``blocks`` by ``triangular`` solves, from the
             ``inverse``, by ``cg`` (the paper's; too large where kappa is), or ``auto``: the first
             of these for which there is what it needs.
-        delta: Shift of ``J^T J`` for ``cg``, above 0.
+        delta: Shift of ``J^T J`` for ``cg``, above 0; nothing else uses it.
         tol: Relative residual at which a sample is done.
-        max_products: Products to spend on each of the two, at least 20.
+        max_products: Products to spend on each of the two, at least 20; ``exact`` takes one for
+            each dimension.
         dtype: float64, or float32 with a resolution of kappa up to 1e7.
         seed: Seed of the starting vector.
         jvp: ``differences`` replaces forward-mode AD by central differences.
@@ -92,9 +94,10 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
     if not x.numel():
         raise BadInput(f"Expected at least one number; got {tuple(x.shape)}. Pass some latents.")
     x = x.to(dtype)
+    method = _choose_method(method, smin, x)
     settings = SpectrumSettings(
-        method=_choose_method(method, x),
-        smin=_choose_smin(smin, inverse, blocks),
+        method=method,
+        smin="exact" if method == "exact" else _choose_smin(smin, inverse, blocks),
         delta=delta,
         tol=tol,
         max_products=max_products,
@@ -126,9 +129,14 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
     return SpectrumResult(largest, smallest, x[0].numel(), settings, jacobian.log_det)
 
 
-def _choose_method(method: Method, x: Tensor) -> Method:
+def _choose_method(method: Method, smin: Smin, x: Tensor) -> Method:
+    if method == "exact" and smin != "auto":
+        raise UsageError(
+            f"Expected smin='auto' for method='exact', which finds all singular values; got "
+            f"{smin!r}. Leave smin out, or take method='gkl'."
+        )
     if method == "auto":
-        return "exact" if x[0].numel() <= _SMALL else "gkl"
+        return "exact" if smin == "auto" and x[0].numel() <= _SMALL else "gkl"
     return method
 
 

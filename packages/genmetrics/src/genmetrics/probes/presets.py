@@ -67,16 +67,23 @@ class ProbePreset:
         """
         return min(self.batch_size, max(2, round(n / 8)))
 
-    def epochs_for(self, n: int) -> int:
+    def epochs_for(self, n: int, batch_size: int | None = None) -> int:
         """Return the passes over ``n`` training rows that make as many steps as on ImageNet.
 
         After fewer a head is far from trained, and depths come in another order.
 
+        Args:
+            n: Training rows.
+            batch_size: Rows per step; None is the preset's.
+
         Example:
             >>> [probe_preset("repa").epochs_for(n) for n in (1000, 1_281_167)]
             [878, 90]
+            >>> probe_preset("repa").epochs_for(1000, 500)
+            3510
         """
-        return max(self.epochs, math.ceil(self.usual_steps / (n // self.batch_size_for(n))))
+        steps = n // (self.batch_size_for(n) if batch_size is None else batch_size)
+        return max(self.epochs, math.ceil(self.usual_steps / max(1, steps)))
 
     @property
     def usual_steps(self) -> int:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from genmetrics.evaluation.report import Remark
 from genmetrics.probes.presets import ProbePreset
+
+_FEW_STEPS = 0.25  # of the recipe's
 
 
 class TopK(NamedTuple):
@@ -96,6 +99,19 @@ class ProbeResult:
     def best_top5(self) -> Spread | None:
         """The top-5 share after the epoch of the best top-1."""
         return self._top5([run.best for run in self.runs])
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What to be careful about: far fewer steps than the recipe takes."""
+        steps = self.epochs * (self.n_train // self.batch_size)
+        if steps >= _FEW_STEPS * self.preset.usual_steps:
+            return ()
+        message = (
+            f"Expected some {self.preset.usual_steps} steps, as the preset {self.preset.name} "
+            f"takes on ImageNet; got {steps}, so accuracies may be too low and in another order. "
+            "Raise --epochs or lower --batch-size."
+        )
+        return (Remark("FEW_STEPS", message),)
 
     def _top5(self, shares: Sequence[TopK]) -> Spread | None:
         return Spread.of([each.top5 for each in shares]) if self.num_classes > 5 else None

@@ -117,9 +117,10 @@ def probe_depths(  # noqa: PLR0913  # those of linear_probe
     recipe = probe_preset(preset)
     tasks = _tasks(train, val)
     n = len(next(iter(tasks.values())).train)
-    epochs = recipe.epochs_for(n) if epochs is None else epochs
     batch_size = recipe.batch_size_for(n) if batch_size is None else batch_size
-    _check_choices(recipe, seeds, epochs, (batch_size, n))
+    _check_batch(batch_size, n)
+    epochs = recipe.epochs_for(n, batch_size) if epochs is None else epochs
+    _check_choices(recipe, seeds, epochs)
     runs: dict[str, list[ProbeRun]] = {name: [] for name in tasks}
     for seed in seeds:
         curves: dict[str, list[TopK]] = {name: [] for name in tasks}
@@ -272,18 +273,18 @@ def _task(train: ProbeData, val: ProbeData, name: str) -> _Task:
     return _Task(rows.cpu(), targets.cpu(), held_out.cpu(), val_targets.cpu(), len(classes))
 
 
-def _check_choices(
-    recipe: ProbePreset, seeds: Sequence[int], epochs: int, batch: tuple[int, int]
-) -> None:
-    batch_size, n = batch
+def _check_batch(batch_size: int, n: int) -> None:
+    if not 2 <= batch_size <= n:
+        raise UsageError(
+            f"Expected a batch of 2 to {n} rows, which is all there are; got {batch_size}."
+        )
+
+
+def _check_choices(recipe: ProbePreset, seeds: Sequence[int], epochs: int) -> None:
     if not seeds:
         raise UsageError("Expected at least one seed; got none. Pass (0,).")
     if epochs <= recipe.warmup_epochs:
         raise UsageError(
             f"Expected more than the {recipe.warmup_epochs} epochs of warm-up of the preset "
             f"{recipe.name}; got {epochs}."
-        )
-    if not 2 <= batch_size <= n:
-        raise UsageError(
-            f"Expected a batch of 2 to {n} rows, which is all there are; got {batch_size}."
         )
