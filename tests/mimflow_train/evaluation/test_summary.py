@@ -241,12 +241,20 @@ def test_images_that_are_large_enough_are_shown_as_they_are(side, shown, tmp_pat
         assert grid.size == (96 + shown + 2, shown + 2)
 
 
-def test_one_class_is_judged_without_a_probe(data, tmp_path):
+def test_one_class_is_judged_without_a_probe(data, tmp_path, monkeypatch):
     config = override(tiny(("all",), "emoji"), [*SMALL, "loss.perceptual=0.0"])
     split = Split(data.train.images, torch.zeros(16, dtype=torch.int64))
     alone = LabelledImages(split, split, ("all",))
     model = TrainState(config, CPU).ema
+    drawn = []
+
+    def recorded(model, label, *rest, **how):
+        drawn.append(len(label))
+        return generate(model, label, *rest, **how)
+
+    monkeypatch.setattr(module, "generate", recorded)
     scores = evaluate(model, config, alone)
+    assert drawn == [16], "none for the probe that there is not"
     assert (scores.class_accuracy, scores.class_accuracy_real, scores.class_chance) == (None,) * 3
     assert scores.fd_flow > 0
     text = summary(scores, None, config, Path("run"), 60.0)

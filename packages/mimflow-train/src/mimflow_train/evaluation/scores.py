@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genmetrics import (
     Extractor,
+    ImageSource,
     Protocol,
     Report,
     SpectrumResult,
@@ -23,7 +24,7 @@ from genmetrics import (
 )
 from genmetrics.evaluation.reconstruction_report import ReconstructionResult
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages
+from mimflow_train.data.images import LabelledImages, Split
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import ClassProbe, probe_classes
 from mimflow_train.evaluation.flow_diagnostics import inversion_error
@@ -134,24 +135,8 @@ def score_run(
             tool that reads ADM's format, and ``scores.json``.
         judging: How many samples, and what is asked of them.
     """
-    extractor, num = judging.extractor, judging.num
-    folder.mkdir(parents=True, exist_ok=True)
-    held_out = data.held_out
-    unseen = held_out.stack(range(len(held_out.labels)))
-    draw = generator(config.seed, "mimflow-eval")
-    label = drawn_labels(held_out.labels, num, draw)
-    latents = encode(model, config, unseen, "mimflow-eval").z
-    latents_whole = encode(model, unmasked(config), unseen, "mimflow-eval").z
-    sets = {
-        "samples": (generate(model, label, draw, guidance=config.own_guidance), label),
-        "real": ([unseen], held_out.labels),
-        "masked": (decoded(model, latents), held_out.labels),
-        "whole": (decoded(model, latents_whole), held_out.labels),
-    }
-    images = {
-        name: open_images(save_npz(batches, of_class, folder / f"{name}.npz"))
-        for name, (batches, of_class) in sets.items()
-    }
+    extractor = judging.extractor
+    images, latents = _written_sets(model, config, data.held_out, folder, judging.num)
     masked_result, whole_result = (
         reconstruction_metrics(
             images["real"], images[name], ("psnr", "ssim", "rfid"), "index", extractor=extractor
@@ -186,6 +171,29 @@ def score_run(
     with written_whole(folder / "scores.json") as draft:
         draft.write_text(text + "\n")
     return scores
+
+
+def _written_sets(
+    model: MIMFlow, config: TrainConfig, held_out: Split, folder: Path, num: int
+) -> tuple[dict[str, ImageSource], Float[Tensor, "b k d"]]:
+    """Return the images that are judged, in files, and latents of those that are hidden in part."""
+    unseen = held_out.stack(range(len(held_out.labels)))
+    draw = generator(config.seed, "mimflow-eval")
+    label = drawn_labels(held_out.labels, num, draw)
+    latents, latents_whole = (
+        encode(model, each, unseen, "mimflow-eval").z for each in (config, unmasked(config))
+    )
+    sets = {
+        "samples": (generate(model, label, draw, guidance=config.own_guidance), label),
+        "real": ([unseen], held_out.labels),
+        "masked": (decoded(model, latents), held_out.labels),
+        "whole": (decoded(model, latents_whole), held_out.labels),
+    }
+    images = {
+        name: open_images(save_npz(batches, of_class, folder / f"{name}.npz"))
+        for name, (batches, of_class) in sets.items()
+    }
+    return images, latents
 
 
 def flow_spectrum(flow: TarFlow, z: Float[Tensor, "b k d"]) -> SpectrumResult:

@@ -8,13 +8,13 @@ drawn from a Gaussian with the latents' own mean and standard deviation (no prio
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genmetrics import (
     Extractor,
-    LogisticProbe,
     extract_features,
     frechet_distance_from_features,
     get_extractor,
@@ -81,11 +81,11 @@ class Evaluation:
     fd_flow: float
     fd_gaussian: float
     gap_closed: float | None
-    class_accuracy: float | None
-    class_num_samples: int | None
-    class_accuracy_posterior: float | None
-    class_accuracy_real: float | None
-    class_chance: float | None
+    class_accuracy: float | None = None
+    class_num_samples: int | None = None
+    class_accuracy_posterior: float | None = None
+    class_accuracy_real: float | None = None
+    class_chance: float | None = None
 
 
 @torch.no_grad()
@@ -102,11 +102,11 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     real = data.train.stack(same_classes(data.train, label, config.seed))
     posterior = encode(model, config, real, "evaluate train").z
     posterior_unseen = encode(model, config, unseen, "evaluate held out").z
-    draw, guidance = generator(config.seed, "evaluate samples"), config.own_guidance
+    draw = generator(config.seed, "evaluate samples")
     sets = {
         "real": real,
         "posterior_unseen": decode(model, posterior_unseen),
-        "flow": torch.cat([*generate(model, label, draw, guidance=guidance)]),
+        "flow": torch.cat([*generate(model, label, draw, guidance=config.own_guidance)]),
         "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
         "held_out": unseen,
     }
@@ -118,9 +118,6 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     }
     rebuilt = evaluate_reconstruction(model, config, data)
     distance["posterior"] = rebuilt.fd_posterior
-    probe = _class_probe(data, config.seed, extractor)
-    asked = spread(len(data.class_names), _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
-    drawn = torch.cat([*generate(model, asked, draw, guidance=guidance)])
     return Evaluation(
         num_images=len(label),
         nll_train=_nll(model, posterior, label),
@@ -134,13 +131,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         fd_flow=distance["flow"],
         fd_gaussian=distance["gaussian"],
         gap_closed=_gap_closed(distance),
-        class_accuracy=probe.accuracy(extract_features(drawn, extractor), asked) if probe else None,
-        class_num_samples=len(asked) if probe else None,
-        class_accuracy_posterior=probe.balanced_accuracy(features["posterior_unseen"], label)
-        if probe
-        else None,
-        class_accuracy_real=probe.balanced_accuracy(features["held_out"], label) if probe else None,
-        class_chance=1 / len(data.class_names) if probe else None,
+        **_class_scores(model, config, data, draw=draw, extractor=extractor, features=features),
     )
 
 
@@ -160,14 +151,33 @@ def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: 
     return latents.mean(0) + latents.std(0) * noise
 
 
-def _class_probe(data: LabelledImages, seed: int, extractor: Extractor) -> LogisticProbe | None:
-    """Return a probe of real images, equally many of each class; None for one class alone."""
-    if len(data.class_names) == 1:
-        return None
-    num_train = enough_to_probe(len(data.class_names), _PROBE_IMAGES)
-    shown = probed_images(data, num_train, seed)
-    features = extract_features(data.train.stack(shown), extractor)
-    return logistic_probe(features, data.train.labels[shown], balanced=True)
+def _class_scores(
+    model: MIMFlow,
+    config: TrainConfig,
+    data: LabelledImages,
+    *,
+    draw: torch.Generator,
+    extractor: Extractor,
+    features: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """Return what a probe of real images says of new and of held-out ones; empty for one class."""
+    num_classes = len(data.class_names)
+    if num_classes == 1:
+        return {}
+    num_train = enough_to_probe(num_classes, _PROBE_IMAGES)
+    shown = probed_images(data, num_train, config.seed)
+    known = extract_features(data.train.stack(shown), extractor)
+    probe = logistic_probe(known, data.train.labels[shown], balanced=True)
+    asked = spread(num_classes, _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
+    drawn = torch.cat([*generate(model, asked, draw, guidance=config.own_guidance)])
+    label = data.held_out.labels[judged_images(data)]
+    return {
+        "class_accuracy": probe.accuracy(extract_features(drawn, extractor), asked),
+        "class_num_samples": len(asked),
+        "class_accuracy_posterior": probe.balanced_accuracy(features["posterior_unseen"], label),
+        "class_accuracy_real": probe.balanced_accuracy(features["held_out"], label),
+        "class_chance": 1 / num_classes,
+    }
 
 
 @torch.no_grad()

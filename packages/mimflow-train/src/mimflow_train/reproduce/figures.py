@@ -142,10 +142,11 @@ def spectra(session: Session, name: str, experiment: Experiment) -> Outcome:
         measure_row(session, experiment, each, partial(measure_run, each))
         for each in experiment.variants
     )
-    pictures = (f"{name}.png",) if found else ()
-    for picture in pictures:
+    pictures: tuple[str, ...] = ()
+    if found:
+        pictures = (f"{name}.png",)
         (session.out / name).mkdir(parents=True, exist_ok=True)
-        plot_spectra(found, session.out / name / picture)
+        plot_spectra(found, session.out / name / pictures[0])
     counts = (
         f"N = {len(chosen)} held-out latents, hidden in part as in training, no class; where the "
         "smallest singular value is below what float64 resolves, it counts as 0 and kappa as "
@@ -227,20 +228,20 @@ def probe_depths(session: Session, name: str, experiment: Experiment) -> Outcome
         )
         for stage, label in labels.items()
     )
-    pictures = (f"{name}.png",) if probes else ()
-    curves = [
-        {stage: value for stage, value in probe.accuracy.items() if "features" not in stage}
-        for probe in probes
-    ]
-    for picture in pictures:
-        draw_depths(curves, probes[0].chance, session.out / name / picture)
-    column = Column(key="accuracy", paper="Acc.", ours="accuracy, mean over classes", digits=3)
+    pictures: tuple[str, ...] = ()
     counts = f"{len(session.seeds)} seed(s)"
     if probes:
+        curves = [
+            {stage: value for stage, value in probe.accuracy.items() if "features" not in stage}
+            for probe in probes
+        ]
+        pictures = (f"{name}.png",)
+        draw_depths(curves, probes[0].chance, session.out / name / pictures[0])
         counts = (
             f"probes of {probes[0].n_train} training images, tested on {probes[0].n_held_out} "
             f"held-out ones; chance {probes[0].chance:.3f}; {counts}"
         )
+    column = Column(key="accuracy", paper="Acc.", ours="accuracy, mean over classes", digits=3)
     return Outcome(columns=(column,), rows=rows, counts=counts, pictures=pictures)
 
 

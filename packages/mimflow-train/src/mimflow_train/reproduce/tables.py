@@ -41,9 +41,10 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
     rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
     columns = score_columns(session.extractor_name)
     distance = next(each for each in columns if each.key == "gfid")
-    pictures = (f"{name}.png",) if any(row.numbers("gfid") for row in rows) else ()
-    for picture in pictures:
-        draw_rows(rows, distance, session.out / name / picture)
+    pictures: tuple[str, ...] = ()
+    if any(row.numbers("gfid") for row in rows):
+        pictures = (f"{name}.png",)
+        draw_rows(rows, distance, session.out / name / pictures[0])
     count, real = session.num_samples, len(session.data.held_out.labels)
     counts = (
         f"N = {count} samples against {real} held-out images; reconstructions and the linear probe "
