@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from mimflow_train.reproduce.ablations import (
     BOTTLENECKS,
+    NO_LENGTH,
     PLAIN,
     STARFLOW,
     TABLE5_MASK_ROWS,
@@ -48,6 +49,7 @@ TABLE1_ROWS = ablation(
         "scale tiny a small one of its kind, trained to reconstruct before. Its latents get a "
         "deviation of 1 and the noise of the other rows. All decoders are trained on against a "
         "discriminator after the flow; the paper's end-to-end one meets it all along.",
+        NO_LENGTH,
     ),
 )
 
