@@ -145,6 +145,18 @@ def test_decoder_notices_writes_that_torch_does_not_count(config, random_flow, r
         decoder(u, label)
 
 
+def test_decoder_reads_weights_of_any_precision_beside_its_own(config, random_flow, random_batch):
+    """As of an adapter in bfloat16."""
+    flow = random_flow(config).float()
+    u, label = random_batch(config)
+    flow.blocks[0].register_parameter("adapter", torch.nn.Parameter(torch.zeros(3).bfloat16()))
+    decoder = flow.decoder(2)
+    decoder(u, label)
+    flow.blocks[0].adapter.data += 1
+    with pytest.raises(RuntimeError, match="Make a new decoder after a training step"):
+        decoder(u, label)
+
+
 def test_decoder_refuses_to_go_on_with_weights_put_in_place_of_its_own(
     config, random_flow, random_batch
 ):

@@ -24,7 +24,7 @@ from tarflow_prior.guidance import Guidance
 from tarflow_prior.inversion import BlockDecoder, Desk
 from tarflow_prior.solvers import Sequential, Solver
 
-_WHOLE_NUMBERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+_WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 class Decoded(NamedTuple):
@@ -265,9 +265,9 @@ def _contents(blocks: Iterable[Block]) -> list[tuple[int, int]]:
     Fused optimizers and ``.data`` write without counting, so versions would not tell.
     """
     weights = [weight.detach() for block in blocks for weight in block.parameters()]
-    sums = [weight.view(_WHOLE_NUMBERS[weight.dtype]).sum() for weight in weights]
+    sums = [weight.view(_WHOLE_NUMBERS[weight.element_size()]).sum() for weight in weights]
     places = [weight.data_ptr() for weight in weights]
-    return list(zip(places, torch.stack(sums).tolist(), strict=True))
+    return list(zip(places, torch.stack(sums).tolist() if sums else [], strict=True))
 
 
 def _guides(guidance: Guidance | None, block: Block, last: Block) -> bool:
