@@ -12,7 +12,7 @@ from genmetrics import LogisticProbe
 from mim_encoder import MaskRatio
 from mimflow_train.cli.summary import summary
 from mimflow_train.config.overrides import override
-from mimflow_train.data.images import LabelledImages, MemoryImages, Split
+from mimflow_train.data.images import ChosenImages, LabelledImages, MemoryImages, Split
 from mimflow_train.evaluation import reconstruction, selection
 from mimflow_train.evaluation import summary as module
 from mimflow_train.evaluation.diagnostics import diagnose, write_diagnostics
@@ -135,6 +135,30 @@ def test_encoding_hides_what_its_mask_says(config, data, model):
     assert 7 <= hidden.min() < hidden.max() <= 10  # of 16 by the law 0.4-0.6, each its own
     assert torch.equal(encode(model, config, pixels, "test").z, encoding.z)
     assert not torch.equal(encode(model, config, pixels, "other").masked, encoding.masked)
+
+
+def test_images_are_encoded_as_they_are_read_a_batch_at_a_time(config, data, model, monkeypatch):
+    class Counted:
+        def __init__(self, pixels):
+            self.pixels, self.read = pixels, []
+
+        def __len__(self):
+            return len(self.pixels)
+
+        def __getitem__(self, index):
+            self.read.append(index)
+            return self.pixels[index]
+
+    monkeypatch.setattr(reconstruction, "CHUNK", 3)
+    pixels = data.train.stack(range(8))
+    images, seen, encoder = Counted(pixels), [], model.encoder.forward
+    monkeypatch.setattr(
+        model.encoder, "forward", lambda *args: (seen.append(len(images.read)), encoder(*args))[1]
+    )
+    found = encode(model, config, images, "test")
+    assert seen == [3, 6, 8]
+    assert torch.equal(found.z, encode(model, config, pixels, "test").z)
+    assert torch.equal(found.z, encode(model, config, ChosenImages(pixels, range(8)), "test").z)
 
 
 def test_decoding_in_chunks_equals_decoding_at_once(model, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 
 from genmetrics import get_extractor
 from mimflow_train.data.images import LabelledImages, Split
+from mimflow_train.evaluation import selection
 from mimflow_train.reproduce import figures, scoring, tables
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
@@ -47,6 +48,15 @@ def test_rebuilt_training_images_are_others_of_the_same_classes(session, data):
     same = with_classes(session, data, 16)  # of each class one image, to train on and held out
     found = scoring._reconstructions(same, run)
     assert found["fd_rebuilt"] == pytest.approx(found["rfid"])
+
+
+def test_all_held_out_images_are_rebuilt_and_judged_however_many(session, monkeypatch):
+    run = trained(session, session.base)
+    whole = scoring._reconstructions(session, run)
+    assert len(session.real_features) == len(session.data.held_out.labels) == 16
+    monkeypatch.setattr(selection, "_MOST_IMAGES", 4)  # which a run's own report thins them to
+    vars(session).pop("real_features")
+    assert scoring._reconstructions(session, run) == whole
 
 
 def test_table_1_has_the_papers_sfid_with_guidance():

@@ -159,6 +159,15 @@ def test_follower_gives_the_steps_that_a_restart_repeats_and_none_before(tmp_pat
     assert next(reports) == [(20, {"time": 4})]
 
 
+def test_follower_hears_a_restart_on_a_machine_whose_clock_is_behind(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    reports = follow(path)
+    path.write_text(report(10, 1000) + report(20, 2000))
+    next(reports)
+    path.write_text(report(10, 1000) + report(20, 5))
+    assert next(reports) == [(20, {"time": 5})]
+
+
 def test_follower_starts_over_with_a_file_that_became_shorter(tmp_path):
     path = tmp_path / "metrics.jsonl"
     reports = follow(path)

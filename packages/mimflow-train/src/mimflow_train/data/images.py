@@ -1,6 +1,7 @@
 """Labelled images, and the way from pictures to tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +11,16 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["ImageSource", "LabelledImages", "MemoryImages", "Split", "as_tensor", "to_unit"]
+__all__ = [
+    "ChosenImages",
+    "ImageSource",
+    "LabelledImages",
+    "MemoryImages",
+    "Split",
+    "as_tensor",
+    "in_batches",
+    "to_unit",
+]
 
 
 @runtime_checkable
@@ -33,6 +43,20 @@ class MemoryImages:
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
         return self.pixels[index]
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Some images of a set, in an order of their own."""
+
+    images: ImageSource
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        return self.images[self.places[index]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,19 @@ class LabelledImages:
     held_out: Split
     class_names: tuple[str, ...]
     attribution: str = ""
+
+
+def in_batches(images: ImageSource, size: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Yield all images in their order, of which no more than a batch is in memory.
+
+    Args:
+        images: The set; read by several threads.
+        size: Images of a batch; the last may have fewer.
+    """
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(images), size):
+            places = range(first, min(first + size, len(images)))
+            yield torch.stack([*pool.map(images.__getitem__, places)])
 
 
 def as_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:

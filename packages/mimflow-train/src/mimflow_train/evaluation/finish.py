@@ -40,9 +40,9 @@ def finish(
     summary = dataclasses.asdict(scores)
     if before is not None:
         summary["before_decoder_phase"] = dataclasses.asdict(before)
-    with written_whole(run_dir / "summary.json") as draft:
-        draft.write_text(json.dumps(summary, indent=2) + "\n")
     write_diagnostics(diagnose(model, config, data), run_dir)
+    with written_whole(run_dir / "summary.json") as draft:  # by which scripts know the end
+        draft.write_text(json.dumps(summary, indent=2) + "\n")
     write_report(run_dir)
     return scores, before
 

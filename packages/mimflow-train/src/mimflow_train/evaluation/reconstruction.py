@@ -12,7 +12,7 @@ from torch import Tensor
 from genmetrics import extract_features, frechet_distance_from_features, get_extractor, psnr
 from mim_encoder import MaskRatio, random_mask
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages, to_unit
+from mimflow_train.data.images import ImageSource, LabelledImages, in_batches, to_unit
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.pictures import to_bytes
 from mimflow_train.evaluation.selection import CHUNK, judged_images, judged_mask, same_classes
@@ -94,24 +94,25 @@ def unmasked(config: TrainConfig) -> TrainConfig:
 
 @torch.no_grad()
 def encode(
-    model: MIMFlow, config: TrainConfig, pixels: UInt8[Tensor, "b 3 h w"], stream: str
+    model: MIMFlow, config: TrainConfig, images: ImageSource | UInt8[Tensor, "b 3 h w"], stream: str
 ) -> Encoding:
     """Hide, encode and add noise to images, as in training but for :func:`judged_mask`.
 
     Args:
         model: The networks.
         config: The run, for mask and noise.
-        pixels: The images.
+        images: Bytes; read as they are needed, so that they need not fit in memory.
         stream: Name of the random draws.
     """
     device = next(model.parameters()).device
     encoder = config.model.encoder
     draw = generator(config.seed, stream)
-    masked = random_mask(len(pixels), encoder.num_patches, judged_mask(config), generator=draw)
-    noise = torch.randn(len(pixels), encoder.num_latents, encoder.latent_dim, generator=draw)
+    masked = random_mask(len(images), encoder.num_patches, judged_mask(config), generator=draw)
+    noise = torch.randn(len(images), encoder.num_latents, encoder.latent_dim, generator=draw)
     parts = []
-    for rows in torch.arange(len(pixels)).split(CHUNK):
-        image = to_unit(pixels[rows]).to(device)
+    rows_of = torch.arange(len(images)).split(CHUNK)
+    for rows, pixels in zip(rows_of, in_batches(images, CHUNK), strict=True):
+        image = to_unit(pixels).to(device)
         posterior = model.encoder(image, masked[rows].to(device))
         parts.append(posterior.perturb(noise[rows].to(device)))
     return Encoding(masked, torch.cat(parts))

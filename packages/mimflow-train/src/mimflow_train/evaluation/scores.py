@@ -24,14 +24,14 @@ from genmetrics import (
 )
 from genmetrics.evaluation.reconstruction_report import ReconstructionResult
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages, Split
+from mimflow_train.data.images import LabelledImages, Split, in_batches
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import ClassProbe, probe_classes
 from mimflow_train.evaluation.flow_diagnostics import inversion_error
 from mimflow_train.evaluation.pictures import save_npz
 from mimflow_train.evaluation.reconstruction import decoded, encode, unmasked
 from mimflow_train.evaluation.sampling import generate
-from mimflow_train.evaluation.selection import drawn_labels
+from mimflow_train.evaluation.selection import CHUNK, drawn_labels
 from mimflow_train.model import MIMFlow
 from mimflow_train.storage.files import written_whole
 from tarflow_prior import Block, TarFlow
@@ -177,15 +177,15 @@ def _written_sets(
     model: MIMFlow, config: TrainConfig, held_out: Split, folder: Path, num: int
 ) -> tuple[dict[str, ImageSource], Float[Tensor, "b k d"]]:
     """Return the images that are judged, in files, and latents of those that are hidden in part."""
-    unseen = held_out.stack(range(len(held_out.labels)))
     draw = generator(config.seed, "mimflow-eval")
     label = drawn_labels(held_out.labels, num, draw)
     latents, latents_whole = (
-        encode(model, each, unseen, "mimflow-eval").z for each in (config, unmasked(config))
+        encode(model, each, held_out.images, "mimflow-eval").z
+        for each in (config, unmasked(config))
     )
     sets = {
         "samples": (generate(model, label, draw, guidance=config.own_guidance), label),
-        "real": ([unseen], held_out.labels),
+        "real": (in_batches(held_out.images, CHUNK), held_out.labels),
         "masked": (decoded(model, latents), held_out.labels),
         "whole": (decoded(model, latents_whole), held_out.labels),
     }

@@ -16,12 +16,13 @@ from genmetrics import (
 )
 from genmetrics.evaluation.protocols import choose_protocol
 from mimflow_train.config import TrainConfig
+from mimflow_train.data.images import ChosenImages, in_batches
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import enough_to_probe, probe_latents
 from mimflow_train.evaluation.pictures import save_npz
-from mimflow_train.evaluation.reconstruction import decode, encode, unmasked
+from mimflow_train.evaluation.reconstruction import decoded, encode, unmasked
 from mimflow_train.evaluation.sampling import generate
-from mimflow_train.evaluation.selection import CHUNK, drawn_labels, judged_images, same_classes
+from mimflow_train.evaluation.selection import CHUNK, drawn_labels, same_classes
 from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.trained import Trained
 from mimflow_train.storage.checkpoint import chosen_weights
@@ -31,7 +32,7 @@ from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "score", "score_folder"]
 
-SCORING_VERSION = 4  # to be raised with every change here that changes a number
+SCORING_VERSION = 5  # to be raised with every change here that changes a number
 
 _METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
 CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
@@ -127,11 +128,14 @@ def _reconstructions(session: Session, run: Trained) -> dict[str, float]:
 
 def _rebuilt(session: Session, run: Trained, config: TrainConfig) -> tuple[float, float]:
     """Return the Frechet distance of reconstructions, and their mean PSNR."""
-    unseen, real = session.judged, session.judged_features
-    images = decode(run.model, encode(run.model, config, unseen, "reproduce").z)
-    features = extract_features(images, session.extractor)
-    distance = frechet_distance_from_features(features, real).value
-    return distance, float(psnr(images, unseen).mean())
+    unseen = session.data.held_out.images
+    z = encode(run.model, config, unseen, "reproduce").z
+    features, decibels = [], []
+    for real, image in zip(in_batches(unseen, CHUNK), decoded(run.model, z), strict=True):
+        features.append(extract_features(image, session.extractor))
+        decibels.append(psnr(image, real))
+    distance = frechet_distance_from_features(torch.cat(features), session.real_features).value
+    return distance, float(torch.cat(decibels).mean())
 
 
 def _rebuilt_others(session: Session, run: Trained) -> float:
@@ -140,12 +144,11 @@ def _rebuilt_others(session: Session, run: Trained) -> float:
     A perfect prior's samples would score so: other images than those they are compared with, as
     samples are and ``rfid``'s are not.
     """
-    data = session.data
-    label = data.held_out.labels[judged_images(data)]
-    others = data.train.stack(same_classes(data.train, label, run.config.seed))
-    images = decode(run.model, encode(run.model, unmasked(run.config), others, "reproduce").z)
-    features = extract_features(images, session.extractor)
-    return frechet_distance_from_features(features, session.judged_features).value
+    train, label = session.data.train, session.data.held_out.labels
+    others = ChosenImages(train.images, same_classes(train, label, run.config.seed))
+    z = encode(run.model, unmasked(run.config), others, "reproduce").z
+    features = [extract_features(each, session.extractor) for each in decoded(run.model, z)]
+    return frechet_distance_from_features(torch.cat(features), session.real_features).value
 
 
 def _reference(session: Session) -> Path:
@@ -157,8 +160,5 @@ def _reference(session: Session) -> Path:
     path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
     with locked_in_turn(path.parent):
         if not path.exists():
-            batches = (
-                split.stack(rows.tolist()) for rows in torch.arange(len(split.labels)).split(CHUNK)
-            )
-            save_npz(batches, split.labels, path)
+            save_npz(in_batches(split.images, CHUNK), split.labels, path)
     return path

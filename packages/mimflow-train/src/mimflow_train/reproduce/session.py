@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from genmetrics import Extractor, extract_features, get_extractor
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import to_dict
-from mimflow_train.data.images import LabelledImages
-from mimflow_train.evaluation.selection import judged_images
+from mimflow_train.data.images import LabelledImages, in_batches
+from mimflow_train.evaluation.selection import CHUNK
 from mimflow_train.recipes import RECIPES
 from mimflow_train.run import load_data
 
@@ -60,15 +60,10 @@ class Session:
         return get_extractor(self.extractor_name, device=str(self.device))
 
     @cached_property
-    def judged(self) -> UInt8[Tensor, "b 3 h w"]:
-        """Held-out images whose reconstructions are judged."""
-        return self.data.held_out.stack(judged_images(self.data))
-
-    @cached_property
-    def judged_features(self) -> Float[Tensor, "b f"]:
-        """What the feature network says of them."""
-        features: Tensor = extract_features(self.judged, self.extractor)
-        return features
+    def real_features(self) -> Float[Tensor, "b f"]:
+        """What the feature network says of the held-out images."""
+        batches = in_batches(self.data.held_out.images, CHUNK)
+        return torch.cat([extract_features(each, self.extractor) for each in batches])
 
     @property
     def num_samples(self) -> int:

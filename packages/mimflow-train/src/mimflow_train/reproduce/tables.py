@@ -47,8 +47,9 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
         draw_rows(rows, distance, session.out / name / pictures[0])
     count, real = session.num_samples, len(session.data.held_out.labels)
     counts = (
-        f"N = {count} samples against {real} held-out images; reconstructions and the linear probe "
-        f"of latents are of at most 5,000 held-out images, and it learns from {_learned(session)}; "
+        f"N = {count} samples against {real} held-out images, of all of which reconstructions are; "
+        f"the linear probe of latents is judged on at most 5,000 and learns from "
+        f"{_learned(session)}; "
         f"{len(session.seeds)} seed(s): {', '.join(map(str, session.seeds))}"
     )
     return Outcome(

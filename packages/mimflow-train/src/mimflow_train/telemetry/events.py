@@ -129,18 +129,18 @@ def _step(line: str) -> float:
 
 
 def follow(path: Path) -> Iterator[list[tuple[int, dict[str, float]]]]:
-    """Yield, for ever, the reports of a ``metrics.jsonl`` that are newer than the last ones seen.
+    """Yield, for ever, the reports of a ``metrics.jsonl`` that were not seen before.
 
     Args:
         path: The file; it need not exist yet, and a restart of the run may cut it and repeat steps.
     """
-    newest, position = 0.0, 0
+    seen, position = set[int](), 0
     while True:
         lines, position = _lines_after(path, position)
-        reports = [json.loads(line) for line in lines if _step(line) < float("inf")]
-        fresh = [each for each in reports if each["time"] > newest]
-        newest = max([newest, *(each["time"] for each in fresh)])
-        yield [(int(each.pop("step")), _numbers(each)) for each in fresh]
+        fresh = [line for line in lines if _step(line) < float("inf") and hash(line) not in seen]
+        seen.update(map(hash, fresh))
+        reports = map(json.loads, fresh)
+        yield [(int(each.pop("step")), _numbers(each)) for each in reports]
 
 
 def _numbers(report: Mapping[str, Any]) -> dict[str, Any]:
