@@ -268,6 +268,19 @@ def test_a_cuda_graph_without_a_gpu_is_refused_before_anything_is_begun(folder, 
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("engine", "said"), [("auto", 1), ("local", 0)])
+def test_a_run_on_one_of_many_gpus_says_so_unless_one_process_was_asked_for(
+    engine, said, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mimflow_train.cli.preflight.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("mimflow_train.cli.preflight.count_devices", lambda _: 8)
+    monkeypatch.setattr("mimflow_train.cli.preflight.require_weights", lambda *_, **__: None)
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGINT)
+    arguments = ["--data", folder, "--out", tmp_path / "run", "--engine", engine, *QUICK]
+    assert run(train_command, *arguments) == 130
+    assert capsys.readouterr().err.count("7 more GPU(s) are idle; --workers 8 uses them.") == said
+
+
 def test_run_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(train_command, "--out", tmp_path / "file") == 6

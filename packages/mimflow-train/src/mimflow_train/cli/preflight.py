@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.machine import choose_device, count_devices, torchrun_place
-from mimflow_train.engine.workers import Workers
+from mimflow_train.engine.workers import Workers, usable_workers
 from mimflow_train.errors import ConfigError, DataError, WeightsError
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "choose_engine",
     "choose_launch",
     "cluster_device",
+    "idle_gpus",
     "require_answer",
     "require_divisor",
     "require_gpus_for_torchrun",
@@ -185,6 +186,23 @@ def choose_engine(engine: str, workers: int, kind: str) -> str:
             f"got {workers}. Lower --workers."
         )
     return "ray" if engine == "ray" or workers > 1 else "local"
+
+
+def idle_gpus(config: TrainConfig, launch: Launch) -> str:
+    """Say how to use the GPUs that a run in one process leaves idle; nothing if there are none.
+
+    Args:
+        config: The run, whose batch the workers would share.
+        launch: How it is started.
+    """
+    if launch.engine != "local" or launch.device != "cuda":
+        return ""
+    here = count_devices("cuda")
+    usable = usable_workers(here, config.global_batch, config.micro_batch)
+    if usable < 2:
+        return ""
+    them = "them" if usable == here else f"{usable - 1} of them"
+    return f"{here - 1} more GPU(s) are idle; --workers {usable} uses {them}."
 
 
 def require_gpus_for_torchrun(kind: str, environment: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from mimflow_train.cli.command import leave, parse, run
 from mimflow_train.cli.preflight import (
     Launch,
     choose_launch,
+    idle_gpus,
     require_divisor,
     require_micro_batch,
     require_packages,
@@ -122,6 +123,9 @@ def _main(options: TrainOptions) -> int:
         require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
     if options.log == "wandb":
         require_wandb()
+    idle = idle_gpus(config, launch)
+    if idle and options.engine == "auto":
+        say(idle)
     name = Path(config.data.source).name
     run_dir = (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
     if config.data.source != "emoji":
