@@ -7,6 +7,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.device.costs import RunCost, run_cost
 from mimflow_train.device.hardware import Hardware, detect, matmul_rate, named_hardware
 from mimflow_train.device.machine import choose_device, count_cores
+from mimflow_train.device.step_time import IMAGES, step_time
 from mimflow_train.engine.sharding import shares_out
 from mimflow_train.evaluation.run_pictures import grid_pixels
 from mimflow_train.frozen.weights import weights_status
@@ -18,8 +19,8 @@ __all__ = ["cost_table"]
 
 _GIB = 2**30
 _CARDS = (24, 40, 80, 141)  # GiB
-# Share of an H100's peak by (compile, cuda_graph, recompute), in benchmarks/gpu_step.md; what is
-# computed again does not count.
+# Share of an H100's peak in a step of 32 images of L on one, by (compile, cuda_graph, recompute),
+# in benchmarks/gpu_step.md; what is computed again does not count.
 _MEASURED = {
     (False, False, False): 0.125,
     (True, False, False): 0.15,
@@ -141,26 +142,13 @@ def _disk(
 
 def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | None) -> Iterable[str]:
     """Say how long the joint phase takes on the accelerator, or on this machine's CPU."""
-    work = cost.training_flops * config.global_batch
     if card is not None:
-        again = sum(each.gmac for each in cost.trained) if config.recompute else 0.0
-        done = work + 2e9 * again * config.global_batch
-        rows = [(share, done, why) for share, why in _ASSUMED]
-        share = _MEASURED.get((config.compile, config.cuda_graph, config.recompute))
-        if share is not None:
-            rows = [(share, work, "measured for L on one H100"), *rows]
-        for share, flops, why in rows:
-            speed = share * 1e12 * card.tflops * workers / flops
-            yield (
-                f"  {workers} x {card.name} at {100 * share:.3g}% of {card.tflops:g} TFLOP/s "
-                f"({why})  "
-                f"{speed:.2f} steps/s, {speed * config.global_batch:.0f} images/s, "
-                f"{config.steps / speed / 3600:.1f} h of joint training"
-            )
+        yield from _time_on(card, config, cost, workers)
     elif choose_device("auto") == "cuda":
         yield "  time  nothing is known of this machine's GPU; name another with --hardware"
     else:
         rate, others = matmul_rate(), _CORE_RATE * count_cores()
+        work = cost.training_flops * config.global_batch
         seconds = config.steps * work * (1 / rate + 1 / others)
         yield (
             f"  on this machine's CPU about {duration(seconds)} of joint training: an estimate, by "
@@ -168,6 +156,33 @@ def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | Non
             f"{others / 1e12:.2f} for all else on {count_cores()} core(s); "
             "--hardware A100, say, tells another's"
         )
+
+
+def _time_on(card: Hardware, config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
+    """Say how long the joint phase takes on an accelerator, by each share of its peak."""
+    work = cost.training_flops
+    again = sum(each.gmac for each in cost.trained) if config.recompute else 0.0
+    rows = [(share, work + 2e9 * again, why) for share, why in _ASSUMED]
+    share = _MEASURED.get((config.compile, config.cuda_graph, config.recompute))
+    if share is not None:
+        rows = [(share, work, "measured at 32 images of L on one H100, extrapolated"), *rows]
+    images = config.global_batch // workers
+    most = "at most " if images < IMAGES else ""
+    for share, flops, why in rows:
+        time = step_time(config, cost, card, workers=workers, share=share, flops=flops)
+        speed = 1 / sum(time)
+        parts = " + ".join(f"{1000 * each:.0f}" for each in time)
+        yield (
+            f"  {workers} x {card.name} at {100 * share:.3g}% of {card.tflops:g} TFLOP/s ({why})  "
+            f"{parts} ms a step: {most}{speed:.2f} steps/s, "
+            f"{speed * config.global_batch:.0f} images/s, "
+            f"{config.steps / speed / 3600:.1f} h of joint training"
+        )
+    yield (
+        f"  the percentages are of steps of {IMAGES} images of L on a card. A step here is the "
+        f"work of {images} image(s) + the update of the weights + all-reduce over NVLink, as far "
+        "as no work hides it; no step has been timed on several cards"
+    )
 
 
 def _weights(config: TrainConfig, phase: str) -> Iterable[str]:
