@@ -32,6 +32,7 @@ from mimflow_train.cli.train import TrainOptions
 from mimflow_train.config import ConvolutionalConfig
 from mimflow_train.config.file import read_config, write_config
 from mimflow_train.errors import ConfigError
+from mimflow_train.model import MIMFlow
 from mimflow_train.recipes import tiny
 from mimflow_train.storage.provenance import code_commit
 from mimflow_train.storage.run_folder import FILES_OF_ITS_END, prepare_run
@@ -213,6 +214,37 @@ def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys
     assert "1.06 TFLOP" in text
     assert "33.0 GiB at micro_batch 32" in text
     assert text.count("missing: save https://") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [((), 1), (("--hardware", "H100"), 0), (("--ray-address", "auto"), 0)]
+)
+def test_a_dry_run_says_that_it_plans_for_another_machine(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("mimflow_train.cli.dry_run.cost_table", lambda *_, **__: "table\n")
+    monkeypatch.setattr("mimflow_train.cli.preflight.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("mimflow_train.cli.preflight.count_devices", lambda _: 2)
+    assert run(train_command, "--dry-run", "--workers", "8", *arguments) == 0
+    text = "8 workers are more than this machine's 2 GPU(s): it would refuse the run, and this is"
+    assert capsys.readouterr().out.count(text) == said
+    assert run(train_command, "--dry-run", "--workers", "2", *arguments) == 0
+    assert capsys.readouterr().out == "table\n"
+
+
+@pytest.mark.parametrize(("room", "said"), [(2.9, 1), (3.1, 0)])
+def test_a_run_that_the_disk_has_no_room_for_begins_with_a_warning(
+    room, said, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGINT)
+    arguments = ["--data", folder, "--device", "cpu", "--out", tmp_path / "run", *QUICK]
+    assert run(train_command, *arguments) == 130
+    with torch.device("meta"):
+        model = MIMFlow(read_config(tmp_path / "run").trained_model)
+    free = int(room * 16 * sum(each.numel() for each in model.parameters()))
+    kept = 20_000  # a picture of samples, 1.5 bytes a pixel
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (2**40, 0, free + kept))
+    capsys.readouterr()
+    assert run(train_command, *arguments) == 130
+    assert capsys.readouterr().err.count("Warning: the run will keep 0.0 GiB in ") == said
 
 
 @pytest.mark.parametrize(

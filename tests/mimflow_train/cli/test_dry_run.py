@@ -1,14 +1,16 @@
 """What ``--dry-run`` says of time and disk; its table of work is tested with the command."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 
 from mimflow_train.cli import dry_run
-from mimflow_train.cli.dry_run import cost_table
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.device.costs import PartCost, RunCost
 from mimflow_train.errors import ConfigError
+from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.recipes import tiny
 
 COST = RunCost(
@@ -32,6 +34,14 @@ def paper_s(config, monkeypatch):
     cost = dataclasses.replace(COST, trained=[PartCost("all", 649_750_000, 5.0)])
     monkeypatch.setattr(dry_run, "run_cost", lambda *_: cost)
     return dataclasses.replace(config, global_batch=256, steps=450_360)
+
+
+def cost_table(config, workers, phase, *, hardware=None, out=Path(), **plan):
+    """Return the dry run's text, with the command's defaults."""
+    until = config.steps if phase == "joint" else config.all_steps
+    every = {"checkpoint_every": checkpoint_interval(config.scale)}
+    kept = Plan(until=until, **(every | plan))
+    return dry_run.cost_table(config, workers, phase, plan=kept, out=out, hardware=hardware)
 
 
 def line(text, part):
@@ -196,3 +206,27 @@ def test_disk_counts_milestones_of_the_trained_phases_alone(config):
     for phase, count in (("joint", 3), ("all", 4)):
         text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
         assert f"weights of {count} milestone(s), 1.75 GiB each" in text
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [(22, "; 22.0 GiB are free for run"), (20, "; 20.0 GiB are free for run, too little")],
+)
+def test_disk_that_is_free_is_told_beside_what_is_needed(config, monkeypatch, free, said):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (2**40, 0, free * 2**30))
+    text = cost_table(config, 1, "joint", hardware="L4", out=Path("run"))
+    assert line(text, "  disk  21.0 GiB").partition("; ")[2].startswith(said[2:])
+    assert ("too little" in text) == (free < 21)
+
+
+def test_a_drive_that_does_not_know_what_is_free_is_not_called_full(config, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (0, 0, 0))
+    assert "free" not in line(cost_table(config, 1, "joint", hardware="L4"), "  disk  ")
+
+
+@pytest.mark.parametrize(("phase", "count"), [("joint", 0), ("all", 1)])
+def test_the_time_says_that_it_leaves_the_decoder_phase_out(config, phase, count):
+    phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
+    config = dataclasses.replace(config, steps=15, decoder_phase=phases)
+    text = cost_table(config, 1, phase, hardware="L4")
+    assert text.count("the 7 steps of the decoder phase are in no time here") == count

@@ -23,6 +23,7 @@ __all__ = [
     "require_micro_batch",
     "require_packages",
     "require_weights",
+    "too_many_here",
 ]
 
 
@@ -203,6 +204,24 @@ def idle_gpus(config: TrainConfig, launch: Launch) -> str:
         return ""
     them = "them" if usable == here else f"{usable - 1} of them"
     return f"{here - 1} more GPU(s) are idle; --workers {usable} uses {them}."
+
+
+def too_many_here(workers: int, kind: str) -> str:
+    """Say that workers are more than this machine could have; nothing if it has the devices.
+
+    Args:
+        workers: That a dry run plans with.
+        kind: ``auto``, ``cpu`` or ``cuda``.
+    """
+    device = "cpu" if kind == "cpu" else choose_device("auto")
+    available = count_devices(device)
+    if workers <= available:
+        return ""
+    name = "CPU core(s)" if device == "cpu" else "GPU(s)"
+    return (
+        f"{workers} workers are more than this machine's {available} {name}: it would refuse the "
+        "run, and this is a plan for another machine; --hardware NAME says of which cards"
+    )
 
 
 def require_gpus_for_torchrun(kind: str, environment: Mapping[str, str]) -> None:

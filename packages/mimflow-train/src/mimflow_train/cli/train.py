@@ -19,6 +19,7 @@ from mimflow_train.cli.preflight import (
     require_divisor,
     require_micro_batch,
     require_packages,
+    too_many_here,
 )
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.layout import require_apart
@@ -126,8 +127,7 @@ def _main(options: TrainOptions) -> int:
     idle = idle_gpus(config, launch)
     if idle and options.engine == "auto":
         say(idle)
-    name = Path(config.data.source).name
-    run_dir = (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
+    run_dir = _run_dir(options, config)
     if config.data.source != "emoji":
         require_apart(run_dir, Path(config.data.source))
     if rank > 0:  # it waits for rank 0 where they meet
@@ -138,6 +138,11 @@ def _main(options: TrainOptions) -> int:
         _require_beginning(options, config, run_dir)
         prepare_run(config, run_dir, options.resume)
         return _train_and_finish(options, config, run_dir, launch)
+
+
+def _run_dir(options: TrainOptions, config: TrainConfig) -> Path:
+    name = Path(config.data.source).name
+    return (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
 
 
 def _check_options(options: TrainOptions) -> None:
@@ -181,12 +186,24 @@ def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
         config,
         count,
         options.phase,
+        plan=_plan(options, config, config.steps if options.phase == "joint" else config.all_steps),
+        out=_run_dir(options, config),
         hardware=options.hardware,
-        milestone_every=options.milestone_every,
-        checkpoint_every=options.checkpoint_every,
     )
     sys.stdout.write(table)
+    elsewhere = options.hardware or options.ray_address or torchrun_place()
+    too_many = "" if elsewhere else too_many_here(count, options.device)
+    sys.stdout.write(f"  {too_many}\n" if too_many else "")
     return 0
+
+
+def _plan(options: TrainOptions, config: TrainConfig, until: int) -> Plan:
+    return Plan(
+        until=until,
+        checkpoint_every=options.checkpoint_every or checkpoint_interval(config.scale),
+        milestone_every=options.milestone_every,
+        log=options.log,
+    )
 
 
 def _require_beginning(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
@@ -208,6 +225,7 @@ def _train_and_finish(
     if steps_done(run_dir) < until:  # these will be others; scripts look whether they are there
         for name in FILES_OF_ITS_END:
             (run_dir / name).unlink(missing_ok=True)
+        _warn_of_disk(config, run_dir, _plan(options, config, until))
     say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
     if launch.address and launch.device == "cuda" and choose_device("auto") == "cpu":
         say(
@@ -235,14 +253,17 @@ def _train_and_finish(
     return 0
 
 
+def _warn_of_disk(config: TrainConfig, run_dir: Path, plan: Plan) -> None:
+    from mimflow_train.cli.disk import shortage
+
+    short = shortage(config, run_dir, plan)
+    if short:
+        say(short)
+
+
 def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: Launch) -> int | None:
     """Train with the engine; return the signal that ended it early, or None."""
-    plan = Plan(
-        until=last_step(config, run_dir, options.phase),
-        checkpoint_every=options.checkpoint_every or checkpoint_interval(config.scale),
-        milestone_every=options.milestone_every,
-        log=options.log,
-    )
+    plan = _plan(options, config, last_step(config, run_dir, options.phase))
 
     import torch  # after everything that a user can get wrong without it
 

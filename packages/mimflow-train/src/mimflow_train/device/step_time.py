@@ -51,10 +51,10 @@ def step_time(
         share: Of the card's peak that a whole step of 32 images of L comes to on one.
         flops: Floating point operations of an image.
     """
-    trained = sum(each.parameters for each in cost.trained)
     update = _UPDATE_BYTES / (_REACHED * 1e12 * card.bandwidth)  # of each number
     pace = 1 / (share * 1e12 * card.tflops) - update * _TRAINED / (IMAGES * _FLOPS)
     work = pace * flops * config.global_batch / workers
+    trained = cost.num_trained
     rounds, own = (3, trained / workers) if shares_out(config, workers) else (2, trained)
     sending = rounds * (workers - 1) / workers * 4 * trained / _LINK  # float32 around a ring
     waiting = sending if config.cuda_graph else max(0.0, sending - _BACKWARD * work)
