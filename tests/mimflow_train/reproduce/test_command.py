@@ -37,6 +37,8 @@ def run(*arguments):
         (["table1", "--scale", "L"], "Expected --data with --scale L"),
         (["table1", "--scale", "L", "--quick"], "Expected --scale tiny with --quick"),
         (["table1", "--set", "optim.lr=-1"], "optim.lr"),
+        (["table4", "--set", "cuda_graph=true"], "timings of table4 and table10 without cuda_gr"),
+        (["all", "--quick", "--set", "cuda_graph=true"], "table4 and table10 without cuda_graph"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )

@@ -197,6 +197,11 @@ def _check_machine(
         workers = Workers(options.workers, options.workers)
         require_divisor(base.global_batch, workers)
         require_micro_batch(base, workers)
+    if base.cuda_graph and any(each.measure in ("step", "tokens") for each in experiments):
+        raise ConfigError(
+            "Expected timings of table4 and table10 without cuda_graph, which they do not record; "
+            "got true. Leave it out, or name another table."
+        )
     if any(each.measure != "parameters" for each in experiments):
         require_gpu(options.scale, options.device)
     choose_engine("auto", options.workers, options.device)
