@@ -13,7 +13,7 @@ from mimflow_train.cli.preflight import (
     require_answer,
     require_divisor,
 )
-from mimflow_train.engine.workers import Workers, usable_workers
+from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.errors import ConfigError
 
 
@@ -146,3 +146,9 @@ def test_gpus_that_stay_idle_are_told_with_the_workers_that_share_the_batch(
 def test_gpus_of_engines_that_have_them_allotted_are_not_told_idle(config, monkeypatch, engine):
     monkeypatch.setattr(preflight, "count_devices", lambda _: 8)
     assert idle_gpus(config, Launch(engine, "cuda", Workers(4, 4), None)) == ""
+
+
+def test_workers_are_handed_settings_and_no_secrets():
+    settings = {"MIMFLOW_OFFLINE": "1", "HF_HOME": "/h", "WANDB_PROJECT": "a", "WANDB_ENTITY": "b"}
+    secrets = {"HF_TOKEN": "1", "WANDB_API_KEY": "1", "HOME": "/"}
+    assert handed_on(settings | secrets) == settings
