@@ -12,7 +12,7 @@ from torch import Tensor
 from genmetrics import logistic_probe
 from mim_encoder import random_mask
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages, Split, to_unit
+from mimflow_train.data.images import ChosenImages, LabelledImages, Split, in_batches, to_unit
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.selection import CHUNK, evenly, judged_images, judged_mask
 from mimflow_train.model import MIMFlow
@@ -175,8 +175,9 @@ def encode_means(
     """
     device = next(model.parameters()).device
     means, features = [], []
-    for rows in torch.arange(len(chosen)).split(CHUNK):
-        pixels = split.stack([chosen[row] for row in rows.tolist()])
+    rows_of = torch.arange(len(chosen)).split(CHUNK)
+    batches = in_batches(ChosenImages(split.images, chosen), CHUNK)
+    for rows, pixels in zip(rows_of, batches, strict=True):
         hidden = None if masked is None else masked[rows].to(device)
         posterior = model.encoder(to_unit(pixels).to(device), hidden)
         means.append(posterior.mean)

@@ -19,6 +19,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import ChosenImages, in_batches
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import enough_to_probe, probe_encoder
+from mimflow_train.evaluation.features import features_of
 from mimflow_train.evaluation.pictures import save_npz
 from mimflow_train.evaluation.reconstruction import decoded, encode, unmasked
 from mimflow_train.evaluation.sampling import generate
@@ -149,8 +150,8 @@ def _rebuilt_others(session: Session, run: Trained) -> float:
     train, label = session.data.train, session.data.held_out.labels
     others = ChosenImages(train.images, same_classes(train, label, run.config.seed))
     z = encode(run.model, unmasked(run.config), others, "reproduce").z
-    features = [extract_features(each, session.extractor) for each in decoded(run.model, z)]
-    return frechet_distance_from_features(torch.cat(features), session.real_features).value
+    features = features_of(decoded(run.model, z), session.extractor)
+    return frechet_distance_from_features(features, session.real_features).value
 
 
 def _reference(session: Session) -> Path:
