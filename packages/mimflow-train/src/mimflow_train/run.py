@@ -211,7 +211,7 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path) -> State:
     if shares_out(config, context.world_size) and (
         folder is None or read_manifest(folder)["phase"] == TrainState.phase
     ):
-        device = torch.device("cpu")  # which holds what no GPU does, until it is shared out
+        device = torch.device("cpu")  # one GPU may not hold it before it is shared out
     return TrainState(config, device) if folder is None else load_state(folder, config, device)
 
 
