@@ -55,6 +55,11 @@ class TrainState:
         return self.config.steps
 
     @property
+    def learning_rate(self) -> float:
+        """That of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
     def chosen(self) -> MIMFlow:
         """The weights that samples and scores are made with, as ``config.weights`` says.
 
@@ -166,6 +171,11 @@ class DecoderState:
     def end(self) -> int:
         """Step at which the phase is over."""
         return self.config.steps + self.config.decoder_phase.steps
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the last step."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
 
     @property
     def chosen(self) -> MIMFlow:
