@@ -154,8 +154,8 @@ class TarFlowConfig:
         """
         one_of(tuple(_SHAPES), preset=name)
         width, depths = _SHAPES[name]
-        tokens = {"num_tokens": num_tokens, "token_dim": token_dim, "num_classes": num_classes}
-        return cls(**tokens | {"width": width, "depths": depths} | overrides)
+        values: dict[str, Any] = {"num_classes": num_classes, "width": width, "depths": depths}
+        return cls(num_tokens=num_tokens, token_dim=token_dim, **values | overrides)
 
     @property
     def num_heads(self) -> int:
