@@ -198,6 +198,25 @@ def test_missing_weights_are_found_before_anything_starts(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_continuation_without_its_weights_changes_no_file(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
+    monkeypatch.delenv("MIMFLOW_WEIGHTS", raising=False)
+    out = tmp_path / "run"
+    arguments = ["--data", str(folder), "--out", str(out), *QUICK]
+    prepare_run(build_config(parse(TrainOptions, arguments, "mimflow-train")), out, "auto")
+    (out / "checkpoints" / "step_00000006").mkdir(parents=True)
+    (out / "checkpoints" / "step_00000006" / "manifest.json").write_text('{"phase": "joint"}')
+    for name in (*FILES_OF_ITS_END, "bad_images.txt"):
+        (out / name).write_text(name)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    adversary = ["--set", "decoder_phase=rae", "--set", "decoder_phase.steps=2"]
+    assert run(train_command, *arguments, *adversary) == 4
+    assert "Expected the weights of DINO ViT-S/8" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir() if path in before} == before
+    seed = ["--seed", "1", "--set", "loss.perceptual_network=lpips"]
+    assert run(train_command, *arguments, *seed) == 2  # before anything is fetched
+
+
 def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIMFLOW_OFFLINE", "1")

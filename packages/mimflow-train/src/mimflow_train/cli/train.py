@@ -36,6 +36,7 @@ from mimflow_train.storage.run_folder import (
     last_step,
     prepare_run,
     require_begun,
+    require_own,
     steps_done,
 )
 from mimflow_train.telemetry.console import say
@@ -127,11 +128,13 @@ def _main(options: TrainOptions) -> int:
     if config.data.source != "emoji":
         require_apart(run_dir, Path(config.data.source))
     if rank > 0:  # it waits for rank 0 where they meet
+        _require_weights(options, config, run_dir)
         _train(options, config, run_dir, launch)
         return 0
     require_begun(run_dir, options.resume)
     with locked(run_dir):
-        _require_beginning(options, config, run_dir)
+        require_own(config, run_dir, options.resume)
+        _require_weights(options, config, run_dir)
         prepare_run(config, run_dir, options.resume)
         return _train_and_finish(options, config, run_dir, launch)
 
@@ -185,13 +188,13 @@ def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
     return 0
 
 
-def _require_beginning(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
-    """Raise if a run that is to take the place of an earlier one cannot begin."""
-    from mimflow_train.cli.preflight import require_weights
+def _require_weights(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
+    """Raise if a frozen network of what is left of the run cannot be had."""
+    from mimflow_train.cli.preflight import require_weights  # imports torch
 
-    if options.resume == "never":
-        until = last_step(config, run_dir, options.phase)
-        require_weights(config, joint_phase=True, decoder_phase=until > config.steps)
+    until = last_step(config, run_dir, options.phase)
+    is_joint = options.resume == "never" or steps_done(run_dir) < config.steps
+    require_weights(config, joint_phase=is_joint, decoder_phase=until > config.steps)
 
 
 def _train_and_finish(
@@ -240,12 +243,6 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
         log=options.log,
     )
 
-    import torch  # after everything that a user can get wrong without it
-
-    from mimflow_train.cli.preflight import require_weights
-
-    is_joint = steps_done(run_dir) < config.steps
-    require_weights(config, joint_phase=is_joint, decoder_phase=plan.until > config.steps)
     if launch.engine == "ray":
         from mimflow_train.engine.launch_ray import run_ray
 
@@ -257,6 +254,8 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
             plan=plan,
             address=launch.address,
         )
+
+    import torch
 
     from mimflow_train.run import run_local, run_torchrun
 

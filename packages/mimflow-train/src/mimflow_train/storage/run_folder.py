@@ -20,6 +20,7 @@ __all__ = [
     "prepare_run",
     "read_manifest",
     "require_begun",
+    "require_own",
     "step_of",
     "steps_done",
 ]
@@ -88,17 +89,15 @@ def _begun(run_dir: Path) -> bool:
     return bool(checkpoints(run_dir))
 
 
-def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
-    """Make the run folder, or check that the one that is there is this run's.
+def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
+    """Raise if a folder is not this run's; nothing in it is changed.
 
     Raises:
-        ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
+        ConfigError: If the folder holds another run that is not to be started anew, or other files.
     """
     if not _is_a_run(run_dir):
         _require_nothing_else(run_dir)
-    elif resume == "never":
-        _remove_run(run_dir)
-    elif _begun(run_dir):
+    elif resume != "never" and _begun(run_dir):
         recorded = _recorded(run_dir)
         free = (*OPERATIONAL, *_not_yet_used(config, run_dir))
         if config.data.fingerprint and config.data.fingerprint == _fingerprint(recorded):
@@ -109,6 +108,17 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
                 f"Expected the configuration that {run_dir} was started with; changed: "
                 f"{_in_short(changed)}. Give another --out, or --resume never to start it anew."
             )
+
+
+def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
+    """Make the run folder of a run, empty if it is to be started anew.
+
+    Raises:
+        ConfigError: As :func:`require_own`.
+    """
+    require_own(config, run_dir, resume)
+    if resume == "never" and _is_a_run(run_dir):
+        _remove_run(run_dir)
     write_config(config, run_dir)
 
 
