@@ -99,7 +99,8 @@ def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
         _require_nothing_else(run_dir)
     elif resume != "never" and _begun(run_dir):
         recorded = _recorded(run_dir)
-        free = (*OPERATIONAL, *_not_yet_used(config, run_dir))
+        # No step reads guidance: samples alone are drawn with it.
+        free = (*OPERATIONAL, "guidance", *_not_yet_used(config, run_dir))
         if config.data.fingerprint and config.data.fingerprint == _fingerprint(recorded):
             free += ("data.source",)  # the same images, elsewhere
         changed = _differences(recorded, to_dict(config), free) if recorded else []
