@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -19,9 +18,9 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.engine.sharding import whole
 from mimflow_train.errors import StorageError, remedy
-from mimflow_train.micro_batches import is_bf16
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
+from mimflow_train.storage.arithmetic import precision_on, versions
 from mimflow_train.storage.away import patiently
 from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.provenance import code_commit
@@ -80,7 +79,7 @@ def snapshot(state: State, *, keep: bool = True) -> Snapshot:
             if keep:
                 copies[name][key] = together.to("cpu", copy=True).contiguous()
     device = next(state.model.parameters()).device
-    precision = f"{'bf16' if is_bf16(device, state.config.precision) else 'fp32'} on {device.type}"
+    precision = precision_on(device, state.config.precision)
     return Snapshot(state.phase, state.step, state.draw_stream, precision, copies)
 
 
@@ -259,13 +258,12 @@ def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, A
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.glob("*.safetensors"))
     }
-    versions = {name: importlib.metadata.version(name) for name in ("mimflow-train", "torch")}
     return {
         "format": FORMAT,
         "phase": state.phase,
         "step": state.step,
         "draw_stream": state.draw_stream,
-        "versions": versions,
+        "versions": versions(),
         "commit": code_commit(),
         "precision": state.precision,
         "files": files,
