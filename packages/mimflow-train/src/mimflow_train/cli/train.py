@@ -12,6 +12,7 @@ import tyro
 
 from mimflow_train.cli.build_config import build_config
 from mimflow_train.cli.command import leave, parse, run
+from mimflow_train.cli.failure_note import failure_noted
 from mimflow_train.cli.preflight import (
     Launch,
     choose_launch,
@@ -105,34 +106,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: TrainOptions) -> int:
-    _check_options(options)
-    config = build_config(options)
-    _require_trainable(options, config)
     workers = Workers.parse(options.workers)
     rank, count = torchrun_place() or (0, workers.most)
-    range_of_workers = Workers(min(workers.least, count), count)
-    require_divisor(config.global_batch, range_of_workers)
-    require_micro_batch(config, range_of_workers)
-    if options.dry_run:
-        return _dry_run(options, config, count)
-    require_packages(config.data.source)
-    launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
-    if launch.device == "cpu":
-        require_gpu(config.scale, options.device)
-    if config.cuda_graph:
-        require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
-    if options.log == "wandb":
-        require_wandb()
-    name = Path(config.data.source).name
-    run_dir = (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
-    if config.data.source != "emoji":
-        require_apart(run_dir, Path(config.data.source))
+    known = options.out if rank == 0 and not options.dry_run else None
+    with failure_noted(known, is_held=False):
+        _check_options(options)
+        config = build_config(options)
+        _require_trainable(options, config)
+        range_of_workers = Workers(min(workers.least, count), count)
+        require_divisor(config.global_batch, range_of_workers)
+        require_micro_batch(config, range_of_workers)
+        if options.dry_run:
+            return _dry_run(options, config, count)
+        require_packages(config.data.source)
+        launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
+        if launch.device == "cpu":
+            require_gpu(config.scale, options.device)
+        if config.cuda_graph:
+            require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
+        if options.log == "wandb":
+            require_wandb()
+        name = Path(config.data.source).name
+        run_dir = (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
+        if config.data.source != "emoji":
+            require_apart(run_dir, Path(config.data.source))
     if rank > 0:  # it waits for rank 0 where they meet
-        _require_weights(options, config, run_dir)
-        _train(options, config, run_dir, launch)
+        with failure_noted(run_dir, is_held=True):
+            _require_weights(options, config, run_dir)
+            _train(options, config, run_dir, launch)
         return 0
     require_begun(run_dir, options.resume)
-    with locked(run_dir):
+    with locked(run_dir), failure_noted(run_dir, is_held=True):
         require_own(config, run_dir, options.resume)
         _require_weights(options, config, run_dir)
         prepare_run(config, run_dir, options.resume)

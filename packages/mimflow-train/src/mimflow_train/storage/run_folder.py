@@ -12,10 +12,12 @@ from mimflow_train.errors import ConfigError
 from mimflow_train.storage.files import read_json
 
 __all__ = [
+    "FAILURE_FILE",
     "FILES_OF_A_RUN",
     "FILES_OF_ITS_END",
     "checkpoint_folder",
     "checkpoints",
+    "is_a_run",
     "last_step",
     "prepare_run",
     "read_manifest",
@@ -25,6 +27,7 @@ __all__ = [
     "steps_done",
 ]
 
+FAILURE_FILE = "failure.json"
 FILES_OF_A_RUN = (
     "ATTRIBUTION.txt",
     "bad_images.txt",
@@ -33,6 +36,7 @@ FILES_OF_A_RUN = (
     "diagnostics.json",
     "errors",
     "eval",
+    FAILURE_FILE,
     "metrics.jsonl",
     "milestones",
     "ray",
@@ -95,7 +99,7 @@ def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
     Raises:
         ConfigError: If the folder holds another run that is not to be started anew, or other files.
     """
-    if not _is_a_run(run_dir):
+    if not is_a_run(run_dir):
         _require_nothing_else(run_dir)
     elif resume != "never" and _begun(run_dir):
         recorded = _recorded(run_dir)
@@ -112,14 +116,15 @@ def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
 
 
 def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
-    """Make the run folder of a run, empty if it is to be started anew.
+    """Make the run folder of a run, empty if it is to be started anew; its last failure is past.
 
     Raises:
         ConfigError: As :func:`require_own`.
     """
     require_own(config, run_dir, resume)
-    if resume == "never" and _is_a_run(run_dir):
+    if resume == "never" and is_a_run(run_dir):
         _remove_run(run_dir)
+    (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     write_config(config, run_dir)
 
 
@@ -158,7 +163,7 @@ def _remove_run(run_dir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is_a_run(run_dir: Path) -> bool:
+def is_a_run(run_dir: Path) -> bool:
     """Return whether a folder has a checkpoint of ours, or a configuration, however damaged."""
     folders = checkpoints(run_dir)
     if any("config" in read_manifest(folder) for folder in folders):
