@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 from tests.mimflow_train.conftest import SMALL
 
 from mim_encoder import MaskRatio
@@ -34,6 +35,8 @@ from mimflow_train.config import ConvolutionalConfig
 from mimflow_train.config.file import read_config, write_config
 from mimflow_train.errors import ConfigError, DataError, DivergedError
 from mimflow_train.recipes import tiny
+from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.provenance import code_commit
 from mimflow_train.storage.run_folder import FILES_OF_ITS_END, prepare_run
@@ -281,6 +284,43 @@ def test_a_mistake_that_one_of_torchruns_workers_meets_is_left_as_well(begun, ra
         assert run(train_command, *arguments) == 3
     failure = json.loads((out / "failure.json").read_text())
     assert failure == {"code": 3, "message": f"Expected rank 0's images; rank {rank} has others."}
+
+
+def test_a_run_begins_with_another_s_weights_once(begun, tmp_path, capsys, monkeypatch):
+    first, arguments = begun
+    config, out = read_config(first), tmp_path / "second"
+    state = TrainState(config, torch.device("cpu"))
+    state.step = 2
+    write_checkpoint(snapshot(state), config, first)
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGTERM)
+    second = [*arguments, "--out", out, "--set", "optim.lr=1e-5", "--seed", 7]
+    assert run(train_command, *second, "--init", tmp_path / "none") == 2
+    assert run(train_command, *second, "--set", "model.flow.width=24", "--init", first) == 2
+    assert "of networks like this run's; got flow." in capsys.readouterr().err
+    assert not (out / "config.json").exists()
+
+    assert run(train_command, *second, "--init", first) == 143
+    said = capsys.readouterr().err
+    assert f"The networks began with the ema weights of step_00000002 in {first} (sha256 " in said
+    weights = [
+        load_file(each / "checkpoints" / step / "ema.safetensors")
+        for each, step in ((first, "step_00000002"), (out, "step_00000000"))
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+    first.rename(tmp_path / "gone")
+    for again in ([], ["--init", first]):
+        assert run(train_command, *second, *again) == 143
+        assert "The networks began" not in capsys.readouterr().err
+    assert run(train_command, *second, "--init", tmp_path / "gone") == 2
+    assert f"than {out} began with, {first}; got {tmp_path / 'gone'}. Leave it out to go on" in (
+        capsys.readouterr().err
+    )
+    for wrong in (out, tmp_path / "none"):
+        assert run(train_command, *second, "--init", wrong, "--resume", "never") == 2
+        assert (out / "checkpoints" / "step_00000000").exists()
+    assert run(train_command, *second, "--resume", "never") == 143
+    assert not (out / "checkpoints").exists()
 
 
 def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys, monkeypatch):

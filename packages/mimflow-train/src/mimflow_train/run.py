@@ -211,7 +211,7 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) 
     device = context.device
     manifest = {} if folder is None else read_manifest(folder)
     changed = changed_arithmetic(manifest, device, config.precision)
-    if folder and changed and context.rank == 0 and manifest["step"] < until:
+    if folder and changed and context.rank == 0 and 0 < manifest["step"] < until:
         say(f"Checkpoint {folder.name} was {changed}, and is no longer the same bits.")
     is_joint = manifest.get("phase", TrainState.phase) == TrainState.phase
     if shares_out(config, context.world_size) and is_joint:

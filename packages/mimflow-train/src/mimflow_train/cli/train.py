@@ -34,11 +34,13 @@ from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.run_folder import (
     FILES_OF_ITS_END,
+    begins_with,
     last_step,
     prepare_run,
     require_begun,
     require_own,
     steps_done,
+    told_of_init,
 )
 from mimflow_train.telemetry.console import say
 from mimflow_train.telemetry.sinks import require_wandb
@@ -82,6 +84,9 @@ class TrainOptions:
     there and decides by the number of workers otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Kind of device; auto takes CUDA where there is one."""
+    init: Path | None = None
+    """Begin a new run with the weights of another: its folder, or a .safetensors file (a milestone,
+    or mimflow-inspect --export)."""
     resume: Literal["auto", "never", "must"] = "auto"
     """Continue the run folder if there is one, start it anew, or refuse to start anew."""
     log: Literal["files", "wandb"] = "files"
@@ -137,9 +142,7 @@ def _main(options: TrainOptions) -> int:
         return 0
     require_begun(run_dir, options.resume)
     with locked(run_dir), failure_noted(run_dir, is_held=True):
-        require_own(config, run_dir, options.resume)
-        _require_weights(options, config, run_dir)
-        prepare_run(config, run_dir, options.resume)
+        _begin(options, config, run_dir)
         return _train_and_finish(options, config, run_dir, launch)
 
 
@@ -199,6 +202,23 @@ def _require_weights(options: TrainOptions, config: TrainConfig, run_dir: Path) 
     until = last_step(config, run_dir, options.phase)
     is_joint = options.resume == "never" or steps_done(run_dir) < config.steps
     require_weights(config, joint_phase=is_joint, decoder_phase=until > config.steps)
+
+
+def _begin(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
+    """Make the run folder, after all that can be checked without it, with weights of another."""
+    require_own(config, run_dir, options.resume)
+    init = options.init if begins_with(options.init, run_dir, options.resume) else None
+    _require_weights(options, config, run_dir)
+    if init is None:
+        prepare_run(config, run_dir, options.resume)
+        return
+    from mimflow_train.storage.checkpoint import write_checkpoint
+    from mimflow_train.storage.init import first_snapshot
+
+    first = first_snapshot(init, config)
+    prepare_run(config, run_dir, options.resume)
+    write_checkpoint(first, config, run_dir)
+    say(told_of_init(first.init or {}))
 
 
 def _train_and_finish(

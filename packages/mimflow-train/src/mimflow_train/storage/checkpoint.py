@@ -24,7 +24,12 @@ from mimflow_train.storage.arithmetic import precision_on, versions
 from mimflow_train.storage.away import patiently
 from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.provenance import code_commit
-from mimflow_train.storage.run_folder import checkpoint_folder, checkpoints, read_manifest
+from mimflow_train.storage.run_folder import (
+    checkpoint_folder,
+    checkpoints,
+    init_of,
+    read_manifest,
+)
 
 __all__ = [
     "Snapshot",
@@ -55,6 +60,7 @@ class Snapshot(NamedTuple):
             depend on it.
         precision: In which it was trained, and on what: ``bf16 on cuda``, say.
         tensors: Everything a checkpoint holds, by file and name.
+        init: What the run began with, where it begins now, if not at random.
     """
 
     phase: str
@@ -62,6 +68,7 @@ class Snapshot(NamedTuple):
     draw_stream: int
     precision: str
     tensors: dict[str, dict[str, Tensor]]
+    init: Mapping[str, Any] | None = None
 
 
 def snapshot(state: State, *, keep: bool = True) -> Snapshot:
@@ -102,7 +109,8 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
         _require_space(draft, state)
         for name, tensors in state.tensors.items():
             save_file(tensors, draft / f"{name}.safetensors")
-        (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state, config)))
+        manifest = _manifest(draft, state, config) | {"init": state.init or init_of(run_dir)}
+        (draft / "manifest.json").write_text(json.dumps(manifest))
         for path in (*draft.iterdir(), draft):
             _to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ __all__ = [
     "FAILURE_FILE",
     "FILES_OF_A_RUN",
     "FILES_OF_ITS_END",
+    "begins_with",
     "checkpoint_folder",
     "checkpoints",
+    "init_of",
     "is_a_run",
     "last_step",
     "prepare_run",
@@ -25,6 +28,7 @@ __all__ = [
     "require_own",
     "step_of",
     "steps_done",
+    "told_of_init",
 ]
 
 FAILURE_FILE = "failure.json"
@@ -113,6 +117,49 @@ def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
                 f"Expected the configuration that {run_dir} was started with; changed: "
                 f"{_in_short(changed)}. Give another --out, or --resume never to start it anew."
             )
+
+
+def begins_with(init: Path | None, run_dir: Path, resume: str) -> bool:
+    """Return whether a run is to begin with weights of another; one that has begun reads none.
+
+    Args:
+        init: The other run's folder or its weights; None to begin at random.
+        run_dir: The run folder.
+        resume: ``never`` if what is there is started anew.
+
+    Raises:
+        ConfigError: If the weights are the run's own, or it has begun with others.
+    """
+    if init is None:
+        return False
+    if resume != "never" and _begun(run_dir):
+        began = (init_of(run_dir) or {}).get("from")
+        if began != str(init.resolve()):
+            raise ConfigError(
+                f"Expected no other --init than {run_dir} began with, {began or 'none'}; got "
+                f"{init}. Leave it out to go on, or give another --out."
+            )
+        return False
+    if init.resolve().is_relative_to(run_dir):
+        raise ConfigError(
+            f"Expected --init of another run than --out; got {init}. Give another --out."
+        )
+    return True
+
+
+def init_of(run_dir: Path) -> dict[str, Any] | None:
+    """Return what the checkpoints say the run began with; None if that was at random."""
+    said = (read_manifest(each).get("init") for each in reversed(checkpoints(run_dir)))
+    return next((each for each in said if each), None)
+
+
+def told_of_init(init: Mapping[str, Any]) -> str:
+    """Return a sentence on what a run began with."""
+    but = f"; {' and '.join(init['at_random'])} at random" if init["at_random"] else ""
+    return (
+        f"The networks began with the {init['weights']} weights of {init['checkpoint']} in "
+        f"{init['from']} (sha256 {init['sha256'][:16]}){but}."
+    )
 
 
 def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
