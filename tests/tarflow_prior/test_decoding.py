@@ -209,12 +209,12 @@ def _fix_steps(decoder: Decoder) -> None:
     """Take the step for all positions as it is, which this run's type checks keep uncompiled."""
     for block in decoder._blocks:
         for is_guided in (False, True):
-            block.steps[is_guided] = _fixed(block, is_guided=is_guided)
+            block.graphs[is_guided] = _fixed(block, is_guided=is_guided)
         block.solver = Sequential(compiled=True)
 
 
 def _fixed(block: BlockDecoder, *, is_guided: bool):
-    return lambda: block.step_at(block.desk.rank, is_guided=is_guided)
+    return lambda: block.step_at(block.buffers.rank, is_guided=is_guided)
 
 
 @pytest.mark.parametrize("guidance", [None, Guidance(2.0)], ids=["unguided", "guided"])

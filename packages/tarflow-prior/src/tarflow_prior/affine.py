@@ -15,6 +15,14 @@ class Affine(NamedTuple):
     shift: Float[Tensor, "b t d"]
     log_scale: Float[Tensor, "b t d"]
 
+    def to_noise(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Standardise tokens: ``(tokens - shift) exp(-log_scale)``."""
+        return (tokens - self.shift) * torch.exp(-self.log_scale)
+
+    def to_tokens(self, noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Undo :meth:`to_noise`: ``noise exp(log_scale) + shift``."""
+        return noise * self.log_scale.exp() + self.shift
+
 
 def guide(rule: Rule, conditional: Affine, null: Affine, weight: Float[Tensor, "t 1"]) -> Affine:
     """Move the conditional Gaussian away from that of the null class.

@@ -50,7 +50,8 @@ class KeyValueCache:
     def clear(self) -> None:
         """Forget all tokens, in place since a captured graph keeps to this storage.
 
-        Who attends to all slots needs it: a NaN of an earlier decoding would pass the mask.
+        Needed where attention covers all slots: a masked slot has weight 0, but 0 times a NaN
+        that an earlier decoding has left is NaN.
         """
         for layer in self.layers:
             layer.zero_()

@@ -125,12 +125,11 @@ class Block(nn.Module):
         check_precision(self.head.weight.dtype)  # FSDP may cast them for the pass
         tokens = self.in_decoding_order(z)
         context = self.positions_by_rank() + self.class_vector(label)
-        shift, log_scale = self.affine(
+        affine = self.affine(
             tokens[:, :-1], context, self.layers, [causal_attention] * len(self.layers)
         )
-        rest = (tokens[:, 1:] - shift) * torch.exp(-log_scale)
-        u = torch.cat([tokens[:, :1], rest], dim=1)
-        log_scale = F.pad(log_scale, (0, 0, 1, 0))
+        u = torch.cat([tokens[:, :1], affine.to_noise(tokens[:, 1:])], dim=1)
+        log_scale = F.pad(affine.log_scale, (0, 0, 1, 0))
         return self.in_decoding_order(u), self.in_decoding_order(log_scale)
 
     def in_decoding_order(self, tokens: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:

@@ -21,7 +21,7 @@ from tarflow_prior.checks import (
 from tarflow_prior.config import check_type
 from tarflow_prior.errors import NonFiniteError
 from tarflow_prior.guidance import Guidance
-from tarflow_prior.inversion import BlockDecoder, Desk
+from tarflow_prior.inversion import BlockDecoder, DecodingBuffers
 from tarflow_prior.solvers import Sequential, Solver
 
 _WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -50,7 +50,7 @@ class Decoder:
     many equal batches: weights are cast, steps compiled and CUDA graphs captured once. It
     reads the weights when it is made, and an ambient ``torch.autocast``, whose precision it keeps;
     make a new one after a training step. Weights that have changed are noticed, by their bits. It
-    works at one desk: threads need a decoder each.
+    reuses its memory, so it is not thread-safe: give each thread a decoder of its own.
 
     Args:
         blocks: The blocks of the flow, in forward order.
@@ -94,12 +94,13 @@ class Decoder:
                 "Move the flow there, or leave cuda_graph off."
             )
         guided = [_guides(guidance, block, blocks[-1]) for block in blocks]
-        self._desk = Desk(config, num_samples, 1 + any(guided), like=weights)
+        self._flow_blocks = blocks
+        self._buffers = DecodingBuffers(config, num_samples, 1 + any(guided), like=weights)
         self._blocks = [
-            BlockDecoder(block, self._desk, guidance if is_guided else None, solver)
+            BlockDecoder(block, self._buffers, guidance if is_guided else None, solver)
             for block, is_guided in zip(blocks, guided, strict=True)
         ]
-        self._contents = _contents(block.block for block in self._blocks)
+        self._contents = _contents(blocks)
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -116,7 +117,7 @@ class Decoder:
             ValueError, RuntimeError, NonFiniteError: As :meth:`decode`.
         """
         u, label = self._accepted(u, label)
-        z, sweeps = self._decode(u, label)
+        z, sweeps = self.decode(u, label)
         with without_autocast(u):
             state = z
             for block in self._blocks:
@@ -142,7 +143,16 @@ class Decoder:
             RuntimeError: If the weights have changed since the decoder was made.
             NonFiniteError: If a sample overflowed.
         """
-        return self._decode(*self._accepted(u, label))
+        u, label = self._accepted(u, label)
+        if len(u) != self._buffers.num_samples:
+            raise ValueError(
+                f"Expected noise of {self._buffers.num_samples} samples, for which this decoder "
+                f"was made; got {len(u)}. Use in_tiles, or make another decoder."
+            )
+        states, sweeps = self._states(u, label)
+        if not states[-1].isfinite().all():
+            raise NonFiniteError.found(states[-1], states, 0, self._flow_blocks)
+        return states[-1], sweeps
 
     def sample(
         self,
@@ -163,31 +173,20 @@ class Decoder:
             RuntimeError, NonFiniteError: As :meth:`decode`.
         """
         check_noise(temperature, generator)
-        noise = draw_noise(self._desk.num_samples, self._desk.noise, generator)
+        noise = draw_noise(self._buffers.num_samples, self._buffers.noise, generator)
         return self.decode(temperature * noise, label)[0]
-
-    def _decode(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
-        if len(u) != self._desk.num_samples:
-            raise ValueError(
-                f"Expected noise of {self._desk.num_samples} samples, for which this decoder was "
-                f"made; got {len(u)}. Use in_tiles, or make another decoder."
-            )
-        states, sweeps = self._states(u, label)
-        if not states[-1].isfinite().all():
-            raise NonFiniteError.found(states[-1], states, 0, self._flow_blocks())
-        return states[-1], sweeps
 
     def _accepted(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Check noise and labels, and bring them to the dtype and the device that decode them."""
-        config = self._blocks[0].block.config
-        u = accepted_tokens(u, config, self._desk.noise.dtype)
+        config = self._flow_blocks[0].config
+        u = accepted_tokens(u, config, self._buffers.noise.dtype)
         if label is not None:
             label = labels_in_range(label, config, len(u)).to(u.device)
         return u, label
 
     def _states(self, u: Tensor, label: Tensor | None) -> tuple[list[Tensor], tuple[int, ...]]:
         """Return the noise and the tokens after each block, in decoding order."""
-        if _contents(block.block for block in self._blocks) != self._contents:
+        if _contents(self._flow_blocks) != self._contents:
             raise RuntimeError(
                 "Expected the weights that this decoder was made of; they have changed. "
                 "Make a new decoder after a training step."
@@ -199,9 +198,6 @@ class Decoder:
                 states.append(z)
                 sweeps.append(count)
         return states, tuple(reversed(sweeps))
-
-    def _flow_blocks(self) -> list[Block]:
-        return [block.block for block in self._blocks]
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -221,7 +217,7 @@ class Decoder:
         u, label = self._accepted(u, label)
         if not len(u):
             return u
-        size, z = self._desk.num_samples, torch.empty_like(u)
+        size, z = self._buffers.num_samples, torch.empty_like(u)
         broken: tuple[list[Tensor], int] | None = None  # the first tile with an overflow
         for start in range(0, len(u), size):
             rows = slice(start, start + size)
@@ -231,14 +227,14 @@ class Decoder:
             if broken is None and not z[rows].isfinite().all():
                 broken = states, start
         if broken is not None:
-            raise NonFiniteError.found(z, *broken, self._flow_blocks())
+            raise NonFiniteError.found(z, *broken, self._flow_blocks)
         return z
 
 
 def draw_noise(
     count: int, like: Float[Tensor, "_ k d"], generator: torch.Generator | None
 ) -> Float[Tensor, "{count} k d"]:
-    """Draw base noise where its generator lives, sample by sample: it matters not how it is cut.
+    """Draw base noise where its generator lives, sample by sample: batch sizes do not matter.
 
     Args:
         count: Samples.

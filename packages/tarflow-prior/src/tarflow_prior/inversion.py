@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from tarflow_prior.affine import Affine, guide
@@ -22,8 +22,8 @@ from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential, Solver,
 DecodingLayer = Callable[[Tensor, Attend], Tensor]
 
 
-class Desk:
-    """The memory of one decoding, shared by the blocks: each needs it alone while it runs."""
+class DecodingBuffers:
+    """The memory of one decoding, shared by the blocks: only one may use it at a time."""
 
     def __init__(
         self, config: TarFlowConfig, num_samples: int, branches: int, *, like: Tensor
@@ -48,102 +48,91 @@ def _gemm_dtype(weights: Tensor) -> torch.dtype:
 
 
 class BlockDecoder:
-    """One block at the desk. Rows are the samples, and the same once more for the null class."""
+    """Inverts one block. Rows are the samples, and the same once more for the null class."""
 
-    def __init__(self, block: Block, desk: Desk, guidance: Guidance | None, solver: Solver) -> None:
-        self.block, self.desk, self.guidance, self.solver = block, desk, guidance, solver
+    def __init__(
+        self, block: Block, buffers: DecodingBuffers, guidance: Guidance | None, solver: Solver
+    ) -> None:
+        self.block, self.buffers, self.guidance, self.solver = block, buffers, guidance, solver
+        # The solver if all its steps have the same shapes.
+        self.fixed = solver if isinstance(solver, Sequential) and solver.is_fixed else None
         self.exact_layers = cast(list[Layer], list(block.layers))
         self.layers = self._decoding_layers()
         self.positions = block.positions_by_rank().detach()
         num_tokens = block.config.num_tokens
         strengths = guidance.strengths(num_tokens) if guidance else [0.0] * (num_tokens - 1)
         self.strengths = strengths  # of the successors of ranks 0..k-2
-        self.weights = rearrange(desk.noise.new_tensor(strengths), "t -> t 1")
+        self.weights = rearrange(buffers.noise.new_tensor(strengths), "t -> t 1")
         self.jacobi_is_slow = False
-        self.steps: dict[bool, Callable[[], object]] = {}
+        self.graphs: dict[bool, Callable[[], object]] = {}
 
     def _decoding_layers(self) -> list[DecodingLayer]:
-        dtype, rows = self.desk.gemm_dtype, len(self.desk.classes)
+        dtype, rows = self.buffers.gemm_dtype, len(self.buffers.classes)
         if not all(map(is_plain, self.exact_layers)):
             return [partial(_under_autocast, layer, dtype) for layer in self.exact_layers]
-        if self._fixed_solver() or not can_pack(self.desk.tokens.device, dtype):
+        if self.fixed or not can_pack(self.buffers.tokens.device, dtype):
             return [layer.for_decoding(dtype) for layer in self.exact_layers]
         return [PackedLayer(layer, dtype, rows) for layer in self.exact_layers]
-
-    def _fixed_solver(self) -> Sequential | None:
-        """Return the solver if all its steps have the same shapes."""
-        is_fixed = isinstance(self.solver, Sequential) and self.solver.is_fixed
-        return cast(Sequential, self.solver) if is_fixed else None
 
     def invert(self, u: Tensor, label: Tensor | None) -> tuple[Tensor, int]:
         """Return the tokens whose (guided) encoding is ``u``, and the passes it took."""
         self._load(u, label)
-        last = self.block.config.num_tokens - 1
-        if isinstance(self.solver, Sequential):
-            sweeps = self._decode_by_step() + self._polish(self.solver.polish)
-        elif isinstance(self.solver, Auto):
-            sweeps = self._race(self.solver.tol)
-        else:
-            parts = self.solver.segments if isinstance(self.solver, GaussSeidel) else 1
-            sweeps, left = 0, 0.0
-            for start, stop in cut(last + 1, parts):
-                count, worst = self._sweep(start, stop, self.solver)
-                sweeps, left = sweeps + count, max(left, worst)
-            if left > self.solver.tol:
-                warnings.warn(
-                    f"Expected noise met within tol={self.solver.tol} after max_iterations="
-                    f"{self.solver.max_iterations} sweeps; got {left:.2g} in one block. "
-                    "Raise max_iterations, or leave it None for exact samples.",
-                    stacklevel=4,
-                )
-        return self.block.in_decoding_order(self.desk.tokens.clone()), sweeps
+        match self.solver:
+            case Sequential(polish=polish):
+                sweeps = self._decode_by_step() + self._polish(polish)
+            case Auto(tol=tol):
+                sweeps = self._race(tol)
+            case Jacobi():
+                sweeps = self._sweep_segments(1, self.solver)
+            case GaussSeidel(segments=segments):
+                sweeps = self._sweep_segments(segments, self.solver)
+        return self.block.in_decoding_order(self.buffers.tokens.clone()), sweeps
 
     def encode(self, z: Tensor, label: Tensor | None) -> Tensor:
         """Return the noise of ``z`` under the (guided) block, in the precision of the weights."""
         self._load(z, label)
-        self.desk.tokens.copy_(self.desk.noise)
-        shift, log_scale = self._parallel_affine()
-        rest = (self.desk.tokens[:, 1:] - shift) * torch.exp(-log_scale)
-        return self.block.in_decoding_order(torch.cat([self.desk.tokens[:, :1], rest], dim=1))
+        self.buffers.tokens.copy_(self.buffers.noise)
+        rest = self._parallel_affine().to_noise(self.buffers.tokens[:, 1:])
+        return self.block.in_decoding_order(torch.cat([self.buffers.tokens[:, :1], rest], dim=1))
 
     def _load(self, noise: Tensor, label: Tensor | None) -> None:
-        desk = self.desk
-        desk.noise.copy_(self.block.in_decoding_order(noise))
-        desk.tokens.copy_(desk.noise)
-        desk.classes[: desk.num_samples] = self.block.class_vector(label)
+        buffers = self.buffers
+        buffers.noise.copy_(self.block.in_decoding_order(noise))
+        buffers.tokens.copy_(buffers.noise)
+        buffers.classes[: buffers.num_samples] = self.block.class_vector(label)
         if self.guidance:
-            desk.classes[desk.num_samples :] = self.block.class_vector(None)
-        self.null_filled = 0
+            buffers.classes[buffers.num_samples :] = self.block.class_vector(None)
+        self.null_cached = 0  # ranks of which the null branch's keys and values are there
 
     def _decode_by_step(self) -> int:
         """Decode token by token: exact, since every token has all of its past."""
-        if self._fixed_solver():
-            self.desk.cache.clear()
+        if self.fixed:
+            self.buffers.cache.clear()
         for rank, strength in enumerate(self.strengths):
             self._fill_null(rank, is_guided=strength > 0)
             self._step(rank, is_guided=strength > 0)
         return len(self.strengths)
 
     def _step(self, rank: int, *, is_guided: bool) -> None:
-        if solver := self._fixed_solver():
-            self.desk.rank.fill_(rank)
-            if is_guided not in self.steps:
-                self.steps[is_guided] = self._graph(solver, is_guided=is_guided)
-            self.steps[is_guided]()
+        if self.fixed:
+            self.buffers.rank.fill_(rank)
+            if is_guided not in self.graphs:
+                self.graphs[is_guided] = self._graph(self.fixed, is_guided=is_guided)
+            self.graphs[is_guided]()
         else:
-            shift, log_scale = self._affine(rank, rank + 1, is_guided=is_guided)
-            noise = self.desk.noise[:, rank + 1 : rank + 2]
-            self.desk.tokens[:, rank + 1 : rank + 2] = noise * log_scale.exp() + shift
-        self.null_filled = rank + 1 if is_guided else self.null_filled
+            affine = self._affine(rank, rank + 1, is_guided=is_guided)
+            successor = slice(rank + 1, rank + 2)
+            self.buffers.tokens[:, successor] = affine.to_tokens(self.buffers.noise[:, successor])
+        self.null_cached = rank + 1 if is_guided else self.null_cached
 
     def _affine(self, start: int, stop: int, *, is_guided: bool) -> Affine:
         """Predict the successors of ranks start..stop-1, whose past is in the cache."""
         branches = 2 if is_guided else 1
-        rows = slice(branches * self.desk.num_samples)
+        rows = slice(branches * self.buffers.num_samples)
         return self._predict(
-            self.desk.tokens[:, start:stop],
-            self.positions[:, start:stop] + self.desk.classes[rows],
-            self.desk.cache.attends(start, stop, rows=rows),
+            self.buffers.tokens[:, start:stop],
+            self.positions[:, start:stop] + self.buffers.classes[rows],
+            self.buffers.cache.attends(start, stop, rows=rows),
             self.weights[start:stop] if is_guided else None,
         )
 
@@ -158,11 +147,11 @@ class BlockDecoder:
     def _parallel_affine(self) -> Affine:
         """Predict all successors in one pass, in the precision of the weights."""
         attends = [causal_attention] * len(self.exact_layers)
-        tokens = self.desk.tokens[:, :-1]
+        tokens = self.buffers.tokens[:, :-1]
         branches = 2 if self.guidance else 1
         affine = self.block.affine(
             torch.cat([tokens] * branches),
-            self.positions + self.desk.classes[: branches * self.desk.num_samples],
+            self.positions + self.buffers.classes[: branches * self.buffers.num_samples],
             self.exact_layers,
             attends,
         )
@@ -172,47 +161,61 @@ class BlockDecoder:
 
     def _fill_null(self, rank: int, *, is_guided: bool) -> None:
         """Catch up with the ranks that the null branch has skipped while nothing was guided."""
-        if not is_guided or self.null_filled >= rank:
+        if not is_guided or self.null_cached >= rank:
             return
-        rows = slice(self.desk.num_samples, 2 * self.desk.num_samples)
-        past = slice(self.null_filled, rank)
+        rows = slice(self.buffers.num_samples, 2 * self.buffers.num_samples)
+        past = slice(self.null_cached, rank)
         self.block.affine(
-            self.desk.tokens[:, past],
-            self.positions[:, past] + self.desk.classes[rows],
+            self.buffers.tokens[:, past],
+            self.positions[:, past] + self.buffers.classes[rows],
             self.layers,
-            self.desk.cache.attends(past.start, past.stop, rows=rows),
+            self.buffers.cache.attends(past.start, past.stop, rows=rows),
         )
-        self.null_filled = rank
+        self.null_cached = rank
+
+    def _sweep_segments(self, parts: int, limits: Jacobi | GaussSeidel) -> int:
+        """Sweep one segment of tokens after the other, and return the sweeps."""
+        sweeps, residual = 0, 0.0
+        for start, stop in cut(self.block.config.num_tokens, parts):
+            count, worst = self._sweep(start, stop, limits)
+            sweeps, residual = sweeps + count, max(residual, worst)
+        if residual > limits.tol:
+            warnings.warn(
+                f"Expected noise met within tol={limits.tol} after max_iterations="
+                f"{limits.max_iterations} sweeps; got {residual:.2g} in one block. "
+                "Raise max_iterations, or leave it None for exact samples.",
+                stacklevel=5,
+            )
+        return sweeps
 
     def _sweep(self, start: int, stop: int, limits: Jacobi | GaussSeidel) -> tuple[int, float]:
         """Sweep the tokens of rank start..stop-1 to their fixed point, sample by sample.
 
         Returns the sweeps, and the largest difference in noise of a sample that is not exact.
         """
-        tokens, noise = self.desk.tokens[:, start:stop], self.desk.noise[:, start:stop]
+        tokens, noise = self.buffers.tokens[:, start:stop], self.buffers.noise[:, start:stop]
         is_guided = any(self.strengths[start - 1 : stop - 1])
         self._fill_null(start - 1, is_guided=is_guided)
         exact_after = stop - start
+        is_open = noise.new_ones(len(noise), 1, 1, dtype=torch.bool)  # samples yet to converge
         for count in range(1, min(limits.max_iterations or exact_after, exact_after) + 1):
-            shift, log_scale = self._affine(start - 1, stop - 1, is_guided=is_guided)
-            update = noise * log_scale.exp() + shift
+            affine = self._affine(start - 1, stop - 1, is_guided=is_guided)
+            update = affine.to_tokens(noise)
             if count == exact_after:
-                tokens.copy_(torch.where(self._open(), update, tokens) if count > 1 else update)
+                tokens.copy_(torch.where(is_open, update, tokens))
                 return count, 0.0
-            gap = reduce((update - tokens).abs() * torch.exp(-log_scale), "b t d -> b", "max")
-            self.is_open = ~(gap <= limits.tol)  # NaN stays open
-            if not self.is_open.any():
+            off = (update - tokens).abs() * torch.exp(-affine.log_scale)
+            gap = reduce(off, "b t d -> b 1 1", "max")
+            is_open = ~(gap <= limits.tol)  # NaN stays open
+            if not is_open.any():
                 return count, 0.0
             # A guess that overflowed would poison its successors by 0 * NaN; any start will do.
             guess = torch.where(update.isfinite(), update, 0.0)
-            tokens.copy_(torch.where(self._open(), guess, tokens))
+            tokens.copy_(torch.where(is_open, guess, tokens))
         # What the last sweep could not make finite is no sample, whatever the guess was.
         sound = rearrange(update.isfinite().all(2).all(1), "b -> b 1 1")
         tokens.copy_(torch.where(sound, tokens, torch.nan))
         return count, gap.nan_to_num(nan=torch.inf).max().item()
-
-    def _open(self) -> Bool[Tensor, "b 1 1"]:
-        return rearrange(self.is_open, "b -> b 1 1")
 
     def _race(self, tol: float) -> int:
         """Sweep for as long as the sequential pass would take, then take that."""
@@ -222,55 +225,55 @@ class BlockDecoder:
             step = self._seconds(0, 1)
             budget = int(num_steps * step / self._seconds(0, num_steps))
             if budget >= 1:
-                spent, left = self._sweep(1, num_steps + 1, Jacobi(tol, budget))
-                if left <= tol:
+                spent, residual = self._sweep(1, num_steps + 1, Jacobi(tol, budget))
+                if residual <= tol:
                     return spent
             self.jacobi_is_slow = True
-            self.desk.tokens.copy_(self.desk.noise)
-            self.null_filled = 0
+            self.buffers.tokens.copy_(self.buffers.noise)
+            self.null_cached = 0
         return spent + self._decode_by_step()
 
     def _seconds(self, start: int, stop: int) -> float:
         """Time a pass over some ranks, after one that warms up."""
         for _ in range(2):
-            _synchronize(self.desk.tokens)
+            _synchronize(self.buffers.tokens)
             began = time.perf_counter()
             self._affine(start, stop, is_guided=self.guidance is not None)
-            _synchronize(self.desk.tokens)
+            _synchronize(self.buffers.tokens)
         return time.perf_counter() - began
 
     def _polish(self, sweeps: int) -> int:
         """Sweep all tokens in the precision of the weights, if the draft was rounded."""
-        if self.desk.gemm_dtype == self.desk.tokens.dtype:
+        if self.buffers.gemm_dtype == self.buffers.tokens.dtype:
             return 0
         for _ in range(sweeps):
-            shift, log_scale = self._parallel_affine()
-            self.desk.tokens[:, 1:] = self.desk.noise[:, 1:] * log_scale.exp() + shift
+            affine = self._parallel_affine()
+            self.buffers.tokens[:, 1:] = affine.to_tokens(self.buffers.noise[:, 1:])
         return sweeps
 
     def _graph(self, solver: Sequential, *, is_guided: bool) -> Callable[[], object]:
-        """Return the step that reads its rank from the desk, compiled, captured, or both."""
-        step = partial(self.step_at, self.desk.rank, is_guided=is_guided)
+        """Return the step that reads its rank from the buffers, compiled, captured, or both."""
+        step = partial(self.step_at, self.buffers.rank, is_guided=is_guided)
         if solver.compiled:
             compiled = torch.compile(self.step_at, fullgraph=True, dynamic=False)
-            step = partial(compiled, self.desk.rank, is_guided=is_guided)
+            step = partial(compiled, self.buffers.rank, is_guided=is_guided)
             # Depths, batches and rules have a graph each, of which torch would refuse the ninth.
             with torch._dynamo.config.patch(recompile_limit=1024):
                 step()  # a step may run twice: it writes the same
-        return _captured(step, self.desk.tokens.device) if solver.cuda_graph else step
+        return _captured(step, self.buffers.tokens.device) if solver.cuda_graph else step
 
     def step_at(self, rank: Tensor, *, is_guided: bool) -> None:
         """Decode the successor of a rank known to the device alone: one graph for all ranks."""
-        desk, successor = self.desk, rank + 1
-        num_rows = desk.num_samples * (2 if is_guided else 1)
-        shift, log_scale = self._predict(
-            desk.tokens.index_select(1, rank),
-            self.positions.index_select(1, rank) + desk.classes[:num_rows],
-            desk.cache.attends_at(rank, num_rows=num_rows),
+        buffers = self.buffers
+        num_rows = buffers.num_samples * (2 if is_guided else 1)
+        affine = self._predict(
+            buffers.tokens.index_select(1, rank),
+            self.positions.index_select(1, rank) + buffers.classes[:num_rows],
+            buffers.cache.attends_at(rank, num_rows=num_rows),
             self.weights.index_select(0, rank) if is_guided else None,
         )
-        noise = desk.noise.index_select(1, successor)
-        desk.tokens.index_copy_(1, successor, noise * log_scale.exp() + shift)
+        noise = buffers.noise.index_select(1, rank + 1)
+        buffers.tokens.index_copy_(1, rank + 1, affine.to_tokens(noise))
 
 
 def _under_autocast(
