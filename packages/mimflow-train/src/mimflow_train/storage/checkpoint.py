@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,25 +192,9 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     manifest = json.loads((folder / "manifest.json").read_text())
     kind = DecoderState if manifest.get("phase") == DecoderState.phase else TrainState
     state = kind(config, device)
-    state.load(_Files(folder), int(manifest["step"]))
+    state.load(lambda name: load_file(folder / f"{name}.safetensors"), int(manifest["step"]))
     state.draw_stream = int(manifest.get("draw_stream", 0))
     return state
-
-
-class _Files(Mapping[str, dict[str, Tensor]]):
-    """A checkpoint's files, each read when it is asked for, as all workers of a machine do."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __getitem__(self, name: str) -> dict[str, Tensor]:
-        return load_file(self._folder / f"{name}.safetensors")
-
-    def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in self._folder.glob("*.safetensors"))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def load_model(folder: Path, config: TrainConfig, device: torch.device) -> MIMFlow:
