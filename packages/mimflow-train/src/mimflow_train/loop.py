@@ -157,7 +157,10 @@ def _slower(state: State) -> str:
             "Lower decoder_phase.optim.lr and run again, in a copy of the run without this phase's "
             "checkpoints."
         )
-    return "Lower optim.lr and run again with a new --out."
+    return (
+        "Begin a new --out from the last checkpoint or milestone with --init RUN_OR_FILE, and "
+        "lower optim.lr."
+    )
 
 
 def _are_finite(values: dict[str, Tensor]) -> bool:
