@@ -547,6 +547,30 @@ def check_samples(out, tmp_path, capsys):
     assert (out / "samples.png").read_bytes() == before
 
 
+def test_a_run_goes_on_without_its_options_and_wherever_its_images_are(folder, tmp_path, capsys):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    arguments = ["--data", folder, *QUICK, "--set", "optim.lr=0.003"]
+    begun = build_config(parse(TrainOptions, [*map(str, arguments)], "mimflow-train"))
+    prepare_run(begun, out, "auto")
+
+    def again(*more):
+        options = parse(TrainOptions, ["--out", str(out), *map(str, more)], "mimflow-train")
+        return build_config(options)
+
+    assert again() == begun
+    assert again("--set", "optim.lr=0.1").optim.lr == 0.1  # to be refused with the difference
+    assert again("--scale", "tiny").optim.lr == begun.optim.lr / 0.003 * 0.0012
+    assert again("--resume", "never").data.source == "emoji"
+    folder.rename(moved)
+    with pytest.raises(DataError, match=r"they are not there\. Say where they are with --data DIR"):
+        again()
+    assert again("--data", moved).data.fingerprint == begun.data.fingerprint
+    assert again("--data", moved).optim == begun.optim
+    capsys.readouterr()
+    again("--data", moved, "--steps", "40000")
+    assert "epochs of these" in capsys.readouterr().err
+
+
 def test_sampling_from_no_run(tmp_path, capsys):
     foreign, torn = tmp_path / "foreign.safetensors", tmp_path / "torn.safetensors"
     save_file({"x": np.zeros(3)}, foreign)
