@@ -87,12 +87,14 @@ def test_a_step_is_computed_as_training_would(quick, monkeypatch, name):
     for model, config, device in computed:
         assert transformer_layers(model)
         assert (config.compile, config.recompute, device) == (True, True, quick.device)
-    assert "steps in fp32, compile, recompute; samples in fp32, not compiled" in outcome.counts
+    samples = "samples in fp32 by a kept decoder, not compiled"
+    assert f"steps in fp32, compile, recompute; {samples}" in outcome.counts
 
 
 def test_the_precision_of_steps_and_of_samples_is_said(quick):
     session = dataclasses.replace(quick, base=override(quick.base, ["precision=bf16"]))
-    assert timing._conditions(session).startswith("steps in bf16; samples in fp32, not compiled; ")
+    said = timing._conditions(session)
+    assert said.startswith("steps in bf16; samples in fp32 by a kept decoder, not compiled; ")
 
 
 def test_recomputed_layers_of_the_flow_keep_their_inputs_alone(quick):
