@@ -10,7 +10,7 @@ from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.config.file import from_dict, read_config, read_values, to_dict, write_config
 from mimflow_train.config.overrides import merge, override
 from mimflow_train.errors import ConfigError
-from mimflow_train.recipes import RECIPES, tiny
+from mimflow_train.recipes import RECIPES, paper, tiny
 from tarflow_prior import Guidance
 
 
@@ -161,6 +161,24 @@ def test_images_decide_their_classes_whatever_a_file_says():
     values = to_dict(tiny(("a", "b"), "there"))
     values["data"]["fingerprint"] = "old"
     assert merge(tiny(("x", "y", "z"), "here"), values, "f.json") == tiny(("x", "y", "z"), "here")
+
+
+def test_sizes_that_networks_share_are_set_in_all_of_them():
+    model = override(
+        paper("S", ("a", "b"), "x"),
+        ["model.image_size=512", "model.patch_size=32", "model.latent_dim=8"],
+    ).model
+    assert (model.encoder.image_size, model.decoder.image_size) == (512, 512)
+    assert (model.encoder.patch_size, model.decoder.patch_size) == (32, 32)
+    assert {each.grid for each in model.features.values()} == {(16, 16)}
+    dims = [model.encoder.latent_dim, model.decoder.latent_dim, model.flow.token_dim]
+    assert {*dims, *(each.latent_dim for each in model.features.values())} == {8}
+    filed = merge(tiny(), {"model": {"image_size": 64, "num_latents": 32}}, "mine.toml").model
+    assert {each.grid for each in filed.features.values()} == {(8, 8)}
+    counts = [filed.encoder.num_latents, filed.decoder.num_latents, filed.flow.num_tokens]
+    assert {*counts, *(each.num_latents for each in filed.features.values())} == {32}
+    with pytest.raises(ConfigError, match="Did you mean num_latents"):
+        override(tiny(), ["model.num_latent=8"])
 
 
 @pytest.mark.parametrize(

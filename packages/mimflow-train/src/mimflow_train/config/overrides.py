@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genmetrics.errors import did_you_mean
-from mimflow_train.config import ConvolutionalConfig, DecoderPhaseConfig, TrainConfig
+from mimflow_train.config import (
+    ConvolutionalConfig,
+    DecoderPhaseConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from mimflow_train.config.file import from_dict, to_dict
 from mimflow_train.errors import ConfigError
 
@@ -17,6 +22,12 @@ __all__ = ["merge", "override"]
 _TEACHERS_KEY = "model.features"
 _OF_THE_IMAGES = ("data.source", "data.class_names", "data.fingerprint", "model.flow.num_classes")
 _OPTIONS = {"scale": "--scale", **dict.fromkeys(_OF_THE_IMAGES, "--data")}
+_SHARED = {  # what several networks have to agree on: in each of them it is called so
+    "image_size": {"encoder": "image_size", "decoder": "image_size"},
+    "patch_size": {"encoder": "patch_size", "decoder": "patch_size"},
+    "num_latents": {"encoder": "num_latents", "decoder": "num_latents", "flow": "num_tokens"},
+    "latent_dim": {"encoder": "latent_dim", "decoder": "latent_dim", "flow": "token_dim"},
+}
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -36,7 +47,9 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
         config: Where to start.
         assignments: Dotted field name, ``=``, and a Python literal or a plain word. Two sections
             take names: ``decoder_phase=rae`` is that preset with the recipe's steps, and
-            ``model.features=dinov2,hog`` are the teachers to imitate, or none.
+            ``model.features=dinov2,hog`` are the teachers to imitate, or none. Four names change
+            all networks that have to agree: ``model.image_size``, ``model.patch_size``,
+            ``model.num_latents`` and ``model.latent_dim``.
 
     Raises:
         ConfigError: If there is no such field, or a value is of another type or out of range.
@@ -105,6 +118,10 @@ def _merge(tree: dict[str, Any], config: Any, values: Mapping[str, Any], prefix:
     """Put a section's values into the tree, following the configuration for names and types."""
     for name, value in values.items():
         key = prefix + name
+        if prefix == "model." and name in _SHARED:
+            _merge(tree, config, _spread(config, name, value), prefix)
+            _fit_grids(tree)
+            continue
         _require_field(config, name, key)
         now = config[name] if isinstance(config, dict) else getattr(config, name)
         if key == "model.convolutional" and now is None and isinstance(value, Mapping):
@@ -125,6 +142,21 @@ def _merge(tree: dict[str, Any], config: Any, values: Mapping[str, Any], prefix:
             tree[name] = _typed(value, typing.get_type_hints(type(config))[name], key)
 
 
+def _spread(model: ModelConfig, name: str, value: Any) -> dict[str, Any]:
+    """Return what a value that networks share is called in each of them."""
+    spread: dict[str, Any] = {part: {field: value} for part, field in _SHARED[name].items()}
+    if name in ("num_latents", "latent_dim"):
+        spread["features"] = {teacher: {name: value} for teacher in model.features}
+    return spread
+
+
+def _fit_grids(model: dict[str, Any]) -> None:
+    """Give teachers as many patches as images have, where these come out even."""
+    side = model["encoder"]["image_size"] // max(1, model["encoder"]["patch_size"])
+    for each in model["features"].values():
+        each["grid"] = [side, side]
+
+
 def _nested(key: str, value: str) -> dict[str, Any]:
     """Return the sections that a dotted name leads through, as a file has them."""
     *sections, name = key.split(".")
@@ -140,6 +172,7 @@ def _require_field(config: Any, name: str, key: str) -> None:
         names = list(config)
     elif dataclasses.is_dataclass(config):
         names = [field.name for field in dataclasses.fields(config)]
+        names += _SHARED if isinstance(config, ModelConfig) else ()
     if name not in names:
         advice = did_you_mean(name, names) or f" Choose from {', '.join(names)}."
         raise ConfigError(f"Expected a field of the configuration; there is no {key}.{advice}")

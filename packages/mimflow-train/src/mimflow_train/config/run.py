@@ -144,7 +144,8 @@ def _require_equal(name: str, value: object, other_name: str, other: object) -> 
     """Raise if two fields that must agree do not."""
     if value != other:
         raise ConfigError(
-            f"Expected model.{name} to equal {other_name}, {other}; got {value}. Set both."
+            f"Expected model.{name} to equal {other_name}, {other}; got {value}. Set "
+            "model.image_size, patch_size, num_latents or latent_dim, which all networks take."
         )
 
 

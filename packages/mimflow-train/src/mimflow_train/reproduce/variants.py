@@ -145,7 +145,5 @@ def _token_settings(config: TrainConfig, share: Fraction) -> list[str]:
     Feature decoders become transformers: an MLP's tokens must divide the patches.
     """
     count = int(config.model.encoder.num_patches * share)
-    parts = ("encoder", "decoder", *(f"features.{name}" for name in config.model.features))
-    settings = [f"model.{part}.num_latents={count}" for part in parts]
-    settings += [f"model.features.{name}.kind=transformer" for name in config.model.features]
-    return [*settings, f"model.flow.num_tokens={count}"]
+    kinds = [f"model.features.{name}.kind=transformer" for name in config.model.features]
+    return [f"model.num_latents={count}", *kinds]
