@@ -94,6 +94,14 @@ def test_copy_has_the_pixels_that_training_would_see(source, tmp_path):
         assert load_rgb(files.place(i)).tobytes() == adm_crop_picture(load_rgb(path), 8).tobytes()
 
 
+def test_images_that_are_enlarged_are_counted(source, tmp_path, capsys):
+    Image.new("RGB", (40, 50)).save(source / "a" / "large.png")
+    assert crop(source, tmp_path / "out", "--size", 20) == 0
+    assert "51 of the 52 images written are smaller than 20 px" in capsys.readouterr().err
+    assert crop(source, tmp_path / "whole", "--size", 19) == 0
+    assert "smaller" not in capsys.readouterr().err
+
+
 def test_copy_goes_on_where_it_was_stopped(source, tmp_path, capsys):
     crop(source, tmp_path / "out")
     files = read_layout(tmp_path / "out").train

@@ -1,9 +1,11 @@
 """Every row of every experiment is a run that this code can make."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +123,16 @@ def test_the_experiments_are_known_without_torch():
     code = "import sys, mimflow_train.reproduce.experiments; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_the_documented_table_of_ones_own_is_listed_with_its_cost(monkeypatch, capsys):
+    docs = Path(__file__).parents[3] / "docs" / "reproduce.md"
+    (example,) = re.findall(r"```python\n(.*?)```", docs.read_text(), re.DOTALL)
+    monkeypatch.setitem(EXPERIMENTS, "bound", None)  # restored afterwards
+    monkeypatch.setattr("sys.argv", ["mine.py", "list"])
+    with pytest.raises(SystemExit) as ended:
+        exec(compile(example, "mine.py", "exec"), {})
+    assert ended.value.code == 0
+    assert re.search(
+        r"^bound +2 +1,240 .*\n +Clip of the log-scale$", capsys.readouterr().out, re.M
+    )

@@ -158,6 +158,11 @@ def _crop(options: Crop) -> int:
             f"Expected images that can be read in {options.source}; got none among {total}, the "
             f"first {cropped.skipped[0]}. All of them are in {options.out / 'skipped.txt'}."
         )
+    if cropped.enlarged:
+        say(
+            f"Warning: {cropped.enlarged} of the {cropped.written} images written are smaller "
+            f"than {options.size} px, and are enlarged."
+        )
     if cropped.skipped:
         sys.stderr.write(
             f"Left out {cropped.skipped[0]}; all of them are in {options.out / 'skipped.txt'}.\n"

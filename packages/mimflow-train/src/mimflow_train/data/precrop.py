@@ -54,11 +54,13 @@ class Cropped:
     Attributes:
         written: Images written now.
         present: Images that were there.
+        enlarged: How many of those written were smaller than the copy's.
         skipped: What could not be decoded and why, a line for each.
     """
 
     written: int
     present: int
+    enlarged: int
     skipped: tuple[str, ...]
 
 
@@ -114,7 +116,8 @@ def _crop_all(
             parts = [files.part(slice(i, i + _AT_ONCE)) for i in range(0, len(files), _AT_ONCE)]
             copy = partial(_copy, out / split, layout.class_names, options)
             for part in pool.map(copy, parts):
-                tally.update(written=part.written, present=part.present)
+                counts = {"present": part.present, "enlarged": part.enlarged}
+                tally.update(written=part.written, **counts)
                 skipped += part.skipped
                 progress(part.written + part.present + len(part.skipped))
     except BrokenProcessPool as error:
@@ -127,7 +130,7 @@ def _crop_all(
     if skipped:
         text = "".join(f"{line}\n" for line in skipped)
         (out / _SKIPPED).write_text(text, encoding="utf-8", errors="surrogateescape")
-    return Cropped(tally["written"], tally["present"], tuple(skipped))
+    return Cropped(tally["written"], tally["present"], tally["enlarged"], tuple(skipped))
 
 
 def _end_with_parent() -> None:
@@ -150,7 +153,7 @@ def _copy(
     out: Path, class_names: tuple[str, ...], options: CropOptions, files: ImageFiles
 ) -> Cropped:
     """Copy some of the files into a folder of classes."""
-    written = present = 0
+    written = present = enlarged = 0
     skipped = []
     for index in range(len(files)):
         path = _target(out, class_names[files.labels[index]], files.name(index), options.encoding)
@@ -158,14 +161,16 @@ def _copy(
             present += 1
             continue
         try:
-            image = adm_crop_picture(load_rgb(BytesIO(files.read(index))), options.size)
+            picture = load_rgb(BytesIO(files.read(index)))
+            image = adm_crop_picture(picture, options.size)
         except UNDECODABLE as error:
             skipped.append(f"{files.place(index)}: {reason(error)}")
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(image, path, options)
         written += 1
-    return Cropped(written, present, tuple(skipped))
+        enlarged += min(picture.size) < options.size
+    return Cropped(written, present, enlarged, tuple(skipped))
 
 
 def _target(out: Path, class_name: str, name: str, encoding: str) -> Path:
