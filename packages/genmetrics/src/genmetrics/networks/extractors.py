@@ -24,7 +24,8 @@ class Extractor:
         outputs: Numbers per feature of each output, the main output first.
         preprocess_id: Resizing and normalisation, in words.
         weights_sha256: Digest of the weight file.
-        network: Maps uint8 images to a dictionary of the outputs, in one pass; in eval mode.
+        network: Maps uint8 images to a dictionary of the outputs, in one pass. It is run in eval
+            mode, and put back if it was in training.
         device: Where it runs.
         classifier: Maps the main output to class logits; None if the network has no classes.
     """
@@ -44,7 +45,7 @@ class Extractor:
             BadInput: If the images are not bytes.
         """
         require_bytes(images)
-        with full_float32():
+        with full_float32(), eval_mode(self.network):
             features: dict[str, Tensor] = self.network(images.to(self.device))
         return features
 
@@ -69,7 +70,7 @@ class Extractor:
                 f"Expected an extractor with a classifier (inception, efflite0); got {self.name}. "
                 "Choose one of these for class scores."
             )
-        with full_float32():
+        with full_float32(), eval_mode(self.classifier):
             logits: Tensor = self.classifier(features.to(self.device))
         return logits.to(features.device)
 
@@ -200,3 +201,15 @@ def full_float32() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode for the block; its parts that were in training return to that."""
+    in_training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in in_training:
+            part.training = True  # train() would take the parts below along
