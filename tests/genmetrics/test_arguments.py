@@ -231,3 +231,27 @@ def test_one_sample_and_arrays_are_no_batch_of_latents(tmp_path):
         f"{batch} a NumPy array, float64 (2, 4). {advice}",
         "taken: [2.0]",
     ]
+
+
+NETWORKS = """
+from genmetrics import Evaluator, evaluate, extract, extract_features
+images = torch.zeros(4, 3, 21, 21, dtype=torch.uint8)
+genmetrics.write_npz(images.movedim(1, -1).numpy(), "x.npz", count=4)
+for wrong in (torch.nn.Identity(), len):
+    told(
+        lambda: extract_features(images, wrong),
+        lambda: extract(images, wrong),
+        lambda: evaluate("x.npz", "x.npz", extractor=wrong),
+        lambda: Evaluator("x.npz", extractor=wrong),
+    )
+told(lambda: extract_features(images, "efflite0").shape)
+"""
+
+
+def test_a_bare_network_is_refused_with_how_it_is_wrapped(tmp_path):
+    found = lines_of(NETWORKS, tmp_path)
+    wanted = "Expected an Extractor or the name of one; got"
+    wrap = "a Identity. Wrap it: Extractor.of(network, name='mine')."
+    assert found[:4] == 4 * [f"{wanted} {wrap}"]
+    assert found[4:8] == 4 * [f"{wanted} a builtin_function_or_method. Pass one such."]
+    assert found[8] == "taken: torch.Size([4, 1280])"

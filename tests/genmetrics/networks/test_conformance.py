@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from genmetrics import UsageError, get_extractor
+from genmetrics import UsageError, extract_features, get_extractor
 from genmetrics.cli import main
 from genmetrics.networks.conformance import check_extractor
 from genmetrics.networks.extractor_names import plugin_extractors
@@ -83,6 +83,24 @@ def test_each_fault_has_its_sentence(fault, sentence):
     problems = check_extractor(means(fault))
     assert any(problem.endswith(sentence) for problem in problems), problems
     assert len(problems) <= 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (lambda x: two(x[:, :2]), r"got main \(4, 2\), more \(4, 2\)\."),
+        (lambda x: two(x[:1]), r"got main \(1, 3\), more \(1, 2\)\."),
+        (lambda x: {"main": x}, r"got main \(4, 3\)\."),
+        (lambda x: {**two(x), "third": x}, r"got main \(4, 3\), more \(4, 2\), third \(4, 3\)\."),
+        (lambda x: x, r"got float32 \(4, 3\)\."),
+    ],
+    ids=["width", "rows", "missing", "undeclared", "tensor"],
+)
+def test_outputs_that_were_not_declared_are_refused_when_they_come(fault, found):
+    images = torch.zeros(4, 3, 5, 6, dtype=torch.uint8)
+    wanted = r"Expected main \(4, 3\), more \(4, 2\) from the network of means; "
+    with pytest.raises(UsageError, match=wanted + found):
+        extract_features(images, means(fault))
 
 
 def test_declarations_are_checked():

@@ -20,7 +20,7 @@ from genmetrics.evaluation.scoring import SCORERS, Sets
 from genmetrics.evaluation.statistics_remarks import other_weights, unknown_preprocessing
 from genmetrics.features.extraction import extract
 from genmetrics.images.sources import ImageSource, as_images
-from genmetrics.networks.extractors import Extractor, get_extractor
+from genmetrics.networks.extractors import Extractor, as_extractor
 
 __all__ = ["evaluate"]
 
@@ -125,8 +125,7 @@ class Judge:
             reference = open_reference(reference)
         if not isinstance(reference, Reference):
             reference = Reference.of(as_images(reference))
-        if not isinstance(extractor, Extractor):
-            extractor = get_extractor(extractor)
+        extractor = as_extractor(extractor)
         protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
         usable = usable_statistics(reference, extractor)
         ignored = tuple(sorted(set(reference.statistics) - set(usable)))

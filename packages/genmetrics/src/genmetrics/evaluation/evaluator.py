@@ -20,7 +20,7 @@ from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
 from genmetrics.images.contents import Contents, content_remarks
 from genmetrics.images.sources import ImageSource
-from genmetrics.networks.extractors import Extractor, get_extractor
+from genmetrics.networks.extractors import Extractor, as_extractor
 
 __all__ = ["Evaluator"]
 
@@ -71,8 +71,7 @@ class Evaluator:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
-        if not isinstance(extractor, Extractor):
-            extractor = get_extractor(extractor)
+        extractor = as_extractor(extractor)
         protocol = protocol or choose_protocol(None, extractor.name)
         if metrics is not None:
             protocol = replace(protocol, metrics=metric_names(metrics))

@@ -21,7 +21,7 @@ from genmetrics.features.cache import FeatureCache
 from genmetrics.images.contents import Contents
 from genmetrics.images.decoding import Decoded, Processes, batches_ahead
 from genmetrics.images.sources import ImageSource, PictureSet, as_images
-from genmetrics.networks.extractors import Extractor, full_float32
+from genmetrics.networks.extractors import Extractor, as_extractor, full_float32
 
 BATCHES_PER_SHARD = 8
 # Beside the outputs in a shard.
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 def extract_features(
     source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
-    extractor: Extractor,
+    extractor: Extractor | str,
     batch_size: int = 64,
     progress: Callable[[int], object] | None = None,
 ) -> Float32[Tensor, "n d"]:
@@ -40,7 +40,7 @@ def extract_features(
 
     Args:
         source: Images of :func:`open_images`, their path, or a tensor of them.
-        extractor: The feature network.
+        extractor: The feature network, or its name.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         progress: Called after each batch with the number of images in it.
 
@@ -54,13 +54,14 @@ def extract_features(
         >>> extract_features(images, get_extractor("efflite0"), batch_size=2).shape
         torch.Size([3, 1280])
     """
+    extractor = as_extractor(extractor)
     features = extract(source, extractor, batch_size=batch_size, progress=progress)
     return features[extractor.main_output]
 
 
 def extract(  # noqa: PLR0913  # each is a choice of its own
     source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
-    extractor: Extractor,
+    extractor: Extractor | str,
     *,
     batch_size: int = 64,
     cache: str | Path | None = None,
@@ -76,7 +77,7 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
 
     Args:
         source: Images of :func:`open_images`, their path, or a tensor of them.
-        extractor: The feature network.
+        extractor: The feature network, or its name.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         cache: A folder in which features are kept, by the content of the images and the network;
             a run that was killed goes on from there.
@@ -88,7 +89,8 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     Raises:
         BadInput: If an image cannot be decoded; the message names its file. If a tensor is not of
             bytes.
-        UsageError: If the cache cannot be written.
+        UsageError: If the cache cannot be written, or the network returns anything else than its
+            extractor says.
 
     Example:
         >>> from genmetrics import get_extractor
@@ -102,6 +104,7 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
         require_bytes(source)
     else:
         source = as_images(source)
+    extractor = as_extractor(extractor)
     run = _Run(source, extractor, batch_size, cache, progress or (lambda count: None))
     feed = _Feed(run.missing_batches(workers))
     replicas = _replicas(extractor, devices)
