@@ -158,7 +158,7 @@ def test_paths_names_and_one_text_of_metrics_are_taken(tmp_path):
         found[3:],
         [
             "a .zip or an .npz file; got real, which does not exist",
-            "Expected a path of images, or open_images(path); got a Tensor. Write images",
+            "as a uint8 tensor (b, 3, h, w); got float32 (4, 3, 21, 21). Pass (255 * images)",
             "Expected a path of images, or open_images(path); got a list. Write images",
             "got 'eflite0'. Did you mean efflite0?",
             "got 'fit'. Did you mean fid?",

@@ -1,13 +1,17 @@
 """What people pass to the functions: images as bytes, features as rows of floats."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genmetrics.errors import BadInput
+from genmetrics.images.sources import ImageSource
 
 __all__ = [
+    "Images",
     "OtherRows",
     "Rows",
     "as_features",
@@ -18,6 +22,14 @@ __all__ = [
 ]
 
 Rows = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
+Images = (
+    ImageSource
+    | str
+    | Path
+    | UInt8[Tensor, "_ 3 _ _"]
+    | UInt8[np.ndarray, "_ _ _ 3"]
+    | UInt8[np.ndarray, "_ 3 _ _"]
+)
 OtherRows = Float[Tensor, "m d"] | Float[np.ndarray, "m d"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from genmetrics.checks import Images
 from genmetrics.evaluation.feasibility import (
     require_enough,
     require_suitable,
@@ -49,8 +50,8 @@ _SAME = (
 
 
 def evaluate(
-    samples: ImageSource | str | Path,
-    reference: ImageSource | Reference | str | Path,
+    samples: Images,
+    reference: Images | Reference,
     *,
     extractor: Extractor | str,
     protocol: Protocol | None = None,
@@ -65,8 +66,9 @@ def evaluate(
     distance at that count is given too, since only these two numbers can be compared.
 
     Args:
-        samples: The images to judge, at least 2, or their path.
-        reference: Real images, at least 2, or their statistics, or the path of either.
+        samples: The images to judge, at least 2, or their path, or bytes: a tensor
+            ``(n, 3, h, w)`` or an array ``(n, h, w, 3)``.
+        reference: Real images, at least 2, or their statistics, or the path of either, or bytes.
         extractor: The feature network, or its name.
         protocol: Metrics and constants; None for the Frechet distance alone.
         seed: Seed of the random subsets.
@@ -110,7 +112,7 @@ class Judge:
     @classmethod
     def of(
         cls,
-        reference: ImageSource | Reference | str | Path,
+        reference: Images | Reference,
         extractor: Extractor | str,
         protocol: Protocol | None,
         seed: int,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from genmetrics.checks import require_bytes
+from genmetrics.checks import Images, require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.evaluate import Judge
 from genmetrics.evaluation.feasibility import require_enough
@@ -19,6 +19,7 @@ from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
 from genmetrics.images.contents import Contents, content_remarks
+from genmetrics.images.held import HeldImages, of_image
 from genmetrics.images.sources import ImageSource
 from genmetrics.networks.extractors import Extractor, as_extractor
 
@@ -32,7 +33,8 @@ class Evaluator:
     later one. Samples are kept as features; at most a batch of them waits as images.
 
     Args:
-        reference: Real images, or their statistics, or the path of either.
+        reference: Real images, or their statistics, or the path of either, or bytes: a tensor
+            ``(n, 3, h, w)`` or an array ``(n, h, w, 3)``.
         extractor: The feature network, or its name.
         metrics: What to compute, names in a list or between commas; None for the protocol's.
         protocol: Constants; None for those of the network.
@@ -60,7 +62,7 @@ class Evaluator:
 
     def __init__(  # noqa: PLR0913  # what evaluate takes, and the cache of the reference
         self,
-        reference: ImageSource | Reference | str | Path,
+        reference: Images | Reference,
         *,
         extractor: Extractor | str,
         metrics: str | Sequence[str] | None = None,
@@ -105,7 +107,7 @@ class Evaluator:
         require_bytes(images)
         self._num_images += len(images)
         for image in images.detach().cpu().movedim(1, -1).contiguous().numpy():
-            self._digest.update(repr(image.shape).encode() + image.tobytes())
+            self._digest.update(of_image(image))
             self._waiting.append(image)
             if len(self._waiting) == self._batch_size:
                 features, contents = self._extract_held()
@@ -136,7 +138,7 @@ class Evaluator:
 
     def _extract_held(self) -> tuple[dict[str, Tensor], Contents]:
         """Return the features of the images that wait, and what is known of their pixels."""
-        held = _Held(self._waiting)
+        held = HeldImages(self._waiting)
         features = self._extract(held)
         assert held.contents is not None  # extract leaves them there
         return features, held.contents
@@ -151,29 +153,3 @@ def _noticed(parts: Sequence[Contents]) -> list[str]:
     digests, plain = (np.concatenate(each) for each in zip(*parts, strict=True))
     names = [str(place) for place in range(len(digests))]
     return content_remarks(Contents(digests, plain), names, Path("the stream"))
-
-
-class _Held:
-    """Images in memory, as ``extract`` reads them."""
-
-    def __init__(self, images: Sequence[np.ndarray]) -> None:
-        self._images = images
-        self.path = Path("-")
-        self.kind = "stream"
-        self.labels: np.ndarray | None = None
-        self.contents: Contents | None = None
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        return self._images[index]
-
-    def select(self, indices: Sequence[int]) -> ImageSource:
-        return _Held([self._images[index] for index in indices])
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(b"".join(image.tobytes() for image in self._images)).hexdigest()
-
-    def remarks(self) -> list[str]:
-        return []

@@ -94,7 +94,7 @@ class ImageSet:
 
     Args:
         path: Folder or file.
-        kind: ``folder``, ``zip``, ``npz``, ``stream`` or ``statistics``.
+        kind: ``folder``, ``zip``, ``npz``, ``memory``, ``stream`` or ``statistics``.
         n: How many images; None for statistics of an unknown number.
         fingerprint: Changes with the images; of a folder it holds their sizes and times only.
         format: Whose statistics are used, such as ``adm``; None if none are.

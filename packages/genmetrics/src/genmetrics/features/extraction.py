@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from genmetrics.checks import require_bytes
+from genmetrics.checks import Images, require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.features.cache import FeatureCache
 from genmetrics.images.contents import Contents
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def extract_features(
-    source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
+    source: Images,
     extractor: Extractor | str,
     batch_size: int = 64,
     progress: Callable[[int], object] | None = None,
@@ -39,14 +39,15 @@ def extract_features(
     """Return the main output of all images, in their order, on the CPU: see :func:`extract`.
 
     Args:
-        source: Images of :func:`open_images`, their path, or a tensor of them.
+        source: Images of :func:`open_images`, their path, or bytes: a tensor ``(n, 3, h, w)`` or
+            an array ``(n, h, w, 3)``.
         extractor: The feature network, or its name.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         progress: Called after each batch with the number of images in it.
 
     Raises:
-        BadInput: If an image cannot be decoded; the message names its file. If a tensor is not of
-            bytes.
+        BadInput: If an image cannot be decoded; the message names its file. If an array or
+            tensor is not of bytes.
 
     Example:
         >>> from genmetrics import get_extractor
@@ -60,7 +61,7 @@ def extract_features(
 
 
 def extract(  # noqa: PLR0913  # each is a choice of its own
-    source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
+    source: Images,
     extractor: Extractor | str,
     *,
     batch_size: int = 64,
@@ -76,7 +77,8 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     workers and interruptions, and so are the features, bit for bit on one kind of device.
 
     Args:
-        source: Images of :func:`open_images`, their path, or a tensor of them.
+        source: Images of :func:`open_images`, their path, or bytes: a tensor ``(n, 3, h, w)`` or
+            an array ``(n, h, w, 3)``.
         extractor: The feature network, or its name.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         cache: A folder in which features are kept, by the content of the images and the network;
@@ -87,8 +89,8 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
         progress: Called with the number of images in each batch that is done, or was cached.
 
     Raises:
-        BadInput: If an image cannot be decoded; the message names its file. If a tensor is not of
-            bytes.
+        BadInput: If an image cannot be decoded; the message names its file. If an array or
+            tensor is not of bytes.
         UsageError: If the cache cannot be written, or the network returns anything else than its
             extractor says.
 
@@ -100,7 +102,7 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     """
     if batch_size < 1:
         raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
-    if isinstance(source, Tensor | np.ndarray):
+    if isinstance(source, Tensor):
         require_bytes(source)
     else:
         source = as_images(source)
