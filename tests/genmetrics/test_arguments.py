@@ -255,3 +255,46 @@ def test_a_bare_network_is_refused_with_how_it_is_wrapped(tmp_path):
     assert found[:4] == 4 * [f"{wanted} {wrap}"]
     assert found[4:8] == 4 * [f"{wanted} a builtin_function_or_method. Pass one such."]
     assert found[8] == "taken: torch.Size([4, 1280])"
+
+
+FRECHET = """
+x = torch.zeros(9, 4)
+told(
+    lambda: genmetrics.frechet_distance(x, x),
+    lambda: genmetrics.frechet_distance(
+        genmetrics.StatsAccumulator(4).update(x).finalize(), x.numpy()
+    ),
+    lambda: genmetrics.frechet_distance("a.npz", "b.npz"),
+)
+"""
+
+
+def test_features_in_place_of_their_gaussians_are_told_which_function_takes_them(tmp_path):
+    tensor, array, path = lines_of(FRECHET, tmp_path)
+    wanted = "Expected Gaussians (GaussianStats); got"
+    advice = "Use frechet_distance_from_features for features"
+    assert tensor.startswith(f"{wanted} float32 (9, 4). {advice}")
+    assert array.startswith(f"{wanted} a NumPy array, float32 (9, 4). {advice}")
+    assert path.startswith(f"{wanted} a str. ")
+
+
+PAIRS_IN_MEMORY = """
+from genmetrics import reconstruction_metrics
+x = torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16).to(torch.uint8)
+genmetrics.write_npz(x, "x.npz")
+told(
+    lambda: reconstruction_metrics(x, x, ("psnr",)).psnr.value,
+    lambda: reconstruction_metrics(x.movedim(1, -1).numpy(), "x.npz", "psnr,ssim").ssim.value,
+    lambda: reconstruction_metrics(x, x[:1], ("psnr",)),
+    lambda: reconstruction_metrics(x, x, ("psnr",), "name"),
+    lambda: reconstruction_metrics(x, x, "fid"),
+)
+"""
+
+
+def test_reconstructions_in_memory_are_paired_by_their_order(tmp_path):
+    psnr, ssim, unequal, names, metric = lines_of(PAIRS_IN_MEMORY, tmp_path)
+    assert (psnr, ssim) == ("taken: 100.0", "taken: 1.0")
+    assert "as many reconstructions as images; got 2 in memory and 1 in memory" in unequal
+    assert "the images of memory have no names" in names
+    assert metric.endswith("got fid.")

@@ -172,11 +172,10 @@ def _open_pairs(options: argparse.Namespace) -> tuple["Pairs", "Pairing"]:
     """Pair the images, then take some of the pairs if a limit is given."""
     from numpy.random import default_rng
 
-    from genmetrics.images.pairing import pair_images
+    from genmetrics.images.pairing import pair_images, usual_pairing
 
     real, recon = (open_all(options, path) for path in (options.real, options.recon))
-    unnamed = "npz" in (real.kind, recon.kind)
-    pairing: Pairing = options.pairing or ("index" if unnamed else "name")
+    pairing: Pairing = options.pairing or usual_pairing(real, recon)
     pairs = pair_images(real, recon, pairing)
     total = len(pairs.names)
     if options.limit is None or options.limit >= total:

@@ -57,6 +57,12 @@ def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name"
     return Pairs(real, recon.select([place[name] for name in names]), names)
 
 
+def usual_pairing(real: ImageSource, recon: ImageSource) -> Pairing:
+    """Return ``name`` where images of both sets have names, else ``index``."""
+    named = isinstance(real, PictureSet) and isinstance(recon, PictureSet)
+    return "name" if named else "index"
+
+
 def _require_none_skipped(*sources: ImageSource) -> None:
     """Raise where a picture was left out, since all that follow it have moved up a place."""
     for source in sources:
