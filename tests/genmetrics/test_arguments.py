@@ -298,3 +298,34 @@ def test_reconstructions_in_memory_are_paired_by_their_order(tmp_path):
     assert "as many reconstructions as images; got 2 in memory and 1 in memory" in unequal
     assert "the images of memory have no names" in names
     assert metric.endswith("got fid.")
+
+
+METRICS = """
+import inspect
+from genmetrics import Evaluator, Extractor, evaluate, extract
+network = torch.nn.Sequential(torch.nn.AvgPool2d(7), torch.nn.Flatten())
+mine = Extractor.of(network, name="mine", float_range=(0.0, 1.0), side=21)
+x = torch.randint(0, 256, (9, 3, 21, 21), dtype=torch.uint8, generator=torch.manual_seed(0))
+two = genmetrics.choose_protocol(None, "mine", neighbours=2)
+evaluator = Evaluator(x, extractor=mine, metrics="fid,pr")
+evaluator.update(x[:7])
+told(
+    lambda: list(evaluate(x[:7], x, extractor=mine).scores),
+    lambda: evaluate(x[:7], x, extractor=mine, metrics="fid,pr").scores
+    == evaluator.result().scores,
+    lambda: evaluate(x[:7], x, extractor=mine, metrics=["pr"], protocol=two).protocol.neighbours,
+    lambda: evaluate(x[:7], x, extractor=mine, metrics="fit"),
+)
+shared = inspect.signature(extract).parameters.keys() - {"source"}
+told(lambda: shared - inspect.signature(evaluate).parameters.keys())
+"""
+
+
+def test_evaluate_takes_metrics_as_evaluator_does_and_names_what_extract_takes(tmp_path):
+    assert lines_of(METRICS, tmp_path) == [
+        "taken: ['fd_mine']",
+        "taken: True",
+        "taken: 2",
+        "Expected metrics that exist; got 'fit'. Did you mean fid?",
+        "taken: set()",
+    ]

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from genmetrics.checks import Images, require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.evaluate import Judge
 from genmetrics.evaluation.feasibility import require_enough
-from genmetrics.evaluation.protocols import Protocol, choose_protocol, metric_names
+from genmetrics.evaluation.protocols import Protocol, choose_protocol
 from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
@@ -75,9 +74,7 @@ class Evaluator:
             raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
         extractor = as_extractor(extractor)
         protocol = protocol or choose_protocol(None, extractor.name)
-        if metrics is not None:
-            protocol = replace(protocol, metrics=metric_names(metrics))
-        self._judge = Judge.of(reference, extractor, protocol, seed)
+        self._judge = Judge.of(reference, extractor, protocol.with_metrics(metrics), seed)
         self._batch_size = batch_size
         self._cache = cache
         self._real: dict[str, Tensor] | None = None
