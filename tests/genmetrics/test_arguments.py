@@ -329,3 +329,67 @@ def test_evaluate_takes_metrics_as_evaluator_does_and_names_what_extract_takes(t
         "Expected metrics that exist; got 'fit'. Did you mean fid?",
         "taken: set()",
     ]
+
+
+PROBES = """
+from genmetrics import ProbeData, knn_accuracy, linear_probe, logistic_probe, probe_depths
+from genmetrics import tuned_logistic_probe
+x = torch.randn(24, 5, generator=torch.manual_seed(0))
+y = (x[:, 0] > 0).long()
+forms = (
+    (x.numpy(), y.numpy()), (x, y.tolist()), (x, y.int()), (x, y.bool()),
+    (x.numpy(), y.bool().numpy()),
+)
+
+
+def scores(x, y, data):
+    tuned = tuned_logistic_probe(x, y)
+    return (
+        logistic_probe(x, y).weight.tolist(), tuned.l2, tuned.probe.accuracy(x, y),
+        tuned.probe.balanced_accuracy(x, y), tuned.probe.predict(x).tolist(),
+        linear_probe(data, data, "mimflow-tools", epochs=2).top1.mean,
+        probe_depths({"a": data}, {"a": data}, "mimflow-tools", epochs=2)["a"].top1.mean,
+        knn_accuracy(data, data, k=3).top1,
+    )
+
+
+wanted = scores(x, y, ProbeData(x, y))
+for form in forms:
+    print(scores(*form, form) == scores(*form, ProbeData(*form)) == wanted)
+told(lambda: torch.equal(ProbeData(x.reshape(24, 1, 5).numpy(), y.tolist()).rows(), x))
+for wrong in ((x.tolist(), y), (x.long(), y), (x[:, 0], y)):
+    told(lambda: ProbeData(*wrong), lambda: logistic_probe(*wrong))
+for wrong in ((x, y.float()), (x, y[:, None]), (x, "cat"), (x, [[1], [2, 3]]), (x, y[:7])):
+    told(lambda: ProbeData(*wrong), lambda: logistic_probe(*wrong))
+for wrong in (x, (x,), "train.npz"):
+    told(
+        lambda: linear_probe(wrong, (x, y)),
+        lambda: linear_probe((x, y), wrong),
+        lambda: knn_accuracy(wrong, (x, y)),
+    )
+"""
+
+
+def test_probes_take_arrays_lists_and_pairs_and_refuse_other_kinds(tmp_path):
+    found = lines_of(PROBES, tmp_path)
+    assert found[:6] == [*5 * ["True"], "taken: True"]
+    data, direct = found[6:12:2], found[7:12:2]
+    kinds = ("a list", "int64 (24, 5)", "float32 (24,)")
+    for line, kind in zip(data, kinds, strict=True):
+        floats = "as a tensor or array of floats (n, d) or (n, t, c);"
+        assert line == f"Expected features {floats} got {kind}. Pass one row per image."
+    for line, kind in zip(direct, kinds, strict=True):
+        assert f"as a tensor or array of floats (n, d); got {kind}." in line
+    for number, kind in enumerate(("float32 (24,)", "int64 (24, 1)", "a str", "a list")):
+        wanted = f"Expected labels as whole numbers (n,); got {kind}. Pass one per row."
+        assert found[12 + 2 * number : 14 + 2 * number] == [wanted, wanted]
+    unequal = "Expected one label per row; got 7 labels for 24 rows."
+    assert found[20:22] == [unequal, unequal]
+    for number, kind in enumerate(("float32 (24, 5)", "a tuple", "a str")):
+        train, val, neighbours = found[22 + 3 * number : 25 + 3 * number]
+        assert train == neighbours
+        assert train == (
+            f"Expected the training set as ProbeData(features, labels), or a pair of them; got "
+            f"{kind}. Read files with load_probe_file."
+        )
+        assert val == train.replace("training", "validation")

@@ -1,10 +1,12 @@
 """What people pass to the functions: images as bytes, features as rows of floats."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int64, Integer, UInt8
 from torch import Tensor
 
 from genmetrics.errors import BadInput
@@ -12,12 +14,16 @@ from genmetrics.images.sources import ImageSource
 
 __all__ = [
     "Images",
+    "Labels",
     "OtherRows",
     "Rows",
     "as_features",
+    "as_labels",
+    "as_tokens",
     "as_two_sets",
     "described",
     "require_bytes",
+    "require_label_each",
     "require_pairs",
 ]
 
@@ -29,6 +35,13 @@ Images = (
     | UInt8[Tensor, "_ 3 _ _"]
     | UInt8[np.ndarray, "_ _ _ 3"]
     | UInt8[np.ndarray, "_ 3 _ _"]
+)
+Labels = (
+    Integer[Tensor, " m"]
+    | Integer[np.ndarray, " m"]
+    | Bool[Tensor, " m"]
+    | Bool[np.ndarray, " m"]
+    | Sequence[int]
 )
 OtherRows = Float[Tensor, "m d"] | Float[np.ndarray, "m d"]
 
@@ -95,12 +108,66 @@ def as_features(features: object, name: str = "features") -> Float[Tensor, "n d"
     Raises:
         BadInput: If they are of another kind.
     """
+    return _floats(features, name, {2: "(n, d)"})
+
+
+def as_tokens(features: object, name: str = "features") -> Float[Tensor, "n ..."]:
+    """Return rows of floats, or rows of tokens, as :func:`as_features` does.
+
+    Args:
+        features: A tensor or NumPy array ``(n, d)`` or ``(n, t, c)``.
+        name: How the message calls them.
+
+    Raises:
+        BadInput: If they are of another kind.
+    """
+    return _floats(features, name, {2: "(n, d)", 3: "(n, t, c)"})
+
+
+def as_labels(labels: object) -> Int64[Tensor, " n"]:
+    """Return labels as a tensor.
+
+    Args:
+        labels: Whole numbers, a tensor, a NumPy array or a list ``(n,)``.
+
+    Raises:
+        BadInput: If they are of another kind.
+
+    Example:
+        >>> as_labels([3, 1, 3])
+        tensor([3, 1, 3])
+    """
+    found = labels
+    if isinstance(labels, list | tuple):
+        with suppress(ValueError):  # of lists of unequal length
+            found = np.asarray(labels)
+    if isinstance(found, np.ndarray) and found.dtype.kind in "biu":
+        found = torch.from_numpy(found.astype(np.int64))
+    whole = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
+    if not isinstance(found, Tensor) or not whole or found.ndim != 1:
+        raise BadInput(
+            f"Expected labels as whole numbers (n,); got {described(labels)}. Pass one per row."
+        )
+    return found.long()
+
+
+def require_label_each(labels: Tensor, rows: Tensor) -> None:
+    """Raise BadInput unless there are as many labels as rows."""
+    if len(labels) != len(rows):
+        raise BadInput(
+            f"Expected one label per row; got {len(labels)} labels for {len(rows)} rows."
+        )
+
+
+def _floats(features: object, name: str, shapes: Mapping[int, str]) -> Tensor:
+    """Return a tensor of one of the shapes, which are by the number of their axes."""
     if isinstance(features, np.ndarray) and features.dtype in (np.float16, np.float32, np.float64):
         features = torch.from_numpy(np.require(features, requirements=("C", "W")))
-    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+    floats = isinstance(features, Tensor) and features.is_floating_point()
+    if not isinstance(features, Tensor) or not floats or features.ndim not in shapes:
         raise BadInput(
-            f"Expected {name} as a tensor or array of floats (n, d); got {described(features)}. "
-            "Pass one row per image."
+            f"Expected {name} as a tensor or array of floats {' or '.join(shapes.values())}; got "
+            f"{described(features)}. Pass one row per image."
         )
     return features.contiguous()  # scores do not depend on how rows lie in memory
 
