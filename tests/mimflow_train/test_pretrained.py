@@ -1,7 +1,10 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mimflow_train.config.file import write_config
 from mimflow_train.errors import ConfigError, StorageError
@@ -34,6 +37,21 @@ def test_a_run_and_its_exported_file_are_the_same_networks(trained, config, tmp_
         assert not model.training
         assert not any(weight.requires_grad for weight in model.parameters())
     assert model.generate(torch.tensor([0, 2])).shape == (2, 3, 16, 16)
+
+
+def test_examples_of_the_readme_run(trained, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "packages/mimflow-train/README.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert [len(each.splitlines()) <= 10 for each in examples] == [True, True]
+    folder, _ = trained
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 24), "red").save("photo.png")
+    names = {}
+    for each in examples:
+        small = each.replace("runs/tiny-emoji", str(folder)).replace("[3, 7]", "[0, 2]")
+        exec(compile(small.replace(", 32)", ", 16)"), "README.md", "exec"), names)
+    assert "torch.Size([2, 3, 16, 16])" in capsys.readouterr().out
+    assert (tmp_path / "between.png").exists()
 
 
 def test_what_is_no_trained_run_is_said(config, tmp_path):

@@ -367,6 +367,10 @@ def check_samples(out, tmp_path, capsys):
     assert "Did you mean red?" in capsys.readouterr().err
     assert run(sample_command, out, "--label", 1, "--num", 2, "--out", npz) == 0
     assert capsys.readouterr().out == f"2 images of red in {npz}\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mimflow_train.evaluation.run_pictures._ROWS", 1)  # of a thousand classes 12
+        assert run(sample_command, out, "--num", 2, "--out", tmp_path / "grid.png") == 0
+        assert "2 images of blue in" in capsys.readouterr().out
     before = (out / "samples.png").read_bytes()
     assert run(sample_command, out, "--out", out / "samples.png") == 2
     assert "which is the run's own. Name a new file." in capsys.readouterr().err

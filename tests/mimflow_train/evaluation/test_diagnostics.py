@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
-from mimflow_train.evaluation.class_probe import probe_classes, probe_latents
+from mimflow_train.evaluation.class_probe import probe_classes, probe_encoder
 from mimflow_train.evaluation.diagnostics import diagnose, write_diagnostics
 from mimflow_train.model import MIMFlow
 
@@ -49,9 +49,10 @@ def test_probe_learns_from_no_image_twice(model, config, shades):
 
 
 @pytest.mark.parametrize("num_train", [6, 12])
-def test_latents_are_probed_alone_as_with_the_other_stages(model, config, shades, num_train):
-    alone = probe_latents(model, config, shades, num_train)
-    assert alone == probe_classes(model, config, shades, num_train).accuracy["latents"]
+def test_encoder_is_probed_alone_as_with_the_other_stages(model, config, shades, num_train):
+    alone = probe_encoder(model, config, shades, num_train)
+    every = probe_classes(model, config, shades, num_train).accuracy
+    assert alone == {"latents": every["latents"], "features": every["features"]}
 
 
 def test_flow_is_not_told_the_class_that_is_probed(model, config, shades, monkeypatch):

@@ -13,6 +13,7 @@ from genmetrics import evaluate, get_extractor, open_images
 from mimflow_train.cli import eval as command
 from mimflow_train.config.file import read_config, write_config
 from mimflow_train.config.overrides import override
+from mimflow_train.evaluation import scores
 from mimflow_train.pretrained import (  # binds load_data before a test replaces it
     judged_step,
     trained_model,
@@ -135,6 +136,24 @@ def test_kid_takes_subsets_that_there_are(finished):
     report = json.loads((finished / "eval" / "scores.json").read_text())["samples"]
     assert report["protocol"]["kid_subset_size"] == 12
     assert "kid_efflite0" in report["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "fid,sfid"], "Expected --extractor inception for sfid; got efflite0."),
+        (["--num", "3"], "Expected at least 4 images in"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_before_anything_is_drawn(
+    arguments, message, finished, capsys, monkeypatch
+):
+    def draw(*_):
+        raise AssertionError("samples were drawn")
+
+    monkeypatch.setattr(scores, "score_run", draw)
+    assert run(finished, "--device", "cpu", *arguments) in (2, 3)
+    assert message in capsys.readouterr().err
 
 
 def test_mistakes_are_one_sentence(finished, capsys):

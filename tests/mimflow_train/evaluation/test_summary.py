@@ -50,6 +50,10 @@ def test_scores_belong_together_and_repeat(config, data, model):
     assert dataclasses.asdict(evaluate(model, config, data)) == dataclasses.asdict(scores)
 
 
+def raw_pixels(batches, _):
+    return torch.cat([*batches]).float().flatten(1)
+
+
 def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypatch):
     """Samples that are the posterior's close the gap; samples that are the Gaussian's do not."""
     distances = {}
@@ -61,12 +65,12 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
         distances[len(distances)] = value = float(features.mean())
         return dataclasses.make_dataclass("Result", ["value"])(value)
 
-    monkeypatch.setattr(module, "extract_features", lambda images, _: images.float().flatten(1))
+    monkeypatch.setattr(module, "features_of", raw_pixels)
     monkeypatch.setattr(module, "frechet_distance_from_features", record)
     sets = {"posterior": 10, "flow": 10, "gaussian": 90}
     images = {name: torch.full((16, 3, 2, 2), shade) for name, shade in sets.items()}
     decoded = iter([images["posterior"], images["gaussian"]])
-    monkeypatch.setattr(module, "decode", lambda *_: next(decoded).to(torch.uint8))
+    monkeypatch.setattr(module, "decoded", lambda *_: [next(decoded).to(torch.uint8)])
     monkeypatch.setattr(module, "generate", lambda *_, **__: [images["flow"].to(torch.uint8)])
     monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_: rebuilt(10.0))
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: FakeProbe())
@@ -93,7 +97,7 @@ def test_posterior_images_that_are_judged_by_class_are_held_out(config, data, mo
             judged.append(features)
             return 0.5
 
-    monkeypatch.setattr(module, "extract_features", lambda images, _: images.float().flatten(1))
+    monkeypatch.setattr(module, "features_of", raw_pixels)
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: Probe())
     evaluate(model, config, data)
     unseen = data.held_out.stack(selection.judged_images(data))

@@ -82,14 +82,16 @@ def with_classes(session, data, count):
 def test_probes_learn_from_fifty_images_of_each_class(session, data, monkeypatch):
     session = with_classes(session, data, 64)
     asked = []
-    monkeypatch.setattr(scoring, "probe_latents", lambda *rest: asked.append(rest[-1]) or 0.5)
+    both = {"latents": 0.5, "features": 0.6}
+    monkeypatch.setattr(scoring, "probe_encoder", lambda *rest: asked.append(rest[-1]) or both)
     real = figures.probe_classes
     monkeypatch.setattr(
         figures, "probe_classes", lambda *rest: asked.append(rest[-1]) or real(*rest)
     )
     for name in ("_samples", "_reconstructions"):
         monkeypatch.setattr(scoring, name, lambda *_: {})
-    assert scoring.score(session, trained(session, session.base), None) == {"accuracy": 0.5}
+    found = scoring.score(session, trained(session, session.base), None)
+    assert found == {"accuracy": 0.5, "accuracy_features": 0.6}
     probe_depths(session, "fig6", EXPERIMENTS["fig6"])
     assert asked == [3200, 3200]
 
@@ -98,11 +100,14 @@ def test_a_table_says_what_its_probe_learned_from(session, monkeypatch):
     monkeypatch.setattr(tables, "measure_row", lambda *_: tables.Row(label="a"))
     experiment = Experiment(title="", measure="scores", variants=(Variant(label="a"),))
     outcome = score_rows(session, "x", experiment)
-    assert "learns from 16 training images spread over 3 classes, by latents pooled" in (
+    assert "learn from 16 training images spread over 3 classes, by latents pooled" in (
         outcome.counts
     )
     assert "6-d" in outcome.counts
-    assert "not REPA's protocol" in outcome.notes[0]
+    assert "REPA's protocol, which is not this one" in outcome.notes[0]
+    assert len(outcome.notes) == 1
+    inception = dataclasses.replace(session, extractor_name="inception")
+    assert "ADM's batch" in score_rows(inception, "x", experiment).notes[1]
 
 
 @pytest.mark.parametrize(

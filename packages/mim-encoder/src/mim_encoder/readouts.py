@@ -97,7 +97,7 @@ def rate_bits(nll_per_dim: float, sigma: float, num_dims: int) -> float:
 
     Args:
         nll_per_dim: Negative log-likelihood of the noisy latents in nats per dimension, without the
-            constant ``ln(2 pi) / 2``, as TARFlow and the paper give it.
+            constant ``ln(2 pi) / 2``, as TARFlow and the release give it.
         sigma: Standard deviation of the latent noise, above 0.
         num_dims: Entries of an image's latents, ``k * d``.
 

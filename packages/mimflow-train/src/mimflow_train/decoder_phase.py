@@ -2,8 +2,8 @@
 
 Latents are those of masked images, as before; encoder and flow stay as they are. Decoder and
 discriminator have an optimiser each. All that is learned comes from sums over the global batch, so
-neither workers nor micro-batches change it. Two networks in turns are more than DDP's wrapper
-follows, so gradients are averaged here.
+neither workers nor micro-batches change it. DDP's wrapper does not support two networks that learn
+in turns, so gradients are averaged here.
 """
 
 import copy
@@ -151,7 +151,7 @@ class DecoderPhase:
         return image.detach().to(part.image)
 
     def _learn_to_judge(self, part: Part, fake: Tensor, terms: dict[str, Tensor]) -> None:
-        """Add the discriminator's gradients. One pass for real and fake: logits ignore the rest."""
+        """Add the discriminator's gradients. One pass: logits are each image's own."""
         with precision(part.image.device, self.config.precision):
             # Spectral norms move once a step, and only here.
             self.state.discriminator.train(mode=part.is_first)

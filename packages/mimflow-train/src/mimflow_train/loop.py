@@ -40,12 +40,14 @@ class Calls(NamedTuple):
         save: Receives the state, also at the end of a phase.
         skipped: Receives each step whose gradient was not finite.
         stepped: Receives the number of steps done after each.
+        judge: Receives the state before a report, and returns what to add to it; rank 0's alone.
     """
 
     save_every: int
     save: Callable[[State], object]
     skipped: Callable[[Skipped], object] = lambda _: None
     stepped: Callable[[int], object] = lambda _: None
+    judge: Callable[[State], dict[str, float]] = lambda _: {}
 
 
 def train(
@@ -138,7 +140,9 @@ def _train(
         if state.step % _REPORT_EVERY == 0 or state.step == state.end:
             means = _means(context, config, values | norms)
             if context.rank == 0:
-                context.report(state.step, health.line(means) | phase.latents())
+                line = health.line(means | {"learning_rate": state.learning_rate})
+                with health.apart():
+                    context.report(state.step, line | phase.latents() | calls.judge(state))
         stop = context.should_stop()
         if stop or state.step % calls.save_every == 0 or state.step == state.end:
             with health.apart():

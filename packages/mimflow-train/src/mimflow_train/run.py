@@ -17,6 +17,7 @@ from mimflow_train.data.layout import read_layout
 from mimflow_train.engine.context import Context, LocalContext, StopRequest, TorchrunContext
 from mimflow_train.engine.sharding import shares_out
 from mimflow_train.errors import DataError, DivergedError, StorageError
+from mimflow_train.evaluation.on_the_way import HeldOut
 from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
 from mimflow_train.loop import STOP_AFTER_SKIPS, Calls, train
 from mimflow_train.plan import Plan
@@ -121,29 +122,25 @@ def train_run(
     """
     watch = StallWatch(run_dir, context.rank)
     with watch.looking():
-        return _train_run(context, config, run_dir, plan, run_log=run_log, watch=watch)
+        data = load_data(config, run_dir)
+        _require_same_images(context, config)
+        saver = Saver(config, data, run_dir, plan, writes=context.rank == 0)
+        save, skipped = _saving(context, saver), _noting(context, run_dir)
+        judge = HeldOut(config, data.held_out, plan)
+        calls = Calls(plan.checkpoint_every, save, skipped, watch.stepped, judge)
+
+        def go_on(state: State) -> State:
+            watch.stepped(state.step)
+            with _leaving_a_trace(context, saver, run_log, state):
+                return train_phases(context, state, data, until=plan.until, calls=calls)
+
+        return _with_roll_backs(context, config, run_dir, go_on)
 
 
-def _train_run(
-    context: Context,
-    config: TrainConfig,
-    run_dir: Path,
-    plan: Plan,
-    *,
-    run_log: RunLog,
-    watch: StallWatch,
+def _with_roll_backs(
+    context: Context, config: TrainConfig, run_dir: Path, go_on: Callable[[State], State]
 ) -> State:
-    data = load_data(config, run_dir)
-    _require_same_images(context, config)
-    saver = Saver(config, data, run_dir, plan, writes=context.rank == 0)
-    save, skipped = _saving(context, saver), _noting(context, run_dir)
-    calls = Calls(plan.checkpoint_every, save, skipped, watch.stepped)
-
-    def go_on(state: State) -> State:
-        watch.stepped(state.step)
-        with _leaving_a_trace(context, saver, run_log, state):
-            return train_phases(context, state, data, until=plan.until, calls=calls)
-
+    """Go on from the newest checkpoint, and after a divergence with other masks and noise."""
     state = _restored(context, config, run_dir)
     while True:
         try:
@@ -211,7 +208,7 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path) -> State:
     if shares_out(config, context.world_size) and (
         folder is None or read_manifest(folder)["phase"] == TrainState.phase
     ):
-        device = torch.device("cpu")  # which holds what no GPU does, until it is shared out
+        device = torch.device("cpu")  # one GPU may not hold it before it is shared out
     return TrainState(config, device) if folder is None else load_state(folder, config, device)
 
 

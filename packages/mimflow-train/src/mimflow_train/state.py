@@ -55,6 +55,11 @@ class TrainState:
         return self.config.steps
 
     @property
+    def learning_rate(self) -> float:
+        """That of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
     def chosen(self) -> MIMFlow:
         """The weights that samples and scores are made with, as ``config.weights`` says.
 
@@ -122,7 +127,7 @@ class DecoderState:
         model: The networks; of these the decoder alone is trained.
         ema: The same with the decoder's moving average.
         discriminator: The decoder's adversary.
-        lecam: What the adversary has said of late.
+        lecam: Moving averages of the discriminator's logits.
         step: Optimiser steps done, those of the joint phase included.
         draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
             depend on it.
@@ -149,7 +154,7 @@ class DecoderState:
 
     @classmethod
     def after(cls, joint: TrainState, device: torch.device) -> "DecoderState":
-        """Return the start of the decoder phase: what the joint phase is judged by.
+        """Return the start of the decoder phase: the weights that the joint phase is judged by.
 
         Args:
             joint: The joint phase at its end; shared out, it is left by all workers together.
@@ -166,6 +171,11 @@ class DecoderState:
     def end(self) -> int:
         """Step at which the phase is over."""
         return self.config.steps + self.config.decoder_phase.steps
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the last step."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
 
     @property
     def chosen(self) -> MIMFlow:

@@ -12,7 +12,13 @@ from genmetrics.features.stats import GaussianStats, require_compatible
 from genmetrics.metrics.frechet_infinity import FEWEST_SAMPLES
 from genmetrics.networks.extractors import Extractor
 
-__all__ = ["require_enough", "require_suitable", "usable_statistics", "used_statistics"]
+__all__ = [
+    "require_enough",
+    "require_network",
+    "require_suitable",
+    "usable_statistics",
+    "used_statistics",
+]
 
 _NEED_IMAGES = ("pr", "dc", "kid", "cmmd")
 _FRECHET = ("fid", "fd_inf", "sfid")
@@ -30,13 +36,27 @@ def require_suitable(reference: Reference, extractor: Extractor, protocol: Proto
     Raises:
         UsageError: If a metric needs another network or other statistics.
     """
-    metrics = protocol.metrics
-    pictures = [metric for metric in metrics if metric in _NEED_IMAGES]
+    pictures = [metric for metric in protocol.metrics if metric in _NEED_IMAGES]
     if pictures and reference.images is None:
         raise UsageError(
             f"Expected a reference of images for {', '.join(pictures)}; got statistics alone. "
             "Give images, or leave these metrics out with --metrics."
         )
+    require_network(extractor, protocol)
+    _require_statistics(reference, extractor, protocol)
+
+
+def require_network(extractor: Extractor, protocol: Protocol) -> None:
+    """Raise unless the network has the outputs that the metrics of the protocol are of.
+
+    Args:
+        extractor: The feature network.
+        protocol: The metrics.
+
+    Raises:
+        UsageError: If a metric needs another network.
+    """
+    metrics = protocol.metrics
     if "sfid" in metrics and _SPATIAL not in extractor.outputs:
         raise UsageError(
             f"Expected --extractor inception for sfid; got {extractor.name}. "
@@ -47,7 +67,6 @@ def require_suitable(reference: Reference, extractor: Extractor, protocol: Proto
             f"Expected an --extractor with a classifier for is; got {extractor.name}. "
             "Choose inception or efflite0, or leave is out of --metrics."
         )
-    _require_statistics(reference, extractor, protocol)
 
 
 def require_enough(sets: Sequence[ImageSet], protocol: Protocol) -> None:

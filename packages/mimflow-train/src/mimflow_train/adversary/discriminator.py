@@ -92,9 +92,9 @@ def hinge_generator(fake: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
 
 
 class LeCam(nn.Module):
-    """What the discriminator has said of real and of decoded images of late (arXiv 2104.03310).
+    """Moving averages of the discriminator's mean logits, of real and decoded images.
 
-    Moving averages of the mean logits with decay 0.999, corrected for their start at 0.
+    Their decay is 0.999, and they are corrected for their start at 0 (arXiv 2104.03310).
     """
 
     decay = 0.999

@@ -51,7 +51,7 @@ class EvalOptions:
     """Held-out latents that are sent through the flow and back, at most."""
     probe: int = 0
     """Training images from which linear probes learn the class, at every depth; 0, the default,
-    for no probe. 2000 at scale tiny."""
+    for no probe. 50 of each class, and 2000 at scale tiny, are enough."""
     guidance: float | None = None
     """Guidance scale, 0 for none; the run's own if not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -79,6 +79,8 @@ def _main(options: EvalOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from genmetrics import get_extractor
+    from genmetrics.evaluation.feasibility import require_enough, require_network
+    from genmetrics.evaluation.report import ImageSet
     from mimflow_train.evaluation.scores import Judging, score_run
     from mimflow_train.pretrained import judged_step, trained_model
     from mimflow_train.run import load_data
@@ -86,16 +88,22 @@ def _main(options: EvalOptions) -> int:
     extractor = get_extractor(extractor_name, device=device)
     model = trained_model(config, options.run, torch.device(device))
     data = load_data(config, None, lambda _: None)
-    count = options.num or len(data.held_out.labels)
+    num_real = len(data.held_out.labels)
+    count = options.num or num_real
     if "kid" in names:
-        subset = min(protocol.kid_subset_size, count, len(data.held_out.labels))
+        subset = min(protocol.kid_subset_size, count, num_real)
         protocol = dataclasses.replace(protocol, kid_subset_size=subset)
-    say(f"{count} samples, {len(data.held_out.labels)} held-out images, guidance {config.guidance}")
+    folder = options.run / "eval" if options.run.is_dir() else options.run.with_suffix(".eval")
+    require_network(extractor, protocol)
+    numbers = {"samples": count, "real": num_real}
+    sets = [ImageSet(folder / f"{name}.npz", "npz", n, "") for name, n in numbers.items()]
+    require_enough(sets, protocol)
+    say(f"{count} samples, {num_real} held-out images, guidance {config.guidance}")
     scores = score_run(
         model,
         config,
         data,
-        options.run / "eval" if options.run.is_dir() else options.run.with_suffix(".eval"),
+        folder,
         Judging(
             extractor=extractor,
             protocol=protocol,

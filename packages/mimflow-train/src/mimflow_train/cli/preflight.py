@@ -1,4 +1,4 @@
-"""What is checked before a run starts, so that nothing fails in its middle that could fail here."""
+"""Checks before a run starts, so that mistakes show up now and not halfway."""
 
 import importlib.util
 import os

@@ -36,7 +36,8 @@ class SampleOptions:
     """Run folder of mimflow-train, or a .safetensors file: a milestone or one of
     `mimflow-inspect --export`."""
     label: Annotated[list[str], tyro.conf.UseAppendAction] = dataclasses.field(default_factory=list)
-    """Class to draw, by name or number; repeatable. All classes if not given."""
+    """Class to draw, by name or number; repeatable. All classes if not given, of which a grid shows
+    twelve."""
     num: int = 12
     """Images of each class."""
     guidance: float | None = None
@@ -86,17 +87,20 @@ def _main(options: SampleOptions) -> int:
     import torch  # after everything that a user can get wrong without it
 
     from mimflow_train.draws import generator
+    from mimflow_train.evaluation.run_pictures import shown_classes
     from mimflow_train.evaluation.sampling import generate
     from mimflow_train.pretrained import trained_model
 
     model = trained_model(config, options.run, torch.device(device))
+    if options.out.suffix == ".png" and not options.label:
+        labels = shown_classes(len(labels)).unique().tolist()
     wanted = torch.tensor(labels).repeat_interleave(options.num)
     draw = generator(options.seed, "mimflow-sample")
     guidance, temperature = config.own_guidance, options.temperature
     batches = generate(model, wanted, draw, guidance=guidance, temperature=temperature)
     _save(batches, wanted, config.data.class_names, options.out)
     drawn = [config.data.class_names[label] for label in labels]
-    whose = f" of {', '.join(drawn)}" if options.label else ""
+    whose = f" of {', '.join(drawn)}" if len(drawn) < len(config.data.class_names) else ""
     sys.stdout.write(f"{len(wanted)} images{whose} in {options.out}\n")
     return 0
 

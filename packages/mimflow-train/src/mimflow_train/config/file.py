@@ -59,7 +59,7 @@ def _dataclass_from_dict(kind: type[Any], value: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def read_config(run: Path) -> TrainConfig:
+def read_config(run: str | Path) -> TrainConfig:
     """Return the configuration that a run was made with.
 
     Args:
@@ -68,6 +68,7 @@ def read_config(run: Path) -> TrainConfig:
     Raises:
         ConfigError: If there is no run, or it was made by another version.
     """
+    run = Path(run)
     path = run if run.suffix == ".safetensors" else run / "config.json"
     if not path.is_file():
         raise ConfigError(

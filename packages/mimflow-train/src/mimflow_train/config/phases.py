@@ -28,7 +28,8 @@ class LossConfig:
         hidden_pixels: Weight of a hidden pixel's error where a visible one's is 1 (Table 9).
         perceptual: Weight of the perceptual distance.
         perceptual_network: What it is measured with: ``efflite0``, whose weights come as a package,
-            or ``lpips``, the paper's, LPIPS-VGG and a tenth of ConvNeXt-S's logits, over 1.1.
+            or ``lpips``, the release's, LPIPS-VGG and a tenth of ConvNeXt-S's logits, over 1.1;
+            the paper has LPIPS alone.
         feature: Weight of ``1 - cos`` to each teacher's features, over hidden patches.
     """
 
@@ -88,7 +89,7 @@ class OptimConfig:
                 name = text.split()[0]
                 raise ConfigError(
                     f"Expected optim.{text}; got {getattr(self, name)}. "
-                    f"The paper uses {_PAPER_OPTIM[name]}."
+                    f"The paper's recipe here has {_PAPER_OPTIM[name]}."
                 )
 
 
@@ -162,9 +163,10 @@ class DecoderPhaseConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "DecoderPhaseConfig":
-        """Return a published recipe: ``released``, MIMFlow's code, or ``rae``, RAE's.
+        """Return the adversary of MIMFlow's released code, ``released``, or of RAE, ``rae``.
 
-        The paper's text describes the second, its released configuration is the first.
+        The paper's text describes the second, its released configuration is the first. Optimiser,
+        reconstruction losses and schedule are this recipe's in both, not RAE's.
 
         Args:
             name: The recipe.

@@ -241,7 +241,7 @@ class TrainConfig:
         if not 0 <= self.label_drop_prob < 1:
             raise ConfigError(
                 f"Expected label_drop_prob in [0, 1); got {self.label_drop_prob}. "
-                "The paper uses 0.1."
+                "The release uses 0.1."
             )
         if self.model.encoder.sigma == 0:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""The side of a job that only started the workers: progress, signals, and waits that are said."""
+"""The side of a job that only started the workers: progress, signals, and messages on waits."""
 
 import json
 import threading
@@ -61,7 +61,7 @@ def watch(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) 
         waits.look(has_news=readout.show())
     readout.close()
     note = folder / FAILURE_FILE
-    if "error" in box and note.exists():  # which Ray has started nobody any more to read
+    if "error" in box and note.exists():  # Ray has started no worker that could read it
         box["outcome"] = json.loads(note.read_text())
     elif "error" in box:
         why = str(box["error"]).strip().splitlines()[-1].rstrip(".")  # below its tracebacks

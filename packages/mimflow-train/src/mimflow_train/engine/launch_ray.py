@@ -47,7 +47,7 @@ __all__ = ["join_cluster", "run_ray"]
 
 _LAUNCH_FILE = "launch"
 _RESIZE_SECONDS = 60.0
-_STARTS = 8  # in a row from one checkpoint; a machine that joins is one as well
+_STARTS = 8  # in a row from one checkpoint; one that a joining machine causes counts too
 
 
 def join_cluster(address: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from genmetrics import logistic_probe
 from mim_encoder import random_mask
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages, Split, to_unit
+from mimflow_train.data.images import ChosenImages, LabelledImages, Split, in_batches, to_unit
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.selection import CHUNK, evenly, judged_images, judged_mask
 from mimflow_train.model import MIMFlow
@@ -23,7 +23,7 @@ __all__ = [
     "encode_means",
     "enough_to_probe",
     "probe_classes",
-    "probe_latents",
+    "probe_encoder",
     "probed_images",
 ]
 
@@ -98,10 +98,10 @@ def probe_classes(
 
 
 @torch.no_grad()
-def probe_latents(
+def probe_encoder(
     model: MIMFlow, config: TrainConfig, data: LabelledImages, num_train: int
-) -> float:
-    """Return what :func:`probe_classes` finds of ``latents``, without the work of other stages.
+) -> dict[str, float]:
+    """Return what :func:`probe_classes` finds of ``latents`` and ``features``, and of no others.
 
     Args:
         model: Usually the averaged weights.
@@ -112,12 +112,14 @@ def probe_latents(
     Raises:
         genmetrics.BadInput: If the training images are of fewer than two classes.
     """
-    chosen = probed_images(data, num_train, config.seed), judged_images(data)
-    train, test = (
-        (_pooled_latents(model, split, images), split.labels[images])
-        for split, images in zip((data.train, data.held_out), chosen, strict=True)
-    )
-    return _accuracy(train, test)
+    seen, unseen = probed_images(data, num_train, config.seed), judged_images(data)
+    train = encode_means(model, data.train, seen)
+    test = encode_means(model, data.held_out, unseen)
+    train_label, test_label = data.train.labels[seen], data.held_out.labels[unseen]
+    return {
+        "latents": _accuracy((_pooled(train), train_label), (_pooled(test), test_label)),
+        "features": _accuracy((train.features, train_label), (test.features, test_label)),
+    }
 
 
 def enough_to_probe(num_classes: int, least: int = _NUM_TRAIN) -> int:
@@ -152,9 +154,8 @@ def _accuracy(train: _Labelled, test: _Labelled) -> float:
     return logistic_probe(*train, balanced=True, whiten=True).balanced_accuracy(*test)
 
 
-def _pooled_latents(model: MIMFlow, split: Split, chosen: Sequence[int]) -> Float[Tensor, "b d"]:
-    mean = encode_means(model, split, chosen).mean
-    return torch.cat([reduce(z, "b k d -> b d", "mean") for z in mean.split(CHUNK)])
+def _pooled(means: Means) -> Float[Tensor, "b d"]:
+    return torch.cat([reduce(z, "b k d -> b d", "mean") for z in means.mean.split(CHUNK)])
 
 
 @torch.no_grad()
@@ -174,8 +175,9 @@ def encode_means(
     """
     device = next(model.parameters()).device
     means, features = [], []
-    for rows in torch.arange(len(chosen)).split(CHUNK):
-        pixels = split.stack([chosen[row] for row in rows.tolist()])
+    rows_of = torch.arange(len(chosen)).split(CHUNK)
+    batches = in_batches(ChosenImages(split.images, chosen), CHUNK)
+    for rows, pixels in zip(rows_of, batches, strict=True):
         hidden = None if masked is None else masked[rows].to(device)
         posterior = model.encoder(to_unit(pixels).to(device), hidden)
         means.append(posterior.mean)

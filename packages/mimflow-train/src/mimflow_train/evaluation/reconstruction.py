@@ -9,11 +9,18 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from genmetrics import extract_features, frechet_distance_from_features, get_extractor, psnr
+from genmetrics import frechet_distance_from_features, get_extractor, psnr
 from mim_encoder import MaskRatio, random_mask
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import ImageSource, LabelledImages, in_batches, to_unit
+from mimflow_train.data.images import (
+    ChosenImages,
+    ImageSource,
+    LabelledImages,
+    in_batches,
+    to_unit,
+)
 from mimflow_train.draws import generator
+from mimflow_train.evaluation.features import features_of
 from mimflow_train.evaluation.pictures import to_bytes
 from mimflow_train.evaluation.selection import CHUNK, judged_images, judged_mask, same_classes
 from mimflow_train.model import MIMFlow
@@ -65,18 +72,20 @@ def evaluate_reconstruction(
         data: Training and held-out images.
     """
     chosen = judged_images(data)
-    unseen = data.held_out.stack(chosen)
-    seen = data.train.stack(same_classes(data.train, data.held_out.labels[chosen], config.seed))
+    unseen = ChosenImages(data.held_out.images, chosen)
+    others = same_classes(data.train, data.held_out.labels[chosen], config.seed)
+    seen = ChosenImages(data.train.images, others)
     extractor = get_extractor("efflite0", device=str(next(model.parameters()).device))
-    reference = extract_features(unseen, extractor)
+    reference = features_of(in_batches(unseen, CHUNK), extractor)
 
     def distance(hidden: TrainConfig) -> float:
-        images = decode(model, encode(model, hidden, seen, "evaluate train").z)
-        return frechet_distance_from_features(extract_features(images, extractor), reference).value
+        rebuilt = decoded(model, encode(model, hidden, seen, "evaluate train").z)
+        return frechet_distance_from_features(features_of(rebuilt, extractor), reference).value
 
     def decibels(hidden: TrainConfig) -> float:
-        images = decode(model, encode(model, hidden, unseen, "evaluate held out").z)
-        return float(psnr(images, unseen).mean())
+        rebuilt = decoded(model, encode(model, hidden, unseen, "evaluate held out").z)
+        pairs = zip(rebuilt, in_batches(unseen, CHUNK), strict=True)
+        return float(torch.cat([psnr(*pair) for pair in pairs]).mean())
 
     whole = unmasked(config)
     return Reconstruction(

@@ -16,7 +16,7 @@ from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import spread
 from mimflow_train.model import MIMFlow
 
-__all__ = ["grid_pixels", "reconstruction_grid", "sample_grid", "sample_rows"]
+__all__ = ["grid_pixels", "reconstruction_grid", "sample_grid", "sample_rows", "shown_classes"]
 
 _COLUMNS, _ROWS = 12, 12
 _ROWS_OF_ONE_CLASS = 4
@@ -29,7 +29,7 @@ def grid_pixels(config: TrainConfig) -> int:
         config: The run.
     """
     size = config.model.encoder.image_size
-    return len(_shown_classes(len(config.data.class_names))) * _COLUMNS * size * size
+    return len(shown_classes(len(config.data.class_names))) * _COLUMNS * size * size
 
 
 def sample_grid(model: MIMFlow, config: TrainConfig, data: LabelledImages, path: Path) -> None:
@@ -57,15 +57,20 @@ def sample_rows(
     Returns:
         The rows, and the name of each.
     """
-    shown = _shown_classes(len(data.class_names))
+    shown = shown_classes(len(data.class_names))
     label = shown.repeat_interleave(_COLUMNS)
     draw = generator(config.seed, "sample grid")
     images = torch.cat([*generate(model, label, draw, guidance=config.own_guidance)])
     return [*images.split(_COLUMNS)], [data.class_names[each] for each in shown.tolist()]
 
 
-def _shown_classes(num_classes: int) -> Int64[Tensor, " rows"]:
-    """Return the class of each row."""
+def shown_classes(num_classes: int) -> Int64[Tensor, " rows"]:
+    """Return the class of each row of a grid: twelve at most, spread evenly.
+
+    Example:
+        >>> shown_classes(2).tolist(), len(shown_classes(1000))
+        ([0, 1], 12)
+    """
     if num_classes == 1:
         return torch.zeros(_ROWS_OF_ONE_CLASS, dtype=torch.int64)
     return spread(num_classes, _ROWS)

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from genmetrics import (
     Extractor,
-    extract_features,
     frechet_distance_from_features,
     get_extractor,
     logistic_probe,
 )
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages, Split
+from mimflow_train.data.images import ChosenImages, LabelledImages, Split, in_batches
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.class_probe import enough_to_probe, probed_images
-from mimflow_train.evaluation.reconstruction import decode, encode, evaluate_reconstruction
+from mimflow_train.evaluation.features import features_of
+from mimflow_train.evaluation.reconstruction import decoded, encode, evaluate_reconstruction
 from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes, spread
 from mimflow_train.model import MIMFlow
@@ -98,20 +98,20 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         data: Training and held-out images.
     """
     chosen = judged_images(data)
-    label, unseen = data.held_out.labels[chosen], data.held_out.stack(chosen)
-    real = data.train.stack(same_classes(data.train, label, config.seed))
+    label, unseen = data.held_out.labels[chosen], ChosenImages(data.held_out.images, chosen)
+    real = ChosenImages(data.train.images, same_classes(data.train, label, config.seed))
     posterior = encode(model, config, real, "evaluate train").z
     posterior_unseen = encode(model, config, unseen, "evaluate held out").z
     draw = generator(config.seed, "evaluate samples")
     sets = {
-        "real": real,
-        "posterior_unseen": decode(model, posterior_unseen),
-        "flow": torch.cat([*generate(model, label, draw, guidance=config.own_guidance)]),
-        "gaussian": decode(model, _gaussian_latents(model, config, data.train, len(label))),
-        "held_out": unseen,
+        "real": in_batches(real, CHUNK),
+        "posterior_unseen": decoded(model, posterior_unseen),
+        "flow": generate(model, label, draw, guidance=config.own_guidance),
+        "gaussian": decoded(model, _gaussian_latents(model, config, data.train, len(label))),
+        "held_out": in_batches(unseen, CHUNK),
     }
     extractor = get_extractor("efflite0", device=str(posterior.device))
-    features = {name: extract_features(images, extractor) for name, images in sets.items()}
+    features = {name: features_of(batches, extractor) for name, batches in sets.items()}
     distance = {
         name: frechet_distance_from_features(features[name], features["held_out"]).value
         for name in ("real", "flow", "gaussian")
@@ -146,7 +146,8 @@ def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: 
     """Draw latents from a Gaussian with the mean and deviation of training images' latents."""
     draw = generator(config.seed, "gaussian latents")
     chosen = torch.randperm(len(split.labels), generator=draw)[:_LATENT_IMAGES].tolist()
-    latents = encode(model, config, split.stack(chosen), "training latents").z
+    shown = ChosenImages(split.images, chosen)
+    latents = encode(model, config, shown, "training latents").z
     noise = torch.randn(count, *latents.shape[1:], generator=draw).to(latents.device)
     return latents.mean(0) + latents.std(0) * noise
 
@@ -166,13 +167,13 @@ def _class_scores(
         return {}
     num_train = enough_to_probe(num_classes, _PROBE_IMAGES)
     shown = probed_images(data, num_train, config.seed)
-    known = extract_features(data.train.stack(shown), extractor)
+    known = features_of(in_batches(ChosenImages(data.train.images, shown), CHUNK), extractor)
     probe = logistic_probe(known, data.train.labels[shown], balanced=True)
     asked = spread(num_classes, _ASKED_CLASSES).repeat_interleave(_SAMPLES_PER_CLASS)
-    drawn = torch.cat([*generate(model, asked, draw, guidance=config.own_guidance)])
+    drawn = features_of(generate(model, asked, draw, guidance=config.own_guidance), extractor)
     label = data.held_out.labels[judged_images(data)]
     return {
-        "class_accuracy": probe.accuracy(extract_features(drawn, extractor), asked),
+        "class_accuracy": probe.accuracy(drawn, asked),
         "class_num_samples": len(asked),
         "class_accuracy_posterior": probe.balanced_accuracy(features["posterior_unseen"], label),
         "class_accuracy_real": probe.balanced_accuracy(features["held_out"], label),

@@ -42,7 +42,7 @@ class FrozenCost(NamedTuple):
 
     @property
     def in_joint_step(self) -> bool:
-        """Whether a joint step uses it; a discriminator's eye opens in the second phase."""
+        """Whether a joint step uses it; a discriminator's backbone has its turn in the second."""
         return self.passes != _EYE
 
 

@@ -22,6 +22,7 @@ _HEALTH = {
     "images_per_second": "images a second",
     "steps_per_second": "steps a second",
     "data_wait": "share of time waiting for data",
+    "learning_rate": "learning rate",
     "skipped_steps": "skipped steps",
     "cuda_memory_gib": "most memory on the GPU, GiB",
     "process_memory_gib": "most memory, GiB",

@@ -19,7 +19,7 @@ from mimflow_train.telemetry.console import duration
 
 __all__ = ["left_text", "to_text"]
 
-_CARD, _SHARE = "A100 80GB", 0.34  # what the paper's run comes to
+_CARD, _SHARE = "A100 80GB", 0.34  # Table 4, read as eight A100
 
 
 class _Pace(NamedTuple):

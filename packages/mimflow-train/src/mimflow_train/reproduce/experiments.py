@@ -77,10 +77,6 @@ TABLE3_ROWS = Experiment(
         ),
     ),
     claims=(Claim("guidance helps", "gfid", "recipe's guidance", "without guidance"),),
-    notes=(
-        "The reference here is held-out images. Against ADM's reference batch: genmetrics eval "
-        "SAMPLES.npz --ref VIRTUAL_imagenet256_labeled.npz, with the samples named below.",
-    ),
 )
 
 TABLE4_ROWS = Experiment(

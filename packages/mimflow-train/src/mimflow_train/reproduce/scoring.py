@@ -18,7 +18,8 @@ from genmetrics.evaluation.protocols import choose_protocol
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import ChosenImages, in_batches
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.class_probe import enough_to_probe, probe_latents
+from mimflow_train.evaluation.class_probe import enough_to_probe, probe_encoder
+from mimflow_train.evaluation.features import features_of
 from mimflow_train.evaluation.pictures import save_npz
 from mimflow_train.evaluation.reconstruction import decoded, encode, unmasked
 from mimflow_train.evaluation.sampling import generate
@@ -48,8 +49,9 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
 
     Returns:
         ``gfid``, ``is``, ``precision`` and ``recall`` of the samples, by Inception ``sfid`` too;
-        ``rfid_masked`` and, where whole images can be encoded, ``rfid``, ``psnr``, ``accuracy`` and
-        ``fd_rebuilt``, of images that are not those they are compared with.
+        ``rfid_masked`` and, where whole images can be encoded, ``rfid``, ``psnr``, ``accuracy``,
+        ``accuracy_features`` and ``fd_rebuilt``, of images that are not those they are compared
+        with.
     """
     how, folder = _how(session, run, guidance), score_folder(session, run, guidance)
     found = folder / "scores.json"
@@ -58,7 +60,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
             values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
             if _encodes_whole(run):
                 learn = enough_to_probe(len(session.data.class_names))
-                values["accuracy"] = probe_latents(run.model, run.config, session.data, learn)
+                probe = probe_encoder(run.model, run.config, session.data, learn)
+                values |= {"accuracy": probe["latents"], "accuracy_features": probe["features"]}
             text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
             with written_whole(found) as draft:
                 draft.write_text(text + "\n")
@@ -147,8 +150,8 @@ def _rebuilt_others(session: Session, run: Trained) -> float:
     train, label = session.data.train, session.data.held_out.labels
     others = ChosenImages(train.images, same_classes(train, label, run.config.seed))
     z = encode(run.model, unmasked(run.config), others, "reproduce").z
-    features = [extract_features(each, session.extractor) for each in decoded(run.model, z)]
-    return frechet_distance_from_features(torch.cat(features), session.real_features).value
+    features = features_of(decoded(run.model, z), session.extractor)
+    return frechet_distance_from_features(features, session.real_features).value
 
 
 def _reference(session: Session) -> Path:

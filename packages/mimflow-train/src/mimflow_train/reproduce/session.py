@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genmetrics import Extractor, extract_features, get_extractor
+from genmetrics import Extractor, get_extractor
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.data.images import LabelledImages, in_batches
+from mimflow_train.evaluation.features import features_of
 from mimflow_train.evaluation.selection import CHUNK
 from mimflow_train.recipes import RECIPES
 from mimflow_train.run import load_data
@@ -62,8 +63,8 @@ class Session:
     @cached_property
     def real_features(self) -> Float[Tensor, "b f"]:
         """What the feature network says of the held-out images."""
-        batches = in_batches(self.data.held_out.images, CHUNK)
-        return torch.cat([extract_features(each, self.extractor) for each in batches])
+        features: Tensor = features_of(in_batches(self.data.held_out.images, CHUNK), self.extractor)
+        return features
 
     @property
     def num_samples(self) -> int:

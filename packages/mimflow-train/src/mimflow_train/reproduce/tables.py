@@ -23,8 +23,16 @@ from mimflow_train.reproduce.variants import row_guidance
 __all__ = ["count_parameters", "score_rows"]
 
 _PROBE_NOTE = (
-    "The probe of latents is a logistic regression on pooled latents, by the mean accuracy over "
-    "classes; it is not REPA's protocol, which the paper's Acc. follows."
+    "The probes are logistic regressions on the latents, and on the encoder's features before "
+    "their last projection, pooled over the tokens; mean accuracy over classes. The paper does not "
+    "say which of the two its Acc. is of (the release's script reads the features), and follows "
+    "REPA's protocol, which is not this one."
+)
+_REFERENCE_NOTE = (
+    "The reference is the held-out images: for precision and recall all of them, where ADM's "
+    "batch, the paper's, has 10,000 images and FID's statistics are of the training set. To score "
+    "against that: genmetrics eval SAMPLES.npz --ref VIRTUAL_imagenet256_labeled.npz, with the "
+    "samples named below."
 )
 
 
@@ -48,13 +56,11 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
     count, real = session.num_samples, len(session.data.held_out.labels)
     counts = (
         f"N = {count} samples against {real} held-out images, of all of which reconstructions are; "
-        f"the linear probe of latents is judged on at most 5,000 and learns from "
-        f"{_learned(session)}; "
+        f"linear probes are judged on at most 5,000 and learn from {_learned(session)}; "
         f"{len(session.seeds)} seed(s): {', '.join(map(str, session.seeds))}"
     )
-    return Outcome(
-        columns=columns, rows=rows, counts=counts, notes=(_PROBE_NOTE,), pictures=pictures
-    )
+    notes = (_PROBE_NOTE, *([_REFERENCE_NOTE] if session.extractor_name == "inception" else []))
+    return Outcome(columns=columns, rows=rows, counts=counts, notes=notes, pictures=pictures)
 
 
 def _learned(session: Session) -> str:
@@ -87,6 +93,7 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
         ("precision", "Prec.", honest("Prec.", "precision"), 3),
         ("recall", "Rec.", honest("Rec.", "recall"), 3),
         ("accuracy", "Acc.", "probe of latents", 3),
+        ("accuracy_features", "", "probe of features", 3),
         ("psnr", "", "PSNR, dB", 2),
     ]
     return tuple(

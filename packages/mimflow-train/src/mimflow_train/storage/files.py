@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what is torn passed over; imports no torch."""
+"""Files are written whole or not at all, and incomplete ones are skipped; imports no torch."""
 
 import json
 from collections.abc import Iterator

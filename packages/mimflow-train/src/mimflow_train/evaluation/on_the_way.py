@@ -1,0 +1,66 @@
+"""What held-out images say while a run is still training."""
+
+import torch
+
+from genmetrics import psnr
+from mimflow_train.config import TrainConfig
+from mimflow_train.data.images import ChosenImages, Split, in_batches
+from mimflow_train.evaluation.reconstruction import decoded, encode
+from mimflow_train.evaluation.selection import CHUNK, spread
+from mimflow_train.model import MIMFlow
+from mimflow_train.plan import Plan
+from mimflow_train.state import State
+from tarflow_prior import nll_per_dim
+
+__all__ = ["HeldOut", "held_out_values"]
+
+_MOST = 256
+
+
+class HeldOut:
+    """Looks at held-out images with the report of every planned checkpoint.
+
+    Not where weights are shared out, which all workers would have to gather.
+
+    Args:
+        config: The run.
+        images: Those that training never sees.
+        plan: When checkpoints are planned.
+    """
+
+    def __init__(self, config: TrainConfig, images: Split, plan: Plan) -> None:
+        self._config, self._images, self._plan = config, images, plan
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """Return :func:`held_out_values` of the weights that samples are made with, or nothing."""
+        is_planned = state.step % self._plan.checkpoint_every == 0 or state.step == state.end
+        if not is_planned or state.is_shared_out:
+            return {}
+        try:
+            return held_out_values(state.chosen, self._config, self._images)
+        except torch.OutOfMemoryError:
+            return {}
+
+
+@torch.no_grad()
+def held_out_values(model: MIMFlow, config: TrainConfig, held_out: Split) -> dict[str, float]:
+    """Judge a model by the same held-out images each time, at most 256, spread evenly.
+
+    Args:
+        model: Usually the averaged weights.
+        config: The run; its seed decides masks and noise.
+        held_out: Images that training never sees.
+
+    Returns:
+        ``held_out_nll``, a mean in nats per latent dimension as the loss's ``nll``, and
+        ``held_out_psnr`` of their reconstructions in dB, hidden in part.
+    """
+    chosen = spread(len(held_out.labels), _MOST)
+    images = ChosenImages(held_out.images, chosen.tolist())
+    z = encode(model, config, images, "held out on the way").z
+    label = held_out.labels[chosen].to(z.device)
+    parts = zip(z.split(CHUNK), label.split(CHUNK), strict=True)
+    nll = torch.cat([nll_per_dim(model.flow(*part)) for part in parts])
+    pairs = zip(decoded(model, z), in_batches(images, CHUNK), strict=True)
+    decibels = torch.cat([psnr(*pair) for pair in pairs])
+    return {"held_out_nll": float(nll.mean()), "held_out_psnr": float(decibels.mean())}

@@ -1,0 +1,73 @@
+"""Held-out images on the way: the same ones each time, and no word of them in training."""
+
+import math
+
+import pytest
+import torch
+
+from mimflow_train.config.overrides import override
+from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.evaluation import on_the_way
+from mimflow_train.evaluation.on_the_way import HeldOut, held_out_values
+from mimflow_train.loop import Calls, train
+from mimflow_train.plan import Plan
+from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import snapshot
+
+CPU = torch.device("cpu")
+
+
+def test_values_are_those_of_the_same_images_each_time(config, data):
+    model = TrainState(config, CPU).ema
+    found = held_out_values(model, config, data.held_out)
+    assert found == held_out_values(model, config, data.held_out)
+    assert math.isfinite(found["held_out_nll"])
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.add_(0.1)
+    worse = held_out_values(model, config, data.held_out)
+    assert worse["held_out_psnr"] < found["held_out_psnr"]
+    assert worse["held_out_nll"] == found["held_out_nll"]
+
+
+def test_at_most_256_images_are_looked_at(config, data, monkeypatch):
+    monkeypatch.setattr(on_the_way, "_MOST", 3)
+    model, seen = TrainState(config, CPU).ema, []
+    encode = on_the_way.encode
+    monkeypatch.setattr(
+        on_the_way,
+        "encode",
+        lambda model, config, images, stream: (
+            seen.append(len(images)) or encode(model, config, images, stream)
+        ),
+    )
+    held_out_values(model, config, data.held_out)
+    assert seen == [3]
+
+
+@pytest.mark.parametrize(("every", "wanted"), [(10, [10, 20]), (20, [20]), (7, [20])])
+def test_reports_of_planned_checkpoints_hold_them_and_training_is_the_same(
+    every, wanted, config, data
+):
+    config, reports, states = override(config, ["steps=20"]), {}, []
+    for judge in (HeldOut(config, data.held_out, Plan(until=20, checkpoint_every=every)), None):
+        state = TrainState(config, CPU)
+        context = LocalContext(CPU, lambda *line: reports.update([line]), StopRequest())
+        calls = Calls(every, lambda _: None, **({"judge": judge} if judge else {}))
+        train(context, config, data, state=state, calls=calls)
+        states.append(snapshot(state).tensors)
+        if judge:
+            assert [step for step, line in reports.items() if "held_out_nll" in line] == wanted
+    assert "held_out_nll" not in reports[20]
+    assert reports[20]["learning_rate"] == pytest.approx(state.learning_rate)
+    for name, tensors in states[0].items():
+        assert all(torch.equal(tensors[key], states[1][name][key]) for key in tensors)
+
+
+def test_a_gpu_without_room_for_it_goes_on(config, data, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(on_the_way, "held_out_values", full)
+    state = TrainState(config, CPU)
+    assert HeldOut(config, data.held_out, Plan(until=9, checkpoint_every=1))(state) == {}
