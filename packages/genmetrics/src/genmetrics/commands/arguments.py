@@ -50,7 +50,8 @@ def add_network_options(parser: argparse.ArgumentParser, features: str = "featur
         default="inception",
         metavar="NAME",
         help=f"network of the {features}: inception, efflite0, dinov2, clip, timm:NAME, "
-        "open_clip:ARCH[/TAG] or a plugin's (default: inception)",
+        "open_clip:ARCH[/TAG], a plugin's, or PKG.MOD:FACTORY, a function (weights, device) "
+        "that returns an Extractor (default: inception)",
     )
     add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
     add(

@@ -27,6 +27,7 @@ from genmetrics.evaluation.protocols import (
     choose_protocol,
     metric_names,
 )
+from genmetrics.factories import is_factory
 
 if TYPE_CHECKING:
     from genmetrics.evaluation.reference import Reference
@@ -90,7 +91,7 @@ def score(options: argparse.Namespace, command: Sequence[str], protocol: Protoco
     """Score and print."""
     require_report(options.json)
     samples, reference = open_source(options, options.samples), _open_reference(options)
-    if reference.images is None:
+    if reference.images is None and not is_factory(protocol.extractor):  # whose name is not known
         require_extractor(options.reference, reference.statistics, protocol.extractor)
     if options.metrics is None and reference.images is None:
         protocol = _without_images(protocol)

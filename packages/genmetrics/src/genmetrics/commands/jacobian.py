@@ -1,7 +1,6 @@
 """``genmetrics jacobian``: the ends of the spectrum of a flow's Jacobian at some latents."""
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from genmetrics.commands.arrays import read_array
 from genmetrics.commands.file_kinds import require_report
 from genmetrics.commands.output import document, progress_bar, write
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
+from genmetrics.factories import call_factory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +135,8 @@ def _estimate(options: argparse.Namespace, latents: "np.ndarray") -> "SpectrumRe
         pyplot()  # before the work, since it may be missing
     target = torch.device(choose_device(options.device))
     dtype = getattr(torch, options.dtype)
-    flow, inverse, blocks = _parts(_load_model(options.model), target, dtype)
+    model = call_factory(options.model, told_as="--model", wanted="a flow")
+    flow, inverse, blocks = _parts(model, target, dtype)
     results = []
     with progress_bar(len(latents), "latent") as bar:
         for batch in torch.from_numpy(latents).split(options.batch_size):
@@ -165,39 +166,6 @@ def _choose(latents: "np.ndarray", count: int, seed: int) -> "np.ndarray":
         return latents
     chosen = np.random.default_rng(seed).choice(len(latents), count, replace=False)
     return latents[np.sort(chosen)]
-
-
-def _load_model(name: str) -> Any:
-    """Call the factory; modules of the current folder are found too."""
-    from importlib import import_module
-
-    module_name, _, factory = name.partition(":")
-    if not module_name or not factory:
-        raise UsageError(
-            f"Expected --model as package.module:factory; got {name}. Name a function."
-        )
-    folder = os.getcwd()  # noqa: PTH109  # sys.path holds strings
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        function = getattr(import_module(module_name), factory)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"Expected --model to name a function that can be imported; got '{error}'. "
-            "Run in the folder of the module, or install it."
-        ) from error
-    except Exception as error:  # a user's module raises anything
-        raise UsageError(
-            f"Expected {module_name} to be imported; got {type(error).__name__}: {error}. "
-            "Import it in Python to see where."
-        ) from error
-    try:
-        return function()
-    except Exception as error:  # a user's function raises anything
-        raise UsageError(
-            f"Expected {name} to return a flow; it raised {type(error).__name__}: {error}. "
-            "Call it in Python to see where."
-        ) from error
 
 
 def _parts(model: Any, device: "torch.device", dtype: "torch.dtype") -> tuple[Any, Any, Any]:

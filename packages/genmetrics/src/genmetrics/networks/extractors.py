@@ -11,8 +11,14 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from genmetrics.checks import described, require_bytes
-from genmetrics.errors import UsageError
-from genmetrics.networks.extractor_names import BUILT_IN, check_extractor_name, plugin_extractors
+from genmetrics.errors import UsageError, did_you_mean
+from genmetrics.factories import call_factory, is_factory
+from genmetrics.networks.extractor_names import (
+    BUILT_IN,
+    FAMILIES,
+    check_extractor_name,
+    plugin_extractors,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +200,9 @@ def get_extractor(
     The names are ``inception`` (the network of FID and sFID), ``efflite0`` (a small ImageNet
     network whose weights ship in a package), ``dinov2`` (ViT-L/14 at 224 px, the network of
     FD-DINOv2), ``clip`` (OpenAI's ViT-L/14 at 336 px, the network of CMMD), ``timm:NAME`` and
-    ``open_clip:ARCH[/TAG]`` for any model of these libraries, and those of
-    :func:`~genmetrics.networks.extractor_names.plugin_extractors`.
+    ``open_clip:ARCH[/TAG]`` for any model of these libraries, those of
+    :func:`~genmetrics.networks.extractor_names.plugin_extractors`, and ``package.module:function``
+    for a function like theirs.
 
     Args:
         name: Which network.
@@ -219,14 +226,25 @@ def get_extractor(
     weights = None if weights is None else Path(weights)
     plugins = plugin_extractors()
     if name in plugins:
-        extractor = plugins[name].load()(weights, str(device))
-        if not isinstance(extractor, Extractor):
-            raise UsageError(
-                f"Expected an Extractor from the plugin {name} ({plugins[name].value}); got "
-                f"{type(extractor).__name__}. Correct its factory."
-            )
-        return extractor
+        made = plugins[name].load()(weights, str(device))
+        return _made_by(f"the plugin {name} ({plugins[name].value})", made)
+    family = name.partition(":")[0]
+    if is_factory(name) and family not in FAMILIES:
+        try:
+            made = call_factory(name, weights, str(device), told_as=name, wanted="an Extractor")
+        except UsageError as error:
+            raise UsageError(f"{error}{did_you_mean(family, FAMILIES)}") from error
+        return _made_by(name, made)
     return Extractor._around(name, _built_in(name, weights), device)
+
+
+def _made_by(factory: str, extractor: object) -> Extractor:
+    if not isinstance(extractor, Extractor):
+        raise UsageError(
+            f"Expected an Extractor from {factory}; got {type(extractor).__name__}. "
+            "Correct its factory."
+        )
+    return extractor
 
 
 def as_extractor(extractor: object) -> Extractor:
