@@ -244,7 +244,10 @@ for wrong in (torch.nn.Identity(), len):
         lambda: evaluate("x.npz", "x.npz", extractor=wrong),
         lambda: Evaluator("x.npz", extractor=wrong),
     )
-told(lambda: extract_features(images, "efflite0").shape)
+told(
+    lambda: extract_features(images, "efflite0").shape,
+    lambda: genmetrics.Extractor.of(len, name="mine"),
+)
 """
 
 
@@ -255,6 +258,7 @@ def test_a_bare_network_is_refused_with_how_it_is_wrapped(tmp_path):
     assert found[:4] == 4 * [f"{wanted} {wrap}"]
     assert found[4:8] == 4 * [f"{wanted} a builtin_function_or_method. Pass one such."]
     assert found[8] == "taken: torch.Size([4, 1280])"
+    assert found[9].startswith("Expected a network (nn.Module); got a builtin_function_or_method.")
 
 
 FRECHET = """

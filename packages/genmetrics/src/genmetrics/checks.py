@@ -13,6 +13,7 @@ from genmetrics.errors import BadInput
 from genmetrics.images.sources import ImageSource
 
 __all__ = [
+    "HeldBytes",
     "Images",
     "Labels",
     "OtherRows",
@@ -28,14 +29,8 @@ __all__ = [
 ]
 
 Rows = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
-Images = (
-    ImageSource
-    | str
-    | Path
-    | UInt8[Tensor, "_ 3 _ _"]
-    | UInt8[np.ndarray, "_ _ _ 3"]
-    | UInt8[np.ndarray, "_ 3 _ _"]
-)
+HeldBytes = UInt8[Tensor, "_ 3 _ _"] | UInt8[np.ndarray, "_ _ _ 3"] | UInt8[np.ndarray, "_ 3 _ _"]
+Images = ImageSource | str | Path | HeldBytes
 Labels = (
     Integer[Tensor, " m"]
     | Integer[np.ndarray, " m"]

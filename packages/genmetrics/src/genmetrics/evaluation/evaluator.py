@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
-from genmetrics.checks import Images, require_bytes
+from genmetrics.checks import HeldBytes, Images
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.evaluate import Judge
 from genmetrics.evaluation.feasibility import require_enough
@@ -18,7 +17,7 @@ from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
 from genmetrics.images.contents import Contents, content_remarks
-from genmetrics.images.held import HeldImages, of_image
+from genmetrics.images.held import HeldImages, held_images, of_image
 from genmetrics.images.sources import ImageSource
 from genmetrics.networks.extractors import Extractor, as_extractor
 
@@ -92,18 +91,20 @@ class Evaluator:
         self._contents: list[Contents] = []
         self._digest = hashlib.sha256()
 
-    def update(self, images: UInt8[Tensor, "b 3 h w"]) -> None:
+    def update(self, images: HeldBytes) -> None:
         """Take samples; whole batches pass the network at once.
 
         Args:
-            images: RGB bytes on any device. Round to bytes yourself; no range is guessed.
+            images: RGB bytes, a tensor ``(b, 3, h, w)`` on any device or an array ``(b, h, w, 3)``.
+                Round to bytes yourself; no range is guessed.
 
         Raises:
             BadInput: If they are anything else.
         """
-        require_bytes(images)
-        self._num_images += len(images)
-        for image in images.detach().cpu().movedim(1, -1).contiguous().numpy():
+        held = held_images(images)
+        self._num_images += len(held)
+        for index in range(len(held)):
+            image = held.read(index).copy()  # the caller's array may be filled anew
             self._digest.update(of_image(image))
             self._waiting.append(image)
             if len(self._waiting) == self._batch_size:

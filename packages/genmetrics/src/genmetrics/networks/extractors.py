@@ -83,9 +83,10 @@ class Extractor:
                 f"Expected a name of its own for the network; got {name!r}. Scores are called by "
                 f"it, and {', '.join(BUILT_IN)} are other networks."
             )
+        own = OwnFeatures(network, float_range, side=side)
         if device is None:
-            device = next(network.parameters(), torch.empty(0)).device
-        return cls._around(name, OwnFeatures(network, float_range, side=side), device)
+            device = next(own.parameters(), torch.empty(0)).device
+        return cls._around(name, own, device)
 
     @classmethod
     def _around(

@@ -34,6 +34,7 @@ class OwnFeatures(nn.Module):
 
     def __init__(self, network: nn.Module, float_range: FloatRange | None, *, side: int) -> None:
         super().__init__()
+        _require_network(network)
         try:
             self.network = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         except Exception as error:  # a user's network raises anything
@@ -84,6 +85,14 @@ class OwnFeatures(nn.Module):
                 "Pool or flatten them in the network."
             )
         return rows.shape[1]
+
+
+def _require_network(network: object) -> None:
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"Expected a network (nn.Module); got {described(network)}. Put a function into the "
+            "forward of one."
+        )
 
 
 def _digest(network: nn.Module) -> str:
