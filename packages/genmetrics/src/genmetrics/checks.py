@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Integer, UInt8
 from torch import Tensor
 
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, NumericalFailure, some
 from genmetrics.images.sources import ImageSource
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "as_two_sets",
     "described",
     "require_bytes",
+    "require_finite",
     "require_label_each",
     "require_pairs",
 ]
@@ -151,6 +152,16 @@ def require_label_each(labels: Tensor, rows: Tensor) -> None:
     if len(labels) != len(rows):
         raise BadInput(
             f"Expected one label per row; got {len(labels)} labels for {len(rows)} rows."
+        )
+
+
+def require_finite(features: Float[Tensor, "n d"], name: str) -> None:
+    """Raise NumericalFailure, naming the first rows, unless every feature is a finite number."""
+    bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten()
+    if len(bad):
+        raise NumericalFailure(
+            f"Expected finite {name}; got NaN or infinity in {len(bad)} of {len(features)} rows "
+            f"({some(bad.tolist(), 5)}). Check these images and the network's weights."
         )
 
 

@@ -17,7 +17,7 @@ from genmetrics.commands.arguments import (
     take_some,
 )
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.output import add_json_option, document, progress_bar, write
 from genmetrics.commands.reading import reading
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.protocols import (
@@ -77,9 +77,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     add_feature_options(parser)
     parser.set_defaults(extractor=None)
     add_reading_options(parser)
-    parser.add_argument(
-        "--json", metavar="FILE", help="write a JSON report; - prints it in place of the table"
-    )
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:

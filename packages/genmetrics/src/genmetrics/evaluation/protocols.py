@@ -66,6 +66,7 @@ class Protocol:
         return dataclasses.replace(self, metrics=metric_names(metrics))
 
 
+SCHEMA = "genmetrics/1"  # of JSON reports
 PROTOCOLS: Mapping[str, Protocol] = {
     each.name: each
     for each in (

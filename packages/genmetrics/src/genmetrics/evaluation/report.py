@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from genmetrics.evaluation.protocols import Protocol
+from genmetrics.evaluation.protocols import SCHEMA, Protocol
 from genmetrics.images.sources import ImageSource
 from genmetrics.networks.extractors import Extractor
 
-__all__ = ["SCHEMA", "ImageSet", "Remark", "Report", "Score", "environment"]
-
-SCHEMA = "genmetrics/1"
+__all__ = ["ImageSet", "Remark", "Report", "Score", "environment"]
 
 
 def environment(**more: str) -> dict[str, str]:

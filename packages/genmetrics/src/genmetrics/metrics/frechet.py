@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from genmetrics.checks import OtherRows, Rows, as_two_sets, described
+from genmetrics.checks import OtherRows, Rows, as_two_sets, described, require_finite
 from genmetrics.errors import BadInput, NumericalFailure
-from genmetrics.features.stats import GaussianStats, StatsAccumulator, require_finite
+from genmetrics.features.stats import GaussianStats, StatsAccumulator
 
 
 @dataclass(frozen=True, slots=True)

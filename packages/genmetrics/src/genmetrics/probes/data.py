@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genmetrics.checks import as_labels, as_tokens, described, require_label_each
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, some
 from genmetrics.images.zip_members import open_npz
 
 Labelled: TypeAlias = "ProbeData | tuple[Any, Any]"  # features and labels, as ProbeData's
@@ -120,18 +120,15 @@ def labels_as_in(train: ProbeData, val: ProbeData) -> Int64[Tensor, " n"]:
     number = {name: label for label, name in train.classes.items()}
     strangers = [name for name in val.classes.values() if name not in number]
     if strangers:
+        named = (list(number), list(val.classes.values()), strangers)
+        wanted, found, unknown = (some(names, _LISTED) for names in named)
         raise BadInput(
-            f"Expected the classes of the training features, {_some(list(number))}; got "
-            f"{_some(list(val.classes.values()))}, where {_some(strangers)} is unknown. "
-            "Extract both from folders of the same names."
+            f"Expected the classes of the training features, {wanted}; got {found}, where "
+            f"{unknown} is unknown. Extract both from folders of the same names."
         )
     return torch.tensor(
         [number[val.classes[label]] for label in val.y.tolist()], device=val.y.device
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f", ... ({len(names)})" if len(names) > _LISTED else "")
 
 
 def load_probe_file(

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.stats import require_finite
 from genmetrics.probes.data import Labelled, as_probe_data, labels_as_in
 
 

@@ -9,9 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from genmetrics.checks import Labels, Rows, as_features, as_labels, require_label_each
+from genmetrics.checks import (
+    Labels,
+    Rows,
+    as_features,
+    as_labels,
+    require_finite,
+    require_label_each,
+)
 from genmetrics.errors import BadInput, NumericalFailure
-from genmetrics.features.stats import require_finite
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
-from genmetrics.features.stats import require_finite
 from genmetrics.probes.data import Labelled, ProbeData, as_probe_data, labels_as_in
 from genmetrics.probes.presets import PresetName, ProbePreset, probe_preset
 from genmetrics.probes.report import ProbeResult, ProbeRun, TopK
