@@ -39,6 +39,16 @@ def test_features_are_the_network_s_of_floats_in_the_range(low, high):
     assert check_extractor(extractor) == []
 
 
+def test_floats_are_those_of_torchvision_to_the_last_bit():
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    for (low, high), wanted in (
+        ((0.0, 1.0), images / 255),
+        ((-1.0, 1.0), (images / 255 - 0.5) / 0.5),
+    ):
+        pixels = Extractor.of(torch.nn.Flatten(), name="x", float_range=(low, high), side=16)
+        assert torch.equal(pixels(images)["features"], wanted.flatten(1))
+
+
 def test_without_a_range_the_network_gets_the_bytes():
     class Bytes(torch.nn.Module):
         def forward(self, x):

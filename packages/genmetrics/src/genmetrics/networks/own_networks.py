@@ -60,7 +60,7 @@ class OwnFeatures(nn.Module):
         if self.float_range is None:
             return images
         low, high = self.float_range
-        return low + (high - low) / 255 * images.float()
+        return images.float() / 255 * (high - low) + low
 
     def _width(self, side: int) -> int:
         place = next(self.network.parameters(), torch.empty(0)).device
