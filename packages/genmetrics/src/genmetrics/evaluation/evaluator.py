@@ -32,7 +32,8 @@ class Evaluator:
 
     Args:
         reference: Real images, or their statistics, or the path of either, or bytes: a tensor
-            ``(n, 3, h, w)`` or an array ``(n, h, w, 3)``.
+            ``(n, 3, h, w)`` or an array ``(n, h, w, 3)``, which must not change before the first
+            result.
         extractor: The feature network, or its name.
         metrics: What to compute, names in a list or between commas; None for the protocol's.
         protocol: Constants; None for those of the network.
