@@ -6,6 +6,11 @@ import pytest
 from PIL import Image
 
 
+@pytest.fixture(autouse=True)
+def _no_downloads(monkeypatch):
+    monkeypatch.setenv("GENMETRICS_OFFLINE", "1")
+
+
 @pytest.fixture(scope="session")
 def emoji():
     """120 Twemoji without skin tones and flags, on white, 72 x 72."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import pickle
 import signal
@@ -30,7 +31,7 @@ from mimflow_train.storage.lock import locked
 from mimflow_train.storage.run_folder import checkpoints, prepare_run
 from mimflow_train.telemetry.run_log import RunLog
 
-CPU = torch.device("cpu")
+CPU, TORCH = torch.device("cpu"), importlib.metadata.version("torch")
 
 
 @pytest.fixture
@@ -126,9 +127,42 @@ def test_a_prolonged_run_is_a_longer_one_bit_for_bit(config, data, tmp_path, mon
     assert train("prolonged", 7) == train("whole", 7)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "says"),
+    [
+        (("fp32 on cpu", TORCH), False),
+        ((None, None), False),  # of a checkpoint from before these were noted
+        (("bf16 on cpu", TORCH), True),
+        (("fp32 on cuda", TORCH), True),
+        (("fp32 on cpu", "1.13"), True),
+    ],
+    ids=["same", "unknown", "precision", "device", "torch"],
+)
+def test_a_run_that_goes_on_in_another_arithmetic_says_so(
+    train, config, tmp_path, capsys, recorded, says
+):
+    state = TrainState(config, CPU)
+    state.step = 8
+    path = write_checkpoint(snapshot(state), config, tmp_path) / "manifest.json"
+    precision, version = recorded
+    manifest = json.loads(path.read_text()) | {"commit": "another"}
+    del manifest["precision"], manifest["versions"]
+    if precision:
+        manifest |= {"precision": precision, "versions": {"torch": version}}
+    path.write_text(json.dumps(manifest))
+    train()
+    sentence = (
+        f"Checkpoint step_00000008 was trained in {precision} with torch {version}; this goes on "
+        f"in fp32 on cpu with torch {TORCH}, and is no longer the same bits.\n"
+    )
+    assert capsys.readouterr().err == sentence * says
+    train()  # there is nothing left to train
+    assert capsys.readouterr().err == ""
+
+
 def test_a_second_divergence_ends_the_run(train, breaks):
     breaks(lambda state, _: spoil(state) if state.step >= 3 else None)
-    with pytest.raises(DivergedError, match="3 steps in a row"):
+    with pytest.raises(DivergedError, match=r"3 steps in a row.*Begin a new --out .* --init RUN"):
         train()
 
 

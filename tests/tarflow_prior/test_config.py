@@ -184,6 +184,12 @@ def test_unknown_choice_is_named_with_the_known_ones(call, message):
     assert f"ValueError: Expected {message}" in done.stderr
 
 
+def test_fields_of_a_preset_are_replaced():
+    sizes = {"num_tokens": 16, "token_dim": 8}
+    config = TarFlowConfig.preset("S", **sizes, gate="none", depths=(1, 2))
+    assert config == replace(TarFlowConfig.preset("S", **sizes), gate="none", depths=(1, 2))
+
+
 def test_unknown_preset_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="one of tiny, S, B, L, XL, XXL; got 'H'"):
         TarFlowConfig.preset("H", num_tokens=16, token_dim=8)

@@ -487,6 +487,14 @@ def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
     ], run.stderr
 
 
+def test_transposed_tokens_are_told_from_wrong_ones():
+    flow = TarFlow(TarFlowConfig(num_tokens=5, token_dim=3, width=16, head_dim=8, depths=(1,)))
+    with pytest.raises(ValueError, match=r"got \(2, 3, 5\)\. Transpose the tokens: z\.mT\."):
+        flow(torch.zeros(2, 3, 5))
+    with pytest.raises(ValueError, match="All sequences have the num_tokens"):
+        flow(torch.zeros(2, 4, 3))
+
+
 WRONG_KIND = """
 import torch
 from tarflow_prior import (

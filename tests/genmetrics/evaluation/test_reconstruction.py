@@ -200,7 +200,8 @@ def test_weights_are_sought_in_file_folder_cache_and_download(tmp_path, monkeypa
 def test_offline_and_failed_downloads_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("GENMETRICS_WEIGHTS", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("GENMETRICS_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
 
     def download(url, target, prefix, *, progress):
         raise OSError("no route")

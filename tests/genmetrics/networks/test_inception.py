@@ -201,7 +201,50 @@ def test_missing_weights_name_file_variable_and_alternative(tmp_path, monkeypatc
         assert part in str(caught.value)
 
 
-def test_a_variable_that_points_nowhere_is_not_passed_over(tmp_path):
+def test_what_is_nowhere_is_downloaded_once_and_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked = []
+
+    def download(url, target, prefix, *, progress):
+        asked.append((url.rpartition("/")[2], prefix))
+        Path(target).touch()
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS_FILE
+    assert find_inception_weights(None, {}) == cached
+    assert find_inception_weights(None, {}) == cached
+    assert asked == [(WEIGHTS_FILE, "6726825d")]
+
+
+@pytest.mark.parametrize(
+    ("environment", "download", "reason"),
+    [
+        ({"GENMETRICS_OFFLINE": "1"}, None, "and downloads are switched off. Fetch https://"),
+        ({"HF_HUB_OFFLINE": "1"}, None, "and downloads are switched off. Fetch https://"),
+        ({}, False, "and downloads are switched off. Fetch https://"),
+        ({}, None, "the download failed (invalid hash value). Fetch https://"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_a_sentence(
+    environment, download, reason, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked = []
+
+    def fail(*given, progress):
+        asked.append(given)
+        raise RuntimeError("invalid hash value")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(WeightsUnavailable) as caught:
+        find_inception_weights(None, environment, download=download)
+    assert reason in str(caught.value)
+    assert WEIGHTS_VARIABLE in str(caught.value)
+    assert bool(asked) == ("failed" in reason)
+
+
+def test_a_variable_that_points_nowhere_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
     with pytest.raises(WeightsUnavailable, match=r"gone\.pth"):
         find_inception_weights(None, {WEIGHTS_VARIABLE: str(tmp_path / "gone.pth")})
 

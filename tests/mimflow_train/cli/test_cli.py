@@ -1,5 +1,6 @@
 """The commands, as their users meet them: mistakes, and one small run from start to samples."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 from tests.mimflow_train.conftest import SMALL
 
 from mim_encoder import MaskRatio
@@ -31,8 +33,12 @@ from mimflow_train.cli.sample import choose_labels
 from mimflow_train.cli.train import TrainOptions
 from mimflow_train.config import ConvolutionalConfig
 from mimflow_train.config.file import read_config, write_config
-from mimflow_train.errors import ConfigError
+from mimflow_train.errors import ConfigError, DataError, DivergedError
+from mimflow_train.model import MIMFlow
 from mimflow_train.recipes import tiny
+from mimflow_train.state import TrainState
+from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
+from mimflow_train.storage.lock import locked
 from mimflow_train.storage.provenance import code_commit
 from mimflow_train.storage.run_folder import FILES_OF_ITS_END, prepare_run
 from tarflow_prior import NonFiniteError
@@ -198,6 +204,126 @@ def test_missing_weights_are_found_before_anything_starts(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_continuation_without_its_weights_changes_no_file(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
+    monkeypatch.delenv("MIMFLOW_WEIGHTS", raising=False)
+    out = tmp_path / "run"
+    arguments = ["--data", str(folder), "--out", str(out), *QUICK]
+    prepare_run(build_config(parse(TrainOptions, arguments, "mimflow-train")), out, "auto")
+    (out / "checkpoints" / "step_00000006").mkdir(parents=True)
+    (out / "checkpoints" / "step_00000006" / "manifest.json").write_text('{"phase": "joint"}')
+    for name in (*FILES_OF_ITS_END, "bad_images.txt"):
+        (out / name).write_text(name)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    adversary = ["--set", "decoder_phase=rae", "--set", "decoder_phase.steps=2"]
+    assert run(train_command, *arguments, *adversary) == 4
+    assert "Expected the weights of DINO ViT-S/8" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir() if path in before} == before
+    seed = ["--seed", "1", "--set", "loss.perceptual_network=lpips"]
+    assert run(train_command, *arguments, *seed) == 2  # before anything is fetched
+
+
+@pytest.fixture
+def begun(folder, tmp_path):
+    """A run that has a checkpoint, and the arguments that it goes on with."""
+    arguments = ["--data", str(folder), "--out", str(tmp_path / "run"), *QUICK]
+    out, options = tmp_path / "run", parse(TrainOptions, arguments, "mimflow-train")
+    prepare_run(build_config(options), out, "auto")
+    (out / "checkpoints" / "step_00000002").mkdir(parents=True)
+    return out, arguments
+
+
+def test_a_mistake_that_ends_a_run_is_left_in_its_folder_until_it_goes_on(
+    begun, tmp_path, capsys, monkeypatch
+):
+    out, arguments = begun
+
+    def failure(*more, code):
+        assert run(train_command, *arguments, *more) == code
+        return json.loads((out / "failure.json").read_text())
+
+    said = failure("--data", tmp_path / "gone", code=3)
+    assert f"mimflow-train: {said['message']}\n" == capsys.readouterr().err
+    assert "there is no folder" in said["message"]
+    assert said["code"] == 3
+    assert "seed was 0, now 1" in failure("--seed", 1, code=2)["message"]
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGUSR1)
+    assert run(train_command, *arguments) == 128 + signal.SIGUSR1
+    assert not (out / "failure.json").exists()
+
+    def diverge(*_):
+        raise DivergedError("Expected finite gradients.", 3)
+
+    def overflow(*_):
+        raise NonFiniteError("Expected finite samples.", torch.ones(1, 1, 1), [0])
+
+    monkeypatch.setattr("mimflow_train.run.run_local", diverge)
+    assert failure(code=5) == {"code": 5, "message": "Expected finite gradients."}
+    monkeypatch.setattr("mimflow_train.run.run_local", overflow)
+    assert "Give a lower guidance." in failure(code=5)["message"]
+    (out / "failure.json").unlink()
+    with locked(out):
+        assert run(train_command, *arguments, "--data", tmp_path / "gone") == 3
+        assert run(train_command, *arguments) == 2
+    assert run(train_command, *arguments, "--steps", 0, "--dry-run") == 2
+    assert not (out / "failure.json").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_mistake_that_one_of_torchruns_workers_meets_is_left_as_well(begun, rank, monkeypatch):
+    out, arguments = begun
+
+    def refuse(*_):
+        raise DataError(f"Expected rank 0's images; rank {rank} has others.")
+
+    place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "", "MASTER_PORT": 0}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("mimflow_train.run.run_torchrun", refuse)
+    monkeypatch.setattr(command, "torchrun_place", lambda: None)  # or pytest would end
+    with locked(out) if rank else contextlib.nullcontext():  # by rank 0
+        assert run(train_command, *arguments) == 3
+    failure = json.loads((out / "failure.json").read_text())
+    assert failure == {"code": 3, "message": f"Expected rank 0's images; rank {rank} has others."}
+
+
+def test_a_run_begins_with_another_s_weights_once(begun, tmp_path, capsys, monkeypatch):
+    first, arguments = begun
+    config, out = read_config(first), tmp_path / "second"
+    state = TrainState(config, torch.device("cpu"))
+    state.step = 2
+    write_checkpoint(snapshot(state), config, first)
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGTERM)
+    second = [*arguments, "--out", out, "--set", "optim.lr=1e-5", "--seed", 7]
+    assert run(train_command, *second, "--init", tmp_path / "none") == 2
+    assert run(train_command, *second, "--set", "model.flow.width=24", "--init", first) == 2
+    assert "of networks like this run's; got flow." in capsys.readouterr().err
+    assert not (out / "config.json").exists()
+
+    assert run(train_command, *second, "--init", first) == 143
+    said = capsys.readouterr().err
+    assert f"The networks began with the ema weights of step_00000002 in {first} (sha256 " in said
+    weights = [
+        load_file(each / "checkpoints" / step / "ema.safetensors")
+        for each, step in ((first, "step_00000002"), (out, "step_00000000"))
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+    first.rename(tmp_path / "gone")
+    for again in ([], ["--init", first]):
+        assert run(train_command, *second, *again) == 143
+        assert "The networks began" not in capsys.readouterr().err
+    assert run(train_command, *second, "--init", tmp_path / "gone") == 2
+    assert f"than {out} began with, {first}; got {tmp_path / 'gone'}. Leave it out to go on" in (
+        capsys.readouterr().err
+    )
+    for wrong in (out, tmp_path / "none"):
+        assert run(train_command, *second, "--init", wrong, "--resume", "never") == 2
+        assert (out / "checkpoints" / "step_00000000").exists()
+    assert run(train_command, *second, "--resume", "never") == 143
+    assert not (out / "checkpoints").exists()
+
+
 def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIMFLOW_OFFLINE", "1")
@@ -213,6 +339,37 @@ def test_dry_run_of_the_paper_s_scale_counts_and_starts_nothing(tmp_path, capsys
     assert "1.06 TFLOP" in text
     assert "33.0 GiB at micro_batch 32" in text
     assert text.count("missing: save https://") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [((), 1), (("--hardware", "H100"), 0), (("--ray-address", "auto"), 0)]
+)
+def test_a_dry_run_says_that_it_plans_for_another_machine(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("mimflow_train.cli.dry_run.cost_table", lambda *_, **__: "table\n")
+    monkeypatch.setattr("mimflow_train.cli.preflight.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("mimflow_train.cli.preflight.count_devices", lambda _: 2)
+    assert run(train_command, "--dry-run", "--workers", "8", *arguments) == 0
+    text = "8 workers are more than this machine's 2 GPU(s): it would refuse the run, and this is"
+    assert capsys.readouterr().out.count(text) == said
+    assert run(train_command, "--dry-run", "--workers", "2", *arguments) == 0
+    assert capsys.readouterr().out == "table\n"
+
+
+@pytest.mark.parametrize(("room", "said"), [(2.9, 1), (3.1, 0)])
+def test_a_run_that_the_disk_has_no_room_for_begins_with_a_warning(
+    room, said, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGINT)
+    arguments = ["--data", folder, "--device", "cpu", "--out", tmp_path / "run", *QUICK]
+    assert run(train_command, *arguments) == 130
+    with torch.device("meta"):
+        model = MIMFlow(read_config(tmp_path / "run").trained_model)
+    free = int(room * 16 * sum(each.numel() for each in model.parameters()))
+    kept = 20_000  # a picture of samples, 1.5 bytes a pixel
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (2**40, 0, free + kept))
+    capsys.readouterr()
+    assert run(train_command, *arguments) == 130
+    assert capsys.readouterr().err.count("Warning: the run will keep 0.0 GiB in ") == said
 
 
 @pytest.mark.parametrize(
@@ -266,6 +423,19 @@ def test_a_cuda_graph_without_a_gpu_is_refused_before_anything_is_begun(folder, 
     said = "Expected a GPU that has all weights with cuda_graph; got a cpu. Leave cuda_graph out."
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("engine", "said"), [("auto", 1), ("local", 0)])
+def test_a_run_on_one_of_many_gpus_says_so_unless_one_process_was_asked_for(
+    engine, said, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("mimflow_train.cli.preflight.choose_device", lambda _: "cuda")
+    monkeypatch.setattr("mimflow_train.cli.preflight.count_devices", lambda _: 8)
+    monkeypatch.setattr("mimflow_train.cli.preflight.require_weights", lambda *_, **__: None)
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGINT)
+    arguments = ["--data", folder, "--out", tmp_path / "run", "--engine", engine, *QUICK]
+    assert run(train_command, *arguments) == 130
+    assert capsys.readouterr().err.count("7 more GPU(s) are idle; --workers 8 uses them.") == said
 
 
 def test_run_folder_that_cannot_be_made(tmp_path, capsys):
@@ -375,6 +545,30 @@ def check_samples(out, tmp_path, capsys):
     assert run(sample_command, out, "--out", out / "samples.png") == 2
     assert "which is the run's own. Name a new file." in capsys.readouterr().err
     assert (out / "samples.png").read_bytes() == before
+
+
+def test_a_run_goes_on_without_its_options_and_wherever_its_images_are(folder, tmp_path, capsys):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    arguments = ["--data", folder, *QUICK, "--set", "optim.lr=0.003"]
+    begun = build_config(parse(TrainOptions, [*map(str, arguments)], "mimflow-train"))
+    prepare_run(begun, out, "auto")
+
+    def again(*more):
+        options = parse(TrainOptions, ["--out", str(out), *map(str, more)], "mimflow-train")
+        return build_config(options)
+
+    assert again() == begun
+    assert again("--set", "optim.lr=0.1").optim.lr == 0.1  # to be refused with the difference
+    assert again("--scale", "tiny").optim.lr == begun.optim.lr / 0.003 * 0.0012
+    assert again("--resume", "never").data.source == "emoji"
+    folder.rename(moved)
+    with pytest.raises(DataError, match=r"they are not there\. Say where they are with --data DIR"):
+        again()
+    assert again("--data", moved).data.fingerprint == begun.data.fingerprint
+    assert again("--data", moved).optim == begun.optim
+    capsys.readouterr()
+    again("--data", moved, "--steps", "40000")
+    assert "epochs of these" in capsys.readouterr().err
 
 
 def test_sampling_from_no_run(tmp_path, capsys):

@@ -1,14 +1,16 @@
 """What ``--dry-run`` says of time and disk; its table of work is tested with the command."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 
 from mimflow_train.cli import dry_run
-from mimflow_train.cli.dry_run import cost_table
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.device.costs import PartCost, RunCost
 from mimflow_train.errors import ConfigError
+from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.recipes import tiny
 
 COST = RunCost(
@@ -27,9 +29,19 @@ def _cost(monkeypatch):
 
 @pytest.fixture
 def paper_s(config, monkeypatch):
-    """A run of the paper's length and work an image, whatever its networks."""
+    """A run of the paper's length, weights and work an image, whatever its networks."""
     monkeypatch.setattr(RunCost, "training_flops", 1.062e12)
+    cost = dataclasses.replace(COST, trained=[PartCost("all", 649_750_000, 5.0)])
+    monkeypatch.setattr(dry_run, "run_cost", lambda *_: cost)
     return dataclasses.replace(config, global_batch=256, steps=450_360)
+
+
+def cost_table(config, workers, phase, *, hardware=None, out=Path(), **plan):
+    """Return the dry run's text, with the command's defaults."""
+    until = config.steps if phase == "joint" else config.all_steps
+    every = {"checkpoint_every": checkpoint_interval(config.scale)}
+    kept = Plan(until=until, **(every | plan))
+    return dry_run.cost_table(config, workers, phase, plan=kept, out=out, hardware=hardware)
 
 
 def line(text, part):
@@ -50,23 +62,51 @@ def test_target_is_told_beside_the_assumption(paper_s):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "share", "measured"),
     [
-        ({}, "1 x H100 at 12.5% of 989 TFLOP/s (measured for L on one H100)  0.45 steps/s, 116"),
-        (
-            {"compile": True},
-            "at 15% of 989 TFLOP/s (measured for L on one H100)  0.55 steps/s, 140",
-        ),
-        (
-            {"compile": True, "cuda_graph": True},
-            "at 21.2% of 989 TFLOP/s (measured for L on one H100)  0.77 steps/s, 197",
-        ),
-        ({"compile": True, "recompute": True}, "at 8.7% of 989 TFLOP/s (measured"),
+        ({}, "12.5%", 117.2),
+        ({"compile": True}, "15%", 140.4),
+        ({"compile": True, "cuda_graph": True}, "21.2%", 197.5),
+        ({"compile": True, "recompute": True}, "8.7%", 80.8),
     ],
 )
-def test_what_was_measured_is_told_first(paper_s, settings, said):
-    text = cost_table(dataclasses.replace(paper_s, **settings), 1, "joint", hardware="H100")
-    assert said in line(text, "1 x H100 at")
+def test_what_was_measured_is_told_first(paper_s, settings, share, measured):
+    config = dataclasses.replace(paper_s, global_batch=32, **settings)
+    said = line(cost_table(config, 1, "joint", hardware="H100"), "1 x H100 at")
+    why = "measured at 32 images of L on one H100, extrapolated"
+    assert f"1 x H100 at {share} of 989 TFLOP/s ({why})  " in said
+    assert images_per_second(said) == pytest.approx(measured, rel=0.011)
+
+
+def test_a_step_of_the_measured_batch_is_what_was_measured_in_its_parts(paper_s):
+    config = dataclasses.replace(paper_s, global_batch=32, compile=True, cuda_graph=True)
+    text = cost_table(config, 1, "joint", hardware="H100")
+    assert "148 + 14 + 0 ms a step: 6.17 steps/s" in line(text, "at 21.2%")
+
+
+@pytest.mark.parametrize(
+    ("graph", "milliseconds"), [(False, 26.8 + 13.8 + (25.6 - 17.9)), (True, 18.5 + 13.8 + 25.6)]
+)
+def test_what_does_not_shrink_with_a_worker_s_images_is_counted(paper_s, graph, milliseconds):
+    config = dataclasses.replace(paper_s, compile=True, cuda_graph=graph)
+    speeds = {}
+    for workers in (1, 2, 8, 64):
+        said = line(cost_table(config, workers, "joint", hardware="H100"), "H100 at")
+        speeds[workers] = images_per_second(said) / 256
+        assert ("at most" in said) == (workers > 8)
+    assert speeds[2] < 2 * speeds[1]
+    assert speeds[8] < 4 * speeds[2]
+    assert 1000 / speeds[64] == pytest.approx(milliseconds, rel=0.01)
+
+
+def test_the_estimate_says_what_was_not_measured(paper_s):
+    text = cost_table(paper_s, 64, "joint", hardware="A100")
+    assert "of steps of 32 images of L on a card. A step here is the work of 4 image(s)" in text
+    assert "no step has been timed on several cards" in text
+
+
+def images_per_second(said):
+    return float(said.partition(" images/s")[0].split()[-1])
 
 
 def test_what_was_not_measured_is_not_told_so(paper_s):
@@ -76,7 +116,7 @@ def test_what_was_not_measured_is_not_told_so(paper_s):
 
 
 def test_what_is_computed_again_takes_time(paper_s, monkeypatch):
-    cost = dataclasses.replace(COST, trained=[PartCost("flow", 7 * 2**26, 132.75)])
+    cost = dataclasses.replace(COST, trained=[PartCost("flow", 0, 132.75)])
     monkeypatch.setattr(dry_run, "run_cost", lambda *_: cost)
     once, twice = (
         cost_table(dataclasses.replace(paper_s, recompute=each), 1, "joint", hardware="H100")
@@ -166,3 +206,27 @@ def test_disk_counts_milestones_of_the_trained_phases_alone(config):
     for phase, count in (("joint", 3), ("all", 4)):
         text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
         assert f"weights of {count} milestone(s), 1.75 GiB each" in text
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [(22, "; 22.0 GiB are free for run"), (20, "; 20.0 GiB are free for run, too little")],
+)
+def test_disk_that_is_free_is_told_beside_what_is_needed(config, monkeypatch, free, said):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (2**40, 0, free * 2**30))
+    text = cost_table(config, 1, "joint", hardware="L4", out=Path("run"))
+    assert line(text, "  disk  21.0 GiB").partition("; ")[2].startswith(said[2:])
+    assert ("too little" in text) == (free < 21)
+
+
+def test_a_drive_that_does_not_know_what_is_free_is_not_called_full(config, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (0, 0, 0))
+    assert "free" not in line(cost_table(config, 1, "joint", hardware="L4"), "  disk  ")
+
+
+@pytest.mark.parametrize(("phase", "count"), [("joint", 0), ("all", 1)])
+def test_the_time_says_that_it_leaves_the_decoder_phase_out(config, phase, count):
+    phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
+    config = dataclasses.replace(config, steps=15, decoder_phase=phases)
+    text = cost_table(config, 1, phase, hardware="L4")
+    assert text.count("the 7 steps of the decoder phase are in no time here") == count

@@ -50,6 +50,18 @@ def test_table_and_json_tell_the_same(finished, capsys):
     assert "loss not finite" in capsys.readouterr().out
 
 
+def test_what_a_run_began_with_is_told(finished, capsys):
+    _, folder = finished
+    began = {"from": "runs/a", "checkpoint": "step_00000009", "weights": "ema", "sha256": "ab" * 32}
+    began["at_random"] = ["2 of 3 classes"]
+    path = folder / "checkpoints" / "step_00000006" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init": began}))
+    assert run(folder) == 0
+    assert "began with the ema weights of step_00000009 in runs/a" in capsys.readouterr().out
+    assert run(folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["init"] == began
+
+
 def test_verify_finds_a_flipped_bit(finished, capsys):
     _, folder = finished
     assert run(folder, "--verify") == 0

@@ -6,12 +6,14 @@ import pytest
 
 from mimflow_train.cli import preflight
 from mimflow_train.cli.preflight import (
+    Launch,
     choose_launch,
     cluster_device,
+    idle_gpus,
     require_answer,
     require_divisor,
 )
-from mimflow_train.engine.workers import Workers, usable_workers
+from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.errors import ConfigError
 
 
@@ -122,3 +124,31 @@ def test_torchrun_with_more_workers_than_gpus_is_refused(monkeypatch, local, ref
         with pytest.raises(ConfigError, match=r"at most 2 workers .* 2 GPU\(s\); .* started 3"):
             preflight.choose_engine("auto", 1, "auto")
     assert preflight.choose_engine("auto", 1, "cpu" if refused else "auto") == "torchrun"
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (8, "7 more GPU(s) are idle; --workers 8 uses them."),
+        (7, "6 more GPU(s) are idle; --workers 4 uses 3 of them."),
+        (1, ""),
+    ],
+)
+def test_gpus_that_stay_idle_are_told_with_the_workers_that_share_the_batch(
+    config, monkeypatch, count, said
+):
+    monkeypatch.setattr(preflight, "count_devices", {"cuda": count, "cpu": 99}.get)
+    assert idle_gpus(config, Launch("local", "cuda", Workers(1, 1), None)) == said
+    assert idle_gpus(config, Launch("local", "cpu", Workers(1, 1), None)) == ""
+
+
+@pytest.mark.parametrize("engine", ["torchrun", "ray"])
+def test_gpus_of_engines_that_have_them_allotted_are_not_told_idle(config, monkeypatch, engine):
+    monkeypatch.setattr(preflight, "count_devices", lambda _: 8)
+    assert idle_gpus(config, Launch(engine, "cuda", Workers(4, 4), None)) == ""
+
+
+def test_workers_are_handed_settings_and_no_secrets():
+    settings = {"MIMFLOW_OFFLINE": "1", "HF_HOME": "/h", "WANDB_PROJECT": "a", "WANDB_ENTITY": "b"}
+    secrets = {"HF_TOKEN": "1", "WANDB_API_KEY": "1", "HOME": "/"}
+    assert handed_on(settings | secrets) == settings

@@ -6,11 +6,13 @@ import functools
 import pytest
 import torch
 
+from mimflow_train.cli.disk import kept_on_disk
 from mimflow_train.config import ConvolutionalConfig, DecoderPhaseConfig, LossConfig
 from mimflow_train.config.overrides import override
 from mimflow_train.device.costs import run_cost, training_flops
 from mimflow_train.errors import ConfigError
 from mimflow_train.model import MIMFlow
+from mimflow_train.plan import Plan
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES, paper, tiny
 from mimflow_train.state import TrainState
 
@@ -68,7 +70,8 @@ def test_cost_of_every_recipe_is_as_before(scale):
     assert sum(part.parameters for part in cost.trained) == parameters
     assert cost.training_flops / 1e9 == pytest.approx(gflop, rel=0.01)
     assert cost.memory(32) / 2**30 == pytest.approx(memory, rel=0.01)
-    assert cost.checkpoint_bytes / 2**30 == pytest.approx(disk, rel=0.01)
+    kept = kept_on_disk(tiny(), Plan(until=1, checkpoint_every=1), cost.num_trained)
+    assert kept.checkpoint / 2**30 == pytest.approx(disk, rel=0.01)
 
 
 def test_checkpoint_is_as_large_as_was_said(config):
@@ -77,7 +80,9 @@ def test_checkpoint_is_as_large_as_was_said(config):
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
     written = sum(each.nbytes for file in state.tensors().values() for each in file.values())
-    assert run_cost(config).checkpoint_bytes == pytest.approx(written, rel=0.05)
+    trained = run_cost(config).num_trained
+    kept = kept_on_disk(config, Plan(until=1, checkpoint_every=1), trained)
+    assert kept.checkpoint == pytest.approx(written, rel=0.05)
 
 
 def test_work_of_a_step_counts_no_discriminator_s_eye(config):

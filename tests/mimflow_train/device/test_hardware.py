@@ -71,7 +71,7 @@ def test_detected_card_has_the_memory_that_the_driver_says(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
-    assert detect() == ("H100", 989, 79.0)
+    assert detect() == ("H100", 989, 79.0, 3.35)
 
 
 def test_rate_is_two_operations_for_each_multiply_add(monkeypatch):

@@ -90,7 +90,7 @@ for name in ("plain", "all", "captured", "shared", "fixed"):
     for step, kind in ((2, TrainState), (5, DecoderState)):
         torch.manual_seed(step)
         resumed = kind(config, torch.device("cpu"))
-        resumed.load(kept[step], step)
+        resumed.load(kept[step].__getitem__, step)
         for part, tensors in trained(resumed).tensors().items():
             for key, value in tensors.items():
                 same = torch.equal(value, state.tensors()[part][key])

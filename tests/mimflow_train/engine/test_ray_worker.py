@@ -23,8 +23,6 @@ from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
 from mimflow_train.storage.checkpoint import fingerprint
 
-pytestmark = pytest.mark.slow  # Ray's import alone takes ten seconds
-
 
 @pytest.fixture
 def launch_ray(monkeypatch, data):

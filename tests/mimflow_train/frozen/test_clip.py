@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.transforms import Normalize
 
+from mimflow_train.config import TEACHERS
 from mimflow_train.errors import WeightsError
 from mimflow_train.frozen.clip import CLIP_FILE, ClipTeacher
 
@@ -48,6 +49,7 @@ def test_features_are_those_of_open_clip(teacher, plain, image):
     hook.remove()
     expected = tokens[0][:, 1:]
     torch.testing.assert_close(teacher(image), expected, atol=1e-5, rtol=1e-5)
+    assert expected.shape[-1] == TEACHERS["clip"]
 
 
 def test_frozen_and_in_float32_under_autocast(teacher, image):

@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torchvision.transforms import Normalize
 
+from mimflow_train.config import TEACHERS
 from mimflow_train.errors import WeightsError
 from mimflow_train.frozen.dinov2 import DINOV2_NAME, DinoV2Teacher
 
@@ -46,6 +47,7 @@ def test_features_are_those_of_timm(teacher, published, image):
         "pos_embed": resample_abs_pos_embed(published["pos_embed"], [3, 2]),
     }
     plain.load_state_dict(published | resampled)
+    assert plain.num_features == TEACHERS["dinov2"]
     pixels = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))((image + 1) / 2)
     with torch.no_grad():
         expected = plain.forward_features(pixels)[:, 1:]

@@ -134,6 +134,15 @@ def test_page_is_complete(finished, capsys):
         assert part in text, part
 
 
+def test_page_says_what_a_run_began_with(folder, capsys):
+    began = {"from": "runs/a", "checkpoint": "step_00000009", "weights": "ema", "sha256": "ab" * 32}
+    manifest = folder / "checkpoints" / "step_00000006" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"init": {**began, "at_random": []}}))
+    said = f"began with the ema weights of step_00000009 in runs/a (sha256 {'ab' * 8})."
+    assert said in written(folder, capsys)
+
+
 def test_metrics_come_with_their_n(finished, capsys):
     text = written(finished, capsys)
     for cells in ("12.50</td>", "0.2500</td>", "24 and 16</td>", "13</td>", "N = 16 held-out"):

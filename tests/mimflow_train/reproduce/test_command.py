@@ -1,11 +1,15 @@
 """``mimflow-reproduce``: what it refuses, lists and writes."""
 
 import json
+import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from mimflow_train.cli import reproduce as command
+from mimflow_train.engine.workers import Workers
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 
 
@@ -37,6 +41,8 @@ def run(*arguments):
         (["table1", "--scale", "L"], "Expected --data with --scale L"),
         (["table1", "--scale", "L", "--quick"], "Expected --scale tiny with --quick"),
         (["table1", "--set", "optim.lr=-1"], "optim.lr"),
+        (["table4", "--set", "cuda_graph=true"], "timings of table4 and table10 without cuda_gr"),
+        (["all", "--quick", "--set", "cuda_graph=true"], "table4 and table10 without cuda_graph"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
@@ -171,3 +177,26 @@ def test_every_experiment_runs_quick_and_leaves_numbers(tmp_path):
         report = numbers(tmp_path / "quick" / name)
         assert any(row["ours"] for row in report["rows"]), name
         assert list((tmp_path / "quick" / name).glob("*.png")), name
+
+
+def test_runs_are_trained_on_the_cluster_that_is_named(images, tmp_path, monkeypatch):
+    trained, joined = [], []
+
+    def run_ray(_config, run_dir, device, **given):
+        trained.append((run_dir.parent, device, given["workers"], given["address"]))
+        return signal.SIGINT
+
+    def join_cluster(address):
+        joined.append(address)
+        return {"CPU": 4.0}
+
+    cluster = SimpleNamespace(run_ray=run_ray, join_cluster=join_cluster)
+    monkeypatch.setitem(sys.modules, "mimflow_train.engine.launch_ray", cluster)
+    options = ["--data", images, "--out", tmp_path, "--quick", "--device", "cpu"]
+    options += ["--set", "global_batch=8", "--set", "micro_batch=0"]
+    assert run("table9", *options, "--ray-address", "auto", "--workers", "2-8") == 130
+    runs = tmp_path / "quick" / "runs"
+    assert trained == [(runs, "cpu", Workers(2, 8), "auto")]
+    assert joined == ["auto"]
+    assert run("table9", *options, "--ray-address", "auto", "--workers", "8") == 2
+    assert len(trained) == 1

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mimflow_train.cli.preflight import Launch
+from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import DivergedError, WorkerError
 from mimflow_train.reproduce import rows
 from mimflow_train.reproduce.design import Experiment, Variant
@@ -56,4 +58,7 @@ def test_a_divergence_under_ray_is_one(code, error, session, monkeypatch):
         sys.modules, "mimflow_train.engine.launch_ray", SimpleNamespace(run_ray=fail)
     )
     with pytest.raises(error, match="finite losses"):
-        trained(dataclasses.replace(session, workers=2), session.base)
+        trained(
+            dataclasses.replace(session, launch=Launch("ray", "cpu", Workers(2, 2), None)),
+            session.base,
+        )

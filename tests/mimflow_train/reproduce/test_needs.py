@@ -116,11 +116,12 @@ def test_what_is_trained_already_needs_no_teacher(session, monkeypatch):
 
 
 def test_the_list_says_that_the_scores_network_is_missing(session, monkeypatch):
-    def nowhere():
+    def nowhere(*, download):
+        assert not download
         raise WeightsUnavailable
 
     inception = dataclasses.replace(session, extractor_name="inception")
     monkeypatch.setattr(needs.inception, "find_inception_weights", nowhere)
     assert "needs weights of inception (scores)" in to_text(inception, {"x": EXPERIMENT})
-    monkeypatch.setattr(needs.inception, "find_inception_weights", lambda: None)
+    monkeypatch.setattr(needs.inception, "find_inception_weights", lambda **_: None)
     assert "inception" not in to_text(inception, {"x": EXPERIMENT})

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mimflow_train.config.overrides import override
+from mimflow_train.model import transformer_layers
 from mimflow_train.recipes import tiny
 from mimflow_train.reproduce import timing
 from mimflow_train.reproduce.experiments import EXPERIMENTS
@@ -73,3 +74,45 @@ def test_memory_on_a_gpu_is_the_peak_after_the_first_step_without_what_others_ho
     _, held = timing._training(gpu, [torch.ones(3)], 16, lambda: events.append("step"), 300)
     assert events == ["step", "reset", "step", "step"]
     assert held == 700
+
+
+@pytest.mark.parametrize("name", ["table4", "table10"])
+def test_a_step_is_computed_as_training_would(quick, monkeypatch, name):
+    computed = []
+    monkeypatch.setattr(timing, "set_computation", lambda *given: computed.append(given))
+    settings = ("compile=True", "recompute=True", "precision=fp32")
+    session = dataclasses.replace(quick, base=override(quick.base, settings), settings=settings)
+    outcome = measure(session, name, EXPERIMENTS[name])
+    assert len(computed) == sum(bool(row.ours) for row in outcome.rows) > 0
+    for model, config, device in computed:
+        assert transformer_layers(model)
+        assert (config.compile, config.recompute, device) == (True, True, quick.device)
+    samples = "samples in fp32 by a kept decoder, not compiled"
+    assert f"steps in fp32, compile, recompute; {samples}" in outcome.counts
+
+
+def test_the_precision_of_steps_and_of_samples_is_said(quick):
+    session = dataclasses.replace(quick, base=override(quick.base, ["precision=bf16"]))
+    said = timing._conditions(session)
+    assert said.startswith("steps in bf16; samples in fp32 by a kept decoder, not compiled; ")
+
+
+def test_recomputed_layers_of_the_flow_keep_their_inputs_alone(quick):
+    experiment = EXPERIMENTS["table10"]
+    label = next(each.label for each in experiment.variants if not each.why_not("tiny"))
+    held = []
+    for settings in ((), ("recompute=True",)):
+        session = dataclasses.replace(quick, base=override(quick.base, settings), settings=settings)
+        (row,) = [
+            each for each in measure(session, "x", experiment.only([label])).rows if each.ours
+        ]
+        held += row.ours["memory_gb"]
+    assert held[1] < held[0]
+
+
+@pytest.mark.parametrize("name", ["table4", "table10"])
+def test_timings_leave_the_global_randomness_alone(quick, name):
+    before = torch.get_rng_state()
+    outcome = measure(quick, name, EXPERIMENTS[name])
+    assert any(row.ours for row in outcome.rows)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -54,6 +54,11 @@ def test_a_run_is_prolonged_where_no_step_looked_at_its_length(config, tmp_path)
         prepare_run(constant(config, steps=9, seed=1), tmp_path, "auto")
 
 
+def test_guidance_which_no_step_looks_at_may_change(begun, config):
+    prepare_run(dataclasses.replace(config, guidance=1.5), begun, "auto")
+    assert read_config(begun).guidance == 1.5
+
+
 def test_the_decoder_phase_is_free_until_it_has_begun(begun, config):
     longer = dataclasses.replace(config.decoder_phase, steps=7, gan_weight=0.5)
     prepare_run(dataclasses.replace(config, decoder_phase=longer), begun, "auto")

@@ -110,7 +110,7 @@ def test_mfu_is_left_out_where_no_peak_is_known(config, clock):
 @pytest.fixture
 def card(monkeypatch):
     """A card of 2 TFLOP/s in place of this machine's."""
-    monkeypatch.setattr(module, "detect", lambda _: Hardware("card", 2.0, 8.0))
+    monkeypatch.setattr(module, "detect", lambda _: Hardware("card", 2.0, 8.0, 1.0))
 
 
 @pytest.mark.usefixtures("card")

@@ -52,6 +52,17 @@ def test_continued_run_keeps_its_name_there(runs, tmp_path):
     assert first == again != other
 
 
+@pytest.mark.parametrize(("named", "project"), [(None, "mimflow"), ("", "mimflow"), ("a", "a")])
+def test_the_project_is_the_environment_s_if_it_names_one(
+    runs, tmp_path, monkeypatch, named, project
+):
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    if named is not None:
+        monkeypatch.setenv("WANDB_PROJECT", named)
+    WandbSink(tmp_path, {}, lambda _: None)
+    assert runs[0].options["project"] == project
+
+
 def test_address_is_said(runs, tmp_path):
     messages = []
     WandbSink(tmp_path, {}, messages.append)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from genmetrics import GenmetricsError
@@ -15,6 +14,7 @@ from mimflow_train.data.ahead import one_ahead
 from mimflow_train.data.images import LabelledImages, to_unit
 from mimflow_train.data.order import batches, image_order
 from mimflow_train.draws import Draws, draw_step, drop_labels, mirror
+from mimflow_train.engine.all_reduce import mean_over_workers
 from mimflow_train.engine.context import Context
 from mimflow_train.engine.sharding import shares_out
 from mimflow_train.errors import ConfigError, DivergedError, MimflowError, PeerError
@@ -157,7 +157,10 @@ def _slower(state: State) -> str:
             "Lower decoder_phase.optim.lr and run again, in a copy of the run without this phase's "
             "checkpoints."
         )
-    return "Lower optim.lr and run again with a new --out."
+    return (
+        "Begin a new --out from the last checkpoint or milestone with --init RUN_OR_FILE, and "
+        "lower optim.lr."
+    )
 
 
 def _are_finite(values: dict[str, Tensor]) -> bool:
@@ -218,9 +221,7 @@ def _rows(context: Context, config: TrainConfig) -> slice:
 def _means(context: Context, config: TrainConfig, values: dict[str, Tensor]) -> dict[str, float]:
     """Return the mean of each value over the workers, and the rate where there is an NLL."""
     numbers = torch.stack([value.detach().float() for value in values.values()])
-    if context.world_size > 1:
-        dist.all_reduce(numbers)
-        numbers /= context.world_size
+    (numbers,) = mean_over_workers([numbers], context.world_size)
     means = dict(zip(values, numbers.tolist(), strict=True))
     if "nll" in means:
         means["rate"] = means["nll"] - nll_floor(config.model.encoder.sigma)

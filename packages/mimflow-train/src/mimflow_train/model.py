@@ -13,7 +13,7 @@ from mimflow_train.convolutional import ConvolutionalDecoder, ConvolutionalEncod
 from tarflow_prior import Block, FlowOutput, Guidance, TarFlow
 from vit_decoder import FeatureDecoder, PixelDecoder
 
-__all__ = ["MIMFlow", "MIMFlowOutput"]
+__all__ = ["MIMFlow", "MIMFlowOutput", "transformer_layers"]
 
 
 class MIMFlowOutput(NamedTuple):
@@ -87,13 +87,7 @@ class MIMFlow(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The transformer layers of all parts."""
-        layers: list[nn.Module] = []
-        for part in self.modules():
-            if isinstance(part, ViTTrunk):
-                layers += part.blocks
-            if isinstance(part, Block):
-                layers += part.layers
-        return layers
+        return transformer_layers(self)
 
     @torch.no_grad()
     def generate(
@@ -118,6 +112,17 @@ class MIMFlow(nn.Module):
         z = self.flow.sample(label, guidance=guidance, temperature=temperature, generator=generator)
         image: Tensor = self.decoder(z)
         return image
+
+
+def transformer_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers of every vision transformer and flow block in a module."""
+    layers: list[nn.Module] = []
+    for part in module.modules():
+        if isinstance(part, ViTTrunk):
+            layers += part.blocks
+        if isinstance(part, Block):
+            layers += part.layers
+    return layers
 
 
 def _encoder(config: ModelConfig) -> MaskedEncoder | ConvolutionalEncoder:

@@ -9,11 +9,11 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config, read_metadata
 from mimflow_train.errors import StorageError
 from mimflow_train.model import MIMFlow
-from mimflow_train.storage.checkpoint import latest_checkpoint, load_model
+from mimflow_train.storage.checkpoint import chosen_weights, latest_checkpoint
 from mimflow_train.storage.run_folder import step_of
 from mimflow_train.telemetry.console import say
 
-__all__ = ["judged_step", "load_trained", "trained_model"]
+__all__ = ["judged_step", "load_trained", "trained_model", "weights_file"]
 
 
 def load_trained(run: str | Path, device: str | torch.device = "cpu") -> MIMFlow:
@@ -46,12 +46,25 @@ def trained_model(config: TrainConfig, run: Path, device: torch.device) -> MIMFl
     Raises:
         StorageError: If the run has no good checkpoint.
     """
+    return MIMFlow.frozen(config.trained_model, load_file(weights_file(config, run)), device)
+
+
+def weights_file(config: TrainConfig, run: Path) -> Path:
+    """Return the file of a run's weights that samples are made with, of its newest checkpoint.
+
+    Args:
+        config: The run.
+        run: Its folder, or that file itself.
+
+    Raises:
+        StorageError: If the run has no good checkpoint.
+    """
     if run.suffix == ".safetensors":
-        return MIMFlow.frozen(config.trained_model, load_file(run), device)
+        return run
     folder = latest_checkpoint(run, say)
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run}; there is none. Train it first.")
-    return load_model(folder, config, device)
+    return folder / f"{chosen_weights(config)}.safetensors"
 
 
 def judged_step(run: Path) -> int | None:

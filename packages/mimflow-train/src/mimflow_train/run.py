@@ -22,6 +22,7 @@ from mimflow_train.failures import Skipped, StepError, note_failure, note_skippe
 from mimflow_train.loop import STOP_AFTER_SKIPS, Calls, train
 from mimflow_train.plan import Plan
 from mimflow_train.state import DecoderState, State, TrainState
+from mimflow_train.storage.arithmetic import changed_arithmetic
 from mimflow_train.storage.checkpoint import latest_checkpoint, load_state
 from mimflow_train.storage.run_folder import read_manifest, steps_done
 from mimflow_train.storage.saver import Saver
@@ -134,14 +135,18 @@ def train_run(
             with _leaving_a_trace(context, saver, run_log, state):
                 return train_phases(context, state, data, until=plan.until, calls=calls)
 
-        return _with_roll_backs(context, config, run_dir, go_on)
+        return _with_roll_backs(context, config, run_dir, plan.until, go_on)
 
 
 def _with_roll_backs(
-    context: Context, config: TrainConfig, run_dir: Path, go_on: Callable[[State], State]
+    context: Context,
+    config: TrainConfig,
+    run_dir: Path,
+    until: int,
+    go_on: Callable[[State], State],
 ) -> State:
     """Go on from the newest checkpoint, and after a divergence with other masks and noise."""
-    state = _restored(context, config, run_dir)
+    state = _restored(context, config, run_dir, until)
     while True:
         try:
             return go_on(state)
@@ -154,7 +159,7 @@ def _with_roll_backs(
                 say(f"{error} Rolling back to the last checkpoint, with other masks and noise.")
         del state  # so that two states are never on the device
         gc.collect()
-        state = _restored(context, config, run_dir)
+        state = _restored(context, config, run_dir, until)
         state.draw_stream = stream
 
 
@@ -201,13 +206,16 @@ def train_phases(
     return state
 
 
-def _restored(context: Context, config: TrainConfig, run_dir: Path) -> State:
+def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) -> State:
     """Return the state of the newest good checkpoint, or a new one if the run has none."""
     folder = _newest_checkpoint(context, run_dir)
     device = context.device
-    if shares_out(config, context.world_size) and (
-        folder is None or read_manifest(folder)["phase"] == TrainState.phase
-    ):
+    manifest = {} if folder is None else read_manifest(folder)
+    changed = changed_arithmetic(manifest, device, config.precision)
+    if folder and changed and context.rank == 0 and 0 < manifest["step"] < until:
+        say(f"Checkpoint {folder.name} was {changed}, and is no longer the same bits.")
+    is_joint = manifest.get("phase", TrainState.phase) == TrainState.phase
+    if shares_out(config, context.world_size) and is_joint:
         device = torch.device("cpu")  # one GPU may not hold it before it is shared out
     return TrainState(config, device) if folder is None else load_state(folder, config, device)
 

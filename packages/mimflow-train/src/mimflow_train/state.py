@@ -3,7 +3,7 @@
 import copy
 import gc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -108,11 +108,16 @@ class TrainState:
             "optimizer": _moments(self.model, self.optimizer),
         }
 
-    def load(self, tensors: Mapping[str, dict[str, Tensor]], step: int) -> None:
-        """Take over a checkpoint's tensors; every name and shape must match."""
-        self.model.load_state_dict(tensors["model"])
-        self.ema.load_state_dict(tensors["ema"])
-        _load_moments(self.model, self.optimizer, tensors["optimizer"])
+    def load(self, read: Callable[[str], dict[str, Tensor]], step: int) -> None:
+        """Take over a checkpoint; every name and shape must match.
+
+        Args:
+            read: Returns the tensors of one of its files.
+            step: Where it was saved.
+        """
+        self.model.load_state_dict(read("model"))
+        self.ema.load_state_dict(read("ema"))
+        _load_moments(self.model, self.optimizer, read("optimizer"))
         self.step = step
 
 
@@ -202,15 +207,20 @@ class DecoderState:
             "discriminator_optimizer": _moments(self.discriminator, discriminator),
         }
 
-    def load(self, tensors: Mapping[str, dict[str, Tensor]], step: int) -> None:
-        """Take over a checkpoint's tensors; every name and shape must match."""
-        self.model.load_state_dict(tensors["model"])
-        self.ema.load_state_dict(tensors["ema"])
-        self.discriminator.load_state_dict(tensors["discriminator"])
-        self.lecam.load_state_dict(tensors["lecam"])
+    def load(self, read: Callable[[str], dict[str, Tensor]], step: int) -> None:
+        """Take over a checkpoint; every name and shape must match.
+
+        Args:
+            read: Returns the tensors of one of its files.
+            step: Where it was saved.
+        """
+        self.model.load_state_dict(read("model"))
+        self.ema.load_state_dict(read("ema"))
+        self.discriminator.load_state_dict(read("discriminator"))
+        self.lecam.load_state_dict(read("lecam"))
         decoder, discriminator = self.optimizers
-        _load_moments(self.model.decoder, decoder, tensors["optimizer"])
-        _load_moments(self.discriminator, discriminator, tensors["discriminator_optimizer"])
+        _load_moments(self.model.decoder, decoder, read("optimizer"))
+        _load_moments(self.discriminator, discriminator, read("discriminator_optimizer"))
         self.step = step
 
 

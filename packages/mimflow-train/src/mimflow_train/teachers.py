@@ -135,16 +135,25 @@ def needed_files(
 
 
 def build_teacher(name: str, grid: tuple[int, int], device: torch.device) -> Teacher:
-    """Return the teacher of this name in ``config.TEACHERS``.
+    """Return the teacher of this name in ``config.TEACHERS``, which has its numbers per patch.
+
+    A teacher of your own is a line there, a case here and, for the dry run, one in
+    :func:`~mimflow_train.frozen.costs.frozen_costs`.
 
     Raises:
         WeightsError: If its weights are not on this machine.
+        KeyError: If there is none of this name here.
     """
-    if name == "dinov2":
-        return DinoV2Teacher(find_weights(DINOV2_FILE), grid, device)
-    if name == "clip":
-        return ClipTeacher(find_weights(CLIP_FILE), grid, device)
-    return HogTeacher(grid, device) if name == "hog" else EffLite0Teacher(grid, device)
+    match name:
+        case "efflite0":
+            return EffLite0Teacher(grid, device)
+        case "hog":
+            return HogTeacher(grid, device)
+        case "dinov2":
+            return DinoV2Teacher(find_weights(DINOV2_FILE), grid, device)
+        case "clip":
+            return ClipTeacher(find_weights(CLIP_FILE), grid, device)
+    raise KeyError(f"Expected a teacher that build_teacher makes; got {name}. Add a case for it.")
 
 
 def build_perceptual(

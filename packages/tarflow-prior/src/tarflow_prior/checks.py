@@ -24,9 +24,12 @@ def accepted_tokens(tokens: Tensor, config: TarFlowConfig, dtype: torch.dtype) -
     check_tensor(tokens=tokens)
     shape = (config.num_tokens, config.token_dim)
     if tokens.ndim != 3 or tokens.shape[1:] != shape:
+        advice = "All sequences have the num_tokens and token_dim that the flow was built with."
+        if tokens.ndim == 3 and tokens.shape[:0:-1] == shape:
+            advice = "Transpose the tokens: z.mT."
         raise ValueError(
             f"Expected tokens of shape (b, {shape[0]}, {shape[1]}); got {tuple(tokens.shape)}. "
-            "Build the flow with this num_tokens and token_dim."
+            f"{advice}"
         )
     if not tokens.is_floating_point():
         raise ValueError(
@@ -80,7 +83,8 @@ def accepted_labels(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:
     check_tensor(label=label)
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(
-            f"Expected integer labels; got {label.dtype}. Convert them with label.long()."
+            f"Expected integer labels; got {label.dtype}. "
+            "A flow is conditional on classes alone: convert their numbers with label.long()."
         )
     if label.shape != (batch,):
         raise ValueError(

@@ -132,18 +132,18 @@ class TarFlowConfig:
 
     @classmethod
     def preset(
-        cls, name: str, *, num_tokens: int, token_dim: int, num_classes: int = 0
+        cls, name: str, *, num_tokens: int, token_dim: int, num_classes: int = 0, **overrides: Any
     ) -> "TarFlowConfig":
         """Return one of the sizes tiny, S, B, L, XL, XXL for the caller's tokens.
 
-        L is the flow of the paper; XXL has the 1.4B shape of STARFlow. Vary a preset with
-        :func:`dataclasses.replace`.
+        L is the flow of the paper; XXL has the 1.4B shape of STARFlow.
 
         Args:
             name: The size, by its exact name.
             num_tokens: Tokens of one sequence.
             token_dim: Entries of one token.
             num_classes: Classes; 0 is an unconditional flow.
+            **overrides: Fields that replace the preset's, such as ``gate="none"``.
 
         Raises:
             ValueError: If there is no preset of this name, or a number is out of range.
@@ -154,13 +154,8 @@ class TarFlowConfig:
         """
         one_of(tuple(_SHAPES), preset=name)
         width, depths = _SHAPES[name]
-        return cls(
-            num_tokens=num_tokens,
-            token_dim=token_dim,
-            num_classes=num_classes,
-            width=width,
-            depths=depths,
-        )
+        values: dict[str, Any] = {"num_classes": num_classes, "width": width, "depths": depths}
+        return cls(num_tokens=num_tokens, token_dim=token_dim, **values | overrides)
 
     @property
     def num_heads(self) -> int:

@@ -91,7 +91,7 @@ def _all_weights() -> Iterator[_Weights]:
     target = folder or "weights"
     setting = "" if folder else f" && export {FOLDER_VARIABLE}=$PWD/{target}"
     yield _look(
-        inception.find_inception_weights,
+        partial(inception.find_inception_weights, download=False),
         network="inception",
         used_for="fid sfid is precision recall kid",
         file=inception.WEIGHTS_FILE,

@@ -209,7 +209,7 @@ def get_extractor(
         name: Which network.
         weights: The weight file. None searches: the package of ``efflite0``, the variable
             GENMETRICS_INCEPTION_WEIGHTS, the folder GENMETRICS_WEIGHTS, then the caches of
-            torch-fidelity or of the Hugging Face hub, which alone downloads what it lacks
+            torch-fidelity or of the Hugging Face hub, into which what they lack is downloaded
             (not with GENMETRICS_OFFLINE=1 or HF_HUB_OFFLINE=1).
         device: Where to run, such as ``cpu`` or ``cuda:0``.
 

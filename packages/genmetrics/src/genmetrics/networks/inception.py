@@ -10,7 +10,12 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from genmetrics.errors import WeightsUnavailable
-from genmetrics.networks.weights import load_state_dict, sha256_of, weights_folder_file
+from genmetrics.networks.weights import (
+    load_state_dict,
+    sha256_of,
+    torch_hub_file,
+    weights_folder_file,
+)
 
 WEIGHTS_VARIABLE = "GENMETRICS_INCEPTION_WEIGHTS"
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -22,30 +27,41 @@ PREPROCESS_ID = "tf1-bilinear-299;(x-128)/128"
 
 
 def find_inception_weights(
-    weights: Path | None = None, environment: Mapping[str, str] = os.environ
+    weights: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    download: bool | None = None,
 ) -> Path:
     """Return the weight file: the argument, else the environment's, else torch-fidelity's cache.
 
     Args:
         weights: A file, or None to search.
         environment: Variables to look in: one that names the file, or GENMETRICS_WEIGHTS, a folder.
+        download: Whether to fetch what is nowhere; None for yes unless offline.
 
     Raises:
-        WeightsUnavailable: If no file is found; nothing is downloaded.
+        WeightsUnavailable: If no file is found and none can be fetched.
     """
     named = weights or (
         Path(environment[WEIGHTS_VARIABLE]) if WEIGHTS_VARIABLE in environment else None
     )
-    file = (
-        named
-        or weights_folder_file([WEIGHTS_FILE], environment)
-        or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE
-    )
-    if file.is_file():
-        return file
-    raise WeightsUnavailable(
-        f"Expected the Inception weights {WEIGHTS_FILE} (sha256 {SHA256_PREFIX}...); found no file "
-        f"at {file}. Fetch {WEIGHTS_URL} and pass "
+    file = named or weights_folder_file([WEIGHTS_FILE], environment)
+    if file is None:
+        try:
+            return torch_hub_file(
+                WEIGHTS_URL, SHA256_PREFIX, download=download, environment=environment
+            )
+        except OSError as error:
+            raise _unavailable(str(error)) from error
+    if not file.is_file():
+        raise _unavailable(f"found no file at {file}")
+    return file
+
+
+def _unavailable(what_happened: str) -> WeightsUnavailable:
+    return WeightsUnavailable(
+        f"Expected the Inception weights {WEIGHTS_FILE} (sha256 {SHA256_PREFIX}...); "
+        f"{what_happened}. Fetch {WEIGHTS_URL} and pass "
         f"--weights FILE or set {WEIGHTS_VARIABLE}, or use --extractor efflite0, which needs no "
         "download (its scores are not FID)."
     )

@@ -20,9 +20,9 @@ from genmetrics.networks.extractors import full_float32
 from genmetrics.networks.pretrained_networks import import_library
 from genmetrics.networks.weights import (
     FOLDER_VARIABLE,
-    is_offline,
     load_state_dict,
     sha256_of,
+    torch_hub_file,
     weights_folder_file,
 )
 
@@ -123,24 +123,16 @@ def find_backbone_weights(net: LPIPSNet, weights: Path | None = None) -> Path:
         WeightsUnavailable: If there is no such file and none can be fetched.
     """
     name = WEIGHTS_FILE[net]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     if weights is not None:
         if not weights.is_file():
             raise _unavailable(net, f"found no file at {weights}")
         return weights
     if (file := weights_folder_file([name])) is not None:
         return file
-    if cached.is_file():
-        return cached
-    if is_offline():
-        raise _unavailable(net, f"found no file at {cached}, and downloads are switched off")
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        prefix = Path(name).stem.rpartition("-")[2]
-        torch.hub.download_url_to_file(_URL + name, str(cached), prefix, progress=False)
-    except (OSError, RuntimeError) as error:  # no network, no space; a digest that differs
-        raise _unavailable(net, f"the download failed ({error})") from error
-    return cached
+        return torch_hub_file(_URL + name, Path(name).stem.rpartition("-")[2])
+    except OSError as error:
+        raise _unavailable(net, str(error)) from error
 
 
 def _unavailable(net: LPIPSNet, what_happened: str) -> WeightsUnavailable:

@@ -74,6 +74,37 @@ def hub_file(repository: str, names: Sequence[str], *, download: bool | None = N
     )
 
 
+def torch_hub_file(
+    url: str,
+    sha256: str,
+    *,
+    download: bool | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Path:
+    """Return a file of torch's cache, fetched and checked if it is not there yet.
+
+    Args:
+        url: Its address, whose last part is its name.
+        sha256: The first digits of its digest.
+        download: Whether to fetch what the cache lacks; None for yes unless offline.
+        environment: Variables that may forbid it.
+
+    Raises:
+        OSError: If it cannot be had, with the reason as part of a sentence.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if cached.is_file():
+        return cached
+    if is_offline(environment) if download is None else not download:
+        raise OSError(f"found no file at {cached}, and downloads are switched off")
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(cached), sha256, progress=False)
+    except (OSError, RuntimeError) as error:  # no network, no space; a digest that differs
+        raise OSError(f"the download failed ({error})") from error
+    return cached
+
+
 def find_weights(
     weights: Path | None, stems: Sequence[str], elsewhere: Callable[[], Path], what: str
 ) -> Path:

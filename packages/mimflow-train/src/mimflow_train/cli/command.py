@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import tyro
 
@@ -15,7 +15,7 @@ from mimflow_train.device.machine import torchrun_place
 from mimflow_train.errors import DivergedError, MimflowError, PeerError, StorageError
 from mimflow_train.storage.provenance import code_commit
 
-__all__ = ["leave", "parse", "run"]
+__all__ = ["Answer", "answer", "leave", "parse", "run"]
 
 Options = TypeVar("Options")
 # Errors of libraries whose classes would have to be imported to be named.
@@ -23,6 +23,13 @@ _ANSWERS = {
     ("torch", "OutOfMemoryError"): ("Give --device cpu, or a card with more memory.", 1),
     ("tarflow_prior.errors", "NonFiniteError"): ("Give a lower guidance.", DivergedError.exit_code),
 }
+
+
+class Answer(NamedTuple):
+    """What a command says of an error in a sentence, and ends with."""
+
+    code: int
+    message: str
 
 
 def parse(kind: type[Options], arguments: Sequence[str] | None, program: str) -> Options:
@@ -47,9 +54,6 @@ def run(body: Callable[[], int], program: str) -> int:
         code = body()
         sys.stdout.flush()  # while a reader that has gone can be told from a disk that is full
         return code
-    except (MimflowError, GenmetricsError) as error:
-        sys.stderr.write(f"{program}: {error}\n")
-        return error.exit_code
     except PeerError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return 1
@@ -62,12 +66,19 @@ def run(body: Callable[[], int], program: str) -> int:
         sys.stderr.write(f"{program}: interrupted; nothing was being trained.\n")
         return 130
     except Exception as error:
-        answer = _ANSWERS.get((type(error).__module__, type(error).__name__))
-        if answer is None:
+        answered = answer(error)
+        if answered is None:
             raise
-        advice, code = answer
-        sys.stderr.write(f"{program}: {str(error).strip().splitlines()[0]} {advice}\n")
-        return code
+        sys.stderr.write(f"{program}: {answered.message}\n")
+        return answered.code
+
+
+def answer(error: Exception) -> Answer | None:
+    """Return what a user is told of an error that is theirs to put right; None of another."""
+    if isinstance(error, MimflowError | GenmetricsError):
+        return Answer(error.exit_code, str(error))
+    advice, code = _ANSWERS.get((type(error).__module__, type(error).__name__), (None, 0))
+    return Answer(code, f"{str(error).strip().splitlines()[0]} {advice}") if advice else None
 
 
 def _unread() -> int:

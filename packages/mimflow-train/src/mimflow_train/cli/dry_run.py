@@ -1,16 +1,17 @@
 """``mimflow-train --dry-run``: what a run would cost, as text."""
 
-import math
 from collections.abc import Iterable
+from pathlib import Path
 
+from mimflow_train.cli.disk import free_on_disk, kept_on_disk
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.costs import RunCost, run_cost
 from mimflow_train.device.hardware import Hardware, detect, matmul_rate, named_hardware
 from mimflow_train.device.machine import choose_device, count_cores
+from mimflow_train.device.step_time import IMAGES, step_time
 from mimflow_train.engine.sharding import shares_out
-from mimflow_train.evaluation.run_pictures import grid_pixels
 from mimflow_train.frozen.weights import weights_status
-from mimflow_train.plan import Plan, checkpoint_interval
+from mimflow_train.plan import Plan
 from mimflow_train.teachers import needed_files
 from mimflow_train.telemetry.console import duration
 
@@ -18,8 +19,8 @@ __all__ = ["cost_table"]
 
 _GIB = 2**30
 _CARDS = (24, 40, 80, 141)  # GiB
-# Share of an H100's peak by (compile, cuda_graph, recompute), in benchmarks/gpu_step.md; what is
-# computed again does not count.
+# Share of an H100's peak in a step of 32 images of L on one, by (compile, cuda_graph, recompute),
+# in benchmarks/gpu_step.md; what is computed again does not count.
 _MEASURED = {
     (False, False, False): 0.125,
     (True, False, False): 0.15,
@@ -27,7 +28,6 @@ _MEASURED = {
     (True, False, True): 0.087,
 }
 _ASSUMED = ((0.34, "what the paper's run comes to, assumed"), (0.45, "our target"))
-_BYTES_PER_PIXEL = 1.5  # of a PNG of photographs: benchmarks/checkpoint_stall.md
 _CORE_RATE = 0.14e12  # if matrix products took no time, fitted to benchmarks/default_run.md
 
 
@@ -36,9 +36,9 @@ def cost_table(
     workers: int,
     phase: str,
     *,
+    plan: Plan,
+    out: Path,
     hardware: str | None = None,
-    milestone_every: int = Plan.milestone_every,
-    checkpoint_every: int | None = None,
 ) -> str:
     """Return parameters, work per image, memory per worker, time, disk, and where weights are.
 
@@ -46,14 +46,13 @@ def cost_table(
         config: The run.
         workers: Devices that share the batch.
         phase: ``joint``, ``decoder`` or ``all``.
+        plan: How far the run goes and what it keeps.
+        out: Where it keeps it.
         hardware: Name of the accelerator that each worker would have; None for this machine's.
-        milestone_every: Steps between weights that are kept for good.
-        checkpoint_every: Steps between checkpoints, each with a picture; None for the scale's own.
 
     Raises:
         ConfigError: If nothing is known of the accelerator.
     """
-    every = checkpoint_every or checkpoint_interval(config.scale)
     card = detect() if hardware is None else named_hardware(hardware)
     cost = run_cost(config, workers)
     size = config.model.encoder.image_size
@@ -65,7 +64,7 @@ def cost_table(
         *(_row(each.name, each.parameters, each.gmac) for each in cost.trained),
         _row(
             "  all",
-            sum(each.parameters for each in cost.trained),
+            cost.num_trained,
             sum(each.gmac for each in cost.trained),
         ),
     ]
@@ -83,8 +82,9 @@ def cost_table(
         f"  a training image of the joint phase  {cost.training_flops / 1e12:.3g} TFLOP",
         *_memory(config, cost, workers),
         *(_fit(config, cost, workers, card) if card is not None else ()),
-        *_disk(config, cost, phase, milestone_every, every),
+        _disk(config, cost, plan, out),
         *_time(config, cost, workers, card),
+        *_left_out(config, plan),
         *_weights(config, phase),
     ]
     return "\n".join(lines) + "\n"
@@ -119,48 +119,33 @@ def _fit(config: TrainConfig, cost: RunCost, workers: int, card: Hardware) -> It
     yield f"  does not fit into the {card.memory_gib:.0f} GiB of {card.name}; {advice}"
 
 
-def _disk(
-    config: TrainConfig, cost: RunCost, phase: str, milestone_every: int, checkpoint_every: int
-) -> Iterable[str]:
-    second = phase != "joint" and config.decoder_phase.steps > 0
-    kept, count = ["the newest two", "one being written"], 3
-    if second:
-        kept, count = [*kept, "the joint phase's last"], 4
-    checkpoints, weights = count * cost.checkpoint_bytes, cost.weights_bytes
-    steps = config.all_steps if second else config.steps
-    milestones = steps // milestone_every
-    pictures = math.ceil(steps / checkpoint_every)
-    drawn = int(pictures * _BYTES_PER_PIXEL * grid_pixels(config))
-    yield (
-        f"  disk  {(checkpoints + milestones * weights + drawn) / _GIB:.1f} GiB: {count} "
-        f"checkpoints of {cost.checkpoint_bytes / _GIB:.2f} GiB ({', '.join(kept)}), the weights "
-        f"of {milestones} milestone(s), {weights / _GIB:.2f} GiB each, and {pictures} picture(s) "
-        f"of samples, one every {checkpoint_every:,} steps, {drawn / _GIB:.1f} GiB together"
+def _disk(config: TrainConfig, cost: RunCost, plan: Plan, out: Path) -> str:
+    kept, free = kept_on_disk(config, plan, cost.num_trained), free_on_disk(out)
+    names = ["the newest two", "one being written", "the joint phase's last"][
+        : kept.checkpoints - 1
+    ]
+    line = (
+        f"  disk  {kept.total / _GIB:.1f} GiB: {kept.checkpoints} checkpoints of "
+        f"{kept.checkpoint / _GIB:.2f} GiB ({', '.join(names)}), the weights of "
+        f"{kept.milestones} milestone(s), {kept.weights / _GIB:.2f} GiB each, and "
+        f"{kept.pictures} picture(s) of samples, one every {plan.checkpoint_every:,} steps, "
+        f"{kept.drawn / _GIB:.1f} GiB together"
     )
+    if free is None:
+        return line
+    verdict = ", too little for a new run" if free < kept.total else ""
+    return f"{line}; {free / _GIB:.1f} GiB are free for {out}{verdict}"
 
 
 def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | None) -> Iterable[str]:
     """Say how long the joint phase takes on the accelerator, or on this machine's CPU."""
-    work = cost.training_flops * config.global_batch
     if card is not None:
-        again = sum(each.gmac for each in cost.trained) if config.recompute else 0.0
-        done = work + 2e9 * again * config.global_batch
-        rows = [(share, done, why) for share, why in _ASSUMED]
-        share = _MEASURED.get((config.compile, config.cuda_graph, config.recompute))
-        if share is not None:
-            rows = [(share, work, "measured for L on one H100"), *rows]
-        for share, flops, why in rows:
-            speed = share * 1e12 * card.tflops * workers / flops
-            yield (
-                f"  {workers} x {card.name} at {100 * share:.3g}% of {card.tflops:g} TFLOP/s "
-                f"({why})  "
-                f"{speed:.2f} steps/s, {speed * config.global_batch:.0f} images/s, "
-                f"{config.steps / speed / 3600:.1f} h of joint training"
-            )
+        yield from _time_on(card, config, cost, workers)
     elif choose_device("auto") == "cuda":
         yield "  time  nothing is known of this machine's GPU; name another with --hardware"
     else:
         rate, others = matmul_rate(), _CORE_RATE * count_cores()
+        work = cost.training_flops * config.global_batch
         seconds = config.steps * work * (1 / rate + 1 / others)
         yield (
             f"  on this machine's CPU about {duration(seconds)} of joint training: an estimate, by "
@@ -168,6 +153,38 @@ def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | Non
             f"{others / 1e12:.2f} for all else on {count_cores()} core(s); "
             "--hardware A100, say, tells another's"
         )
+
+
+def _time_on(card: Hardware, config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
+    """Say how long the joint phase takes on an accelerator, by each share of its peak."""
+    work = cost.training_flops
+    again = sum(each.gmac for each in cost.trained) if config.recompute else 0.0
+    rows = [(share, work + 2e9 * again, why) for share, why in _ASSUMED]
+    share = _MEASURED.get((config.compile, config.cuda_graph, config.recompute))
+    if share is not None:
+        rows = [(share, work, "measured at 32 images of L on one H100, extrapolated"), *rows]
+    images = config.global_batch // workers
+    most = "at most " if images < IMAGES else ""
+    for share, flops, why in rows:
+        time = step_time(config, cost, card, workers=workers, share=share, flops=flops)
+        speed = 1 / sum(time)
+        parts = " + ".join(f"{1000 * each:.0f}" for each in time)
+        yield (
+            f"  {workers} x {card.name} at {100 * share:.3g}% of {card.tflops:g} TFLOP/s ({why})  "
+            f"{parts} ms a step: {most}{speed:.2f} steps/s, "
+            f"{speed * config.global_batch:.0f} images/s, "
+            f"{config.steps / speed / 3600:.1f} h of joint training"
+        )
+    yield (
+        f"  the percentages are of steps of {IMAGES} images of L on a card. A step here is the "
+        f"work of {images} image(s) + the update of the weights + all-reduce over NVLink, as far "
+        "as no work hides it; no step has been timed on several cards"
+    )
+
+
+def _left_out(config: TrainConfig, plan: Plan) -> Iterable[str]:
+    if plan.until > config.steps:
+        yield f"  the {plan.until - config.steps:,} steps of the decoder phase are in no time here"
 
 
 def _weights(config: TrainConfig, phase: str) -> Iterable[str]:

@@ -15,6 +15,7 @@ from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config, read_metadata
 from mimflow_train.errors import ConfigError, StorageError
+from mimflow_train.storage.run_folder import told_of_init
 
 PROGRAM = "mimflow-inspect"
 
@@ -56,7 +57,7 @@ def _main(options: InspectOptions) -> int:
 
     from mimflow_train.storage.checkpoint import damage, fingerprint
     from mimflow_train.storage.files import read_reports
-    from mimflow_train.storage.run_folder import checkpoints, read_manifest, step_of
+    from mimflow_train.storage.run_folder import checkpoints, init_of, read_manifest, step_of
 
     rows: list[dict[str, Any]] = []
     for folder in checkpoints(options.run):
@@ -77,6 +78,7 @@ def _main(options: InspectOptions) -> int:
         "data": config.data.source,
         "steps": config.steps,
         "all_steps": config.all_steps,
+        "init": init_of(options.run),
         "checkpoints": rows,
         "verified": options.verify,
         "last_values": (read_reports(options.run) or [{}])[-1],
@@ -126,6 +128,8 @@ def _table(report: dict[str, Any]) -> str:
         f"  {done:,} of {report['all_steps']:,} steps: {report['steps']:,} joint, "
         f"{report['all_steps'] - report['steps']:,} of the decoder",
     ]
+    if report["init"]:
+        lines.append(f"  {told_of_init(report['init'])}")
     for row in report["checkpoints"]:
         state = row["damage"] or ("whole" if report["verified"] else "not verified")
         torch_version = row["versions"].get("torch", "unknown")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.machine import choose_device, count_devices, torchrun_place
-from mimflow_train.engine.workers import Workers
+from mimflow_train.engine.workers import Workers, usable_workers
 from mimflow_train.errors import ConfigError, DataError, WeightsError
 
 __all__ = [
@@ -16,12 +16,14 @@ __all__ = [
     "choose_engine",
     "choose_launch",
     "cluster_device",
+    "idle_gpus",
     "require_answer",
     "require_divisor",
     "require_gpus_for_torchrun",
     "require_micro_batch",
     "require_packages",
     "require_weights",
+    "too_many_here",
 ]
 
 
@@ -185,6 +187,41 @@ def choose_engine(engine: str, workers: int, kind: str) -> str:
             f"got {workers}. Lower --workers."
         )
     return "ray" if engine == "ray" or workers > 1 else "local"
+
+
+def idle_gpus(config: TrainConfig, launch: Launch) -> str:
+    """Say how to use the GPUs that a run in one process leaves idle; nothing if there are none.
+
+    Args:
+        config: The run, whose batch the workers would share.
+        launch: How it is started.
+    """
+    if launch.engine != "local" or launch.device != "cuda":
+        return ""
+    here = count_devices("cuda")
+    usable = usable_workers(here, config.global_batch, config.micro_batch)
+    if usable < 2:
+        return ""
+    them = "them" if usable == here else f"{usable - 1} of them"
+    return f"{here - 1} more GPU(s) are idle; --workers {usable} uses {them}."
+
+
+def too_many_here(workers: int, kind: str) -> str:
+    """Say that workers are more than this machine could have; nothing if it has the devices.
+
+    Args:
+        workers: That a dry run plans with.
+        kind: ``auto``, ``cpu`` or ``cuda``.
+    """
+    device = "cpu" if kind == "cpu" else choose_device("auto")
+    available = count_devices(device)
+    if workers <= available:
+        return ""
+    name = "CPU core(s)" if device == "cpu" else "GPU(s)"
+    return (
+        f"{workers} workers are more than this machine's {available} {name}: it would refuse the "
+        "run, and this is a plan for another machine; --hardware NAME says of which cards"
+    )
 
 
 def require_gpus_for_torchrun(kind: str, environment: Mapping[str, str]) -> None:

@@ -12,12 +12,15 @@ import tyro
 
 from mimflow_train.cli.build_config import build_config
 from mimflow_train.cli.command import leave, parse, run
+from mimflow_train.cli.failure_note import failure_noted
 from mimflow_train.cli.preflight import (
     Launch,
     choose_launch,
+    idle_gpus,
     require_divisor,
     require_micro_batch,
     require_packages,
+    too_many_here,
 )
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.layout import require_apart
@@ -33,10 +36,13 @@ from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.run_folder import (
     FILES_OF_ITS_END,
+    begins_with,
     last_step,
     prepare_run,
     require_begun,
+    require_own,
     steps_done,
+    told_of_init,
 )
 from mimflow_train.telemetry.console import say
 from mimflow_train.telemetry.sinks import require_wandb
@@ -80,6 +86,9 @@ class TrainOptions:
     there and decides by the number of workers otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Kind of device; auto takes CUDA where there is one."""
+    init: Path | None = None
+    """Begin a new run with the weights of another: its folder, or a .safetensors file (a milestone,
+    or mimflow-inspect --export)."""
     resume: Literal["auto", "never", "must"] = "auto"
     """Continue the run folder if there is one, start it anew, or refuse to start anew."""
     log: Literal["files", "wandb"] = "files"
@@ -104,36 +113,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _main(options: TrainOptions) -> int:
-    _check_options(options)
-    config = build_config(options)
-    _require_trainable(options, config)
     workers = Workers.parse(options.workers)
     rank, count = torchrun_place() or (0, workers.most)
-    range_of_workers = Workers(min(workers.least, count), count)
-    require_divisor(config.global_batch, range_of_workers)
-    require_micro_batch(config, range_of_workers)
-    if options.dry_run:
-        return _dry_run(options, config, count)
-    require_packages(config.data.source)
-    launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
-    if launch.device == "cpu":
-        require_gpu(config.scale, options.device)
-    if config.cuda_graph:
-        require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
-    if options.log == "wandb":
-        require_wandb()
-    name = Path(config.data.source).name
-    run_dir = (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
-    if config.data.source != "emoji":
-        require_apart(run_dir, Path(config.data.source))
+    known = options.out if rank == 0 and not options.dry_run else None
+    with failure_noted(known, is_held=False):
+        _check_options(options)
+        config = build_config(options)
+        _require_trainable(options, config)
+        range_of_workers = Workers(min(workers.least, count), count)
+        require_divisor(config.global_batch, range_of_workers)
+        require_micro_batch(config, range_of_workers)
+        if options.dry_run:
+            return _dry_run(options, config, count)
+        require_packages(config.data.source)
+        launch = choose_launch(options.engine, workers, options.device, address=options.ray_address)
+        if launch.device == "cpu":
+            require_gpu(config.scale, options.device)
+        if config.cuda_graph:
+            require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
+        if options.log == "wandb":
+            require_wandb()
+        idle = idle_gpus(config, launch)
+        if idle and options.engine == "auto":
+            say(idle)
+        run_dir = _run_dir(options, config)
+        if config.data.source != "emoji":
+            require_apart(run_dir, Path(config.data.source))
     if rank > 0:  # it waits for rank 0 where they meet
-        _train(options, config, run_dir, launch)
+        with failure_noted(run_dir, is_held=True):
+            _require_weights(options, config, run_dir)
+            _train(options, config, run_dir, launch)
         return 0
     require_begun(run_dir, options.resume)
-    with locked(run_dir):
-        _require_beginning(options, config, run_dir)
-        prepare_run(config, run_dir, options.resume)
+    with locked(run_dir), failure_noted(run_dir, is_held=True):
+        _begin(options, config, run_dir)
         return _train_and_finish(options, config, run_dir, launch)
+
+
+def _run_dir(options: TrainOptions, config: TrainConfig) -> Path:
+    name = Path(config.data.source).name
+    return (options.out or Path("runs") / f"{config.scale}-{name}").resolve()
 
 
 def _check_options(options: TrainOptions) -> None:
@@ -177,21 +196,50 @@ def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
         config,
         count,
         options.phase,
+        plan=_plan(options, config, config.steps if options.phase == "joint" else config.all_steps),
+        out=_run_dir(options, config),
         hardware=options.hardware,
-        milestone_every=options.milestone_every,
-        checkpoint_every=options.checkpoint_every,
     )
     sys.stdout.write(table)
+    elsewhere = options.hardware or options.ray_address or torchrun_place()
+    too_many = "" if elsewhere else too_many_here(count, options.device)
+    sys.stdout.write(f"  {too_many}\n" if too_many else "")
     return 0
 
 
-def _require_beginning(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
-    """Raise if a run that is to take the place of an earlier one cannot begin."""
-    from mimflow_train.cli.preflight import require_weights
+def _plan(options: TrainOptions, config: TrainConfig, until: int) -> Plan:
+    return Plan(
+        until=until,
+        checkpoint_every=options.checkpoint_every or checkpoint_interval(config.scale),
+        milestone_every=options.milestone_every,
+        log=options.log,
+    )
 
-    if options.resume == "never":
-        until = last_step(config, run_dir, options.phase)
-        require_weights(config, joint_phase=True, decoder_phase=until > config.steps)
+
+def _require_weights(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
+    """Raise if a frozen network of what is left of the run cannot be had."""
+    from mimflow_train.cli.preflight import require_weights  # imports torch
+
+    until = last_step(config, run_dir, options.phase)
+    is_joint = options.resume == "never" or steps_done(run_dir) < config.steps
+    require_weights(config, joint_phase=is_joint, decoder_phase=until > config.steps)
+
+
+def _begin(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
+    """Make the run folder, after all that can be checked without it, with weights of another."""
+    require_own(config, run_dir, options.resume)
+    init = options.init if begins_with(options.init, run_dir, options.resume) else None
+    _require_weights(options, config, run_dir)
+    if init is None:
+        prepare_run(config, run_dir, options.resume)
+        return
+    from mimflow_train.storage.checkpoint import write_checkpoint
+    from mimflow_train.storage.init import first_snapshot
+
+    first = first_snapshot(init, config)
+    prepare_run(config, run_dir, options.resume)
+    write_checkpoint(first, config, run_dir)
+    say(told_of_init(first.init or {}))
 
 
 def _train_and_finish(
@@ -204,6 +252,7 @@ def _train_and_finish(
     if steps_done(run_dir) < until:  # these will be others; scripts look whether they are there
         for name in FILES_OF_ITS_END:
             (run_dir / name).unlink(missing_ok=True)
+        _warn_of_disk(config, run_dir, _plan(options, config, until))
     say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
     if launch.address and launch.device == "cuda" and choose_device("auto") == "cpu":
         say(
@@ -231,21 +280,18 @@ def _train_and_finish(
     return 0
 
 
+def _warn_of_disk(config: TrainConfig, run_dir: Path, plan: Plan) -> None:
+    from mimflow_train.cli.disk import shortage
+
+    short = shortage(config, run_dir, plan)
+    if short:
+        say(short)
+
+
 def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: Launch) -> int | None:
     """Train with the engine; return the signal that ended it early, or None."""
-    plan = Plan(
-        until=last_step(config, run_dir, options.phase),
-        checkpoint_every=options.checkpoint_every or checkpoint_interval(config.scale),
-        milestone_every=options.milestone_every,
-        log=options.log,
-    )
+    plan = _plan(options, config, last_step(config, run_dir, options.phase))
 
-    import torch  # after everything that a user can get wrong without it
-
-    from mimflow_train.cli.preflight import require_weights
-
-    is_joint = steps_done(run_dir) < config.steps
-    require_weights(config, joint_phase=is_joint, decoder_phase=plan.until > config.steps)
     if launch.engine == "ray":
         from mimflow_train.engine.launch_ray import run_ray
 
@@ -257,6 +303,8 @@ def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: La
             plan=plan,
             address=launch.address,
         )
+
+    import torch
 
     from mimflow_train.run import run_local, run_torchrun
 

@@ -61,7 +61,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     tree = to_dict(config)
     for key, _, text in named:
         if key != _TEACHERS_KEY:
-            _assign(tree, config, key, text)
+            _merge(tree, config, _nested(key, text), "")
     try:
         changed: TrainConfig = from_dict(TrainConfig, tree)
     except ValueError as error:  # the config's own check of the new values
@@ -117,31 +117,21 @@ def _merge(tree: dict[str, Any], config: Any, values: Mapping[str, Any], prefix:
         elif isinstance(now, dict) or dataclasses.is_dataclass(now):
             if not isinstance(value, Mapping):
                 raise ConfigError(
-                    f"Expected {key} as a section with {', '.join(tree[name])}; got {value!r}."
+                    f"Expected {key} as a section with {', '.join(tree[name])}; got {value!r}. "
+                    f"Name one of its values, such as {key}.{next(iter(tree[name]), '')}."
                 )
             _merge(tree[name], now, value, f"{key}.")
         else:
             tree[name] = _typed(value, typing.get_type_hints(type(config))[name], key)
 
 
-def _assign(tree: dict[str, Any], config: Any, key: str, text: str) -> None:
-    """Put one parsed value into the tree, following the configuration for names and types."""
-    *path, last = key.split(".")
-    for name in path:
-        _require_field(config, name, key)
-        tree, config = (
-            tree[name],
-            config[name] if isinstance(config, dict) else getattr(config, name),
-        )
-    _require_field(config, last, key)
-    if key == "decoder_phase":
-        preset = DecoderPhaseConfig.preset(text, steps=config.decoder_phase.steps)
-        tree[last] = to_dict(preset)
-        return
-    if isinstance(tree[last], dict):
-        names = ", ".join(f"{key}.{name}" for name in tree[last])
-        raise ConfigError(f"Expected --set to name one value; {key} has several: {names}.")
-    tree[last] = _parse(text, typing.get_type_hints(type(config))[last], key)
+def _nested(key: str, value: str) -> dict[str, Any]:
+    """Return the sections that a dotted name leads through, as a file has them."""
+    *sections, name = key.split(".")
+    nested: dict[str, Any] = {name: value}
+    for section in reversed(sections):
+        nested = {section: nested}
+    return nested
 
 
 def _require_field(config: Any, name: str, key: str) -> None:

@@ -35,7 +35,6 @@ BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving
 _BYTES_TOGETHER = 8  # weight and gradient of what is not shared out at the moment
 _BYTES_PER_FROZEN = 2  # as in mimflow_train.frozen.teacher; but for a discriminator's eye
 _BYTES_PER_EYE = 4
-_BYTES_PER_SAVED = 16  # float32 weight, moving average, two moments of AdamW
 
 
 class PartCost(NamedTuple):
@@ -79,14 +78,9 @@ class RunCost:
         return _training_flops(self.trained, self.frozen)
 
     @property
-    def checkpoint_bytes(self) -> int:
-        """What a checkpoint of the joint phase takes on disk; one of the second takes less."""
-        return _BYTES_PER_SAVED * sum(part.parameters for part in self.trained)
-
-    @property
-    def weights_bytes(self) -> int:
-        """What the weights alone take on disk, in float32."""
-        return 4 * sum(part.parameters for part in self.trained)
+    def num_trained(self) -> int:
+        """Numbers that the joint phase trains."""
+        return sum(part.parameters for part in self.trained)
 
     def memory(self, micro_batch: int) -> int:
         """Return the bytes that a joint step needs, without the allocator's and libraries' own."""

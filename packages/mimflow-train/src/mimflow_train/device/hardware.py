@@ -22,11 +22,13 @@ class Hardware(NamedTuple):
         name: The words that its name, as the driver gives it, must contain.
         tflops: Peak rate of dense bf16 matrix products with float32 sums, in 10^12 a second.
         memory_gib: Memory, in GiB; makers' "GB" of a card's memory are 2^30 bytes.
+        bandwidth: Peak rate of the memory, in 10^12 bytes a second.
     """
 
     name: str
     tflops: float
     memory_gib: float
+    bandwidth: float
 
 
 # A name with more words comes before one that it contains. Sources: the makers' data sheets (A100,
@@ -35,25 +37,25 @@ class Hardware(NamedTuple):
 # cards called RTX, whose rate with float32 sums is half that with float16 sums, except RTX 6000
 # Ada's; H20's rate is from its users, and the paper's own time on it agrees.
 HARDWARE = (
-    Hardware("A100 80GB", 312, 80),
-    Hardware("A100", 312, 40),
-    Hardware("H100 PCIe", 756, 80),
-    Hardware("H100 NVL", 835, 94),
-    Hardware("H100", 989, 80),
-    Hardware("H200 NVL", 835, 141),
-    Hardware("H200", 989, 141),
-    Hardware("H20", 148, 96),
-    Hardware("B200", 2250, 180),
-    Hardware("L40S", 362, 48),
-    Hardware("L40", 181, 48),
-    Hardware("L4", 121, 24),
-    Hardware("A40", 149.7, 48),
-    Hardware("RTX A6000", 154.8, 48),
-    Hardware("RTX 6000 Ada", 364.2, 48),
-    Hardware("RTX 3090", 71, 24),
-    Hardware("RTX 4090", 165.2, 24),
-    Hardware("RTX 5090", 209.5, 32),
-    Hardware("MI300X", 1307, 192),
+    Hardware("A100 80GB", 312, 80, 2.039),
+    Hardware("A100", 312, 40, 1.555),
+    Hardware("H100 PCIe", 756, 80, 2),
+    Hardware("H100 NVL", 835, 94, 3.9),
+    Hardware("H100", 989, 80, 3.35),
+    Hardware("H200 NVL", 835, 141, 4.8),
+    Hardware("H200", 989, 141, 4.8),
+    Hardware("H20", 148, 96, 4),
+    Hardware("B200", 2250, 180, 8),
+    Hardware("L40S", 362, 48, 0.864),
+    Hardware("L40", 181, 48, 0.864),
+    Hardware("L4", 121, 24, 0.3),
+    Hardware("A40", 149.7, 48, 0.696),
+    Hardware("RTX A6000", 154.8, 48, 0.768),
+    Hardware("RTX 6000 Ada", 364.2, 48, 0.96),
+    Hardware("RTX 3090", 71, 24, 0.936),
+    Hardware("RTX 4090", 165.2, 24, 1.008),
+    Hardware("RTX 5090", 209.5, 32, 1.792),
+    Hardware("MI300X", 1307, 192, 5.3),
 )
 
 
@@ -65,7 +67,7 @@ def find_hardware(name: str) -> Hardware | None:
 
     Example:
         >>> find_hardware("NVIDIA H100 80GB HBM3")
-        Hardware(name='H100', tflops=989, memory_gib=80)
+        Hardware(name='H100', tflops=989, memory_gib=80, bandwidth=3.35)
         >>> find_hardware("NVIDIA GeForce RTX 4090 Laptop GPU") is None
         True
     """

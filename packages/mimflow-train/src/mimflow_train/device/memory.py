@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mimflow_train.config import TrainConfig
@@ -16,7 +16,7 @@ from mimflow_train.draws import Draws, draw_step
 from mimflow_train.engine.context import Context
 from mimflow_train.errors import ConfigError
 from mimflow_train.micro_batches import Batch, attention_kernel
-from mimflow_train.model import MIMFlow
+from mimflow_train.model import MIMFlow, transformer_layers
 
 __all__ = [
     "blank_batch",
@@ -144,7 +144,7 @@ def kept_bytes(weights: Iterable[Tensor], work: Callable[[], object]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -> None:
+def set_computation(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
     """Compile and recompute transformer layers, in place, as far as the configuration asks for it.
 
     Only layers are compiled: those of a kind and a size share their kernels, so that fifty of them
@@ -152,10 +152,12 @@ def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -
     alone.
 
     Args:
-        model: Changed in place; names of weights stay, and a copy is changed as well.
+        model: MIMFlow or a part of it. Changed in place; names of weights stay, and a copy is
+            changed as well.
         config: The run.
         device: Where it computes.
     """
+    layers = transformer_layers(model)
 
     def contexts() -> tuple[object, object]:  # the second pass must use the kernels of the first
         kernel = partial(attention_kernel, device, config.precision)
@@ -163,7 +165,7 @@ def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -
 
     # Functions of a layer, not bound to it, since a copy of the model takes them along.
     forwards: dict[type, Callable[..., Tensor]] = {
-        type(each): type(each).forward for each in model.layers
+        type(each): type(each).forward for each in layers
     }
     if config.compile:
         # Else every layer of a module under DDP is compiled in parts, one for each of its buckets.
@@ -171,7 +173,7 @@ def set_computation(model: MIMFlow, config: TrainConfig, device: torch.device) -
         # Else the adversary's gradient, which leaves the graph for another, finds buffers reused.
         torch._functorch.config.donated_buffer = not config.decoder_phase.adaptive
         forwards = {kind: torch.compile(each, dynamic=False) for kind, each in forwards.items()}
-    for layer in model.layers:
+    for layer in layers:
         work = forwards[type(layer)]
         if config.recompute:
             work = partial(

@@ -71,14 +71,15 @@ def usable_workers(started: int, global_batch: int, micro_batch: int) -> int:
 
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return where weights are, for workers on nodes that were started without it; no secrets.
+    """Return where weights are and where numbers go, for nodes started without it; no secrets.
 
     Example:
-        >>> handed_on({"MIMFLOW_WEIGHTS": "/w", "HF_TOKEN": "1", "HOME": "/"})
-        {'MIMFLOW_WEIGHTS': '/w'}
+        >>> handed_on({"MIMFLOW_WEIGHTS": "/w", "WANDB_MODE": "offline", "WANDB_API_KEY": "1"})
+        {'MIMFLOW_WEIGHTS': '/w', 'WANDB_MODE': 'offline'}
     """
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(("MIMFLOW_", "HF_")) and "TOKEN" not in name
+        if name.startswith(("MIMFLOW_", "HF_", "WANDB_"))
+        and not any(secret in name for secret in ("TOKEN", "API_KEY"))
     }

@@ -53,7 +53,6 @@ class ClipTeacher:
         WeightsError: If the file does not hold this network.
     """
 
-    dim = 768
     distance = staticmethod(cosine_distance)
 
     def __init__(self, file: Path, grid: tuple[int, int], device: torch.device) -> None:

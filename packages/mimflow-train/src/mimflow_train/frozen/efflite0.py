@@ -25,7 +25,6 @@ class EffLite0Teacher:
         genmetrics.WeightsUnavailable: If the package with the weights is not installed.
     """
 
-    dim = 112
     distance = staticmethod(cosine_distance)
 
     def __init__(self, grid: tuple[int, int], device: torch.device) -> None:

@@ -29,7 +29,6 @@ class HogTeacher:
         device: Where it is computed.
     """
 
-    dim = 108
     distance = staticmethod(square_distance)
 
     def __init__(self, grid: tuple[int, int], device: torch.device) -> None:

@@ -35,10 +35,6 @@ _GPU_IS_IMITATED = ContextVar("_GPU_IS_IMITATED", default=False)
 class Teacher(Protocol):
     """A frozen function of an image that feature decoders imitate; it is part of no model."""
 
-    @property
-    def dim(self) -> int:
-        """Numbers per patch."""
-
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
         """Return the features of each patch of images in [-1, 1], in raster order."""
 

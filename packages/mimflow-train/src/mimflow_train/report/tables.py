@@ -8,7 +8,7 @@ from typing import Any
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.report.page import escaped, missing, note, table
-from mimflow_train.storage.run_folder import checkpoints, read_manifest
+from mimflow_train.storage.run_folder import checkpoints, read_manifest, told_of_init
 
 __all__ = ["ABOUT", "configuration", "flat", "number", "scores_table", "summary_table"]
 
@@ -110,9 +110,10 @@ def configuration(config: TrainConfig, run_dir: Path) -> str:
         made_by.append(("commit", manifest["commit"]))
     words = ", ".join(f"{name} {value}" for name, value in made_by)
     text = escaped(json.dumps(to_dict(config), indent=2))
+    began = note(told_of_init(manifest["init"])) if manifest.get("init") else ""
     return (
         note(f"Newest checkpoint by {words}.") if words else ""
-    ) + f"<details><summary>config.json</summary><pre>{text}</pre></details>"
+    ) + f"{began}<details><summary>config.json</summary><pre>{text}</pre></details>"
 
 
 def number(value: int | float | None) -> str:

@@ -99,7 +99,7 @@ def _lacks(extractor: str) -> bool:
     """Return whether a feature network's weights are missing, as far as that is known."""
     finders: dict[str, Callable[[], Path]] = {
         "efflite0": efflite0.packaged_efflite0_file,
-        "inception": inception.find_inception_weights,
+        "inception": lambda: inception.find_inception_weights(download=False),
         "dinov2": lambda: timm_networks.find_dinov2_weights(download=False),
         "clip": lambda: open_clip_networks.find_clip_weights(download=False),
     }

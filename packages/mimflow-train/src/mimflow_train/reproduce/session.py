@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmetrics import Extractor, get_extractor
+from mimflow_train.cli.preflight import Launch
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.data.images import LabelledImages, in_batches
@@ -34,7 +35,7 @@ class Session:
         seeds: One run of every row for each.
         out: Receives ``runs/`` and a folder of the experiment's name.
         device: Where everything is computed.
-        workers: Devices that train; more than one are Ray's.
+        launch: How runs are trained under Ray; None for on the device, in this process.
         extractor_name: Feature network of the scores.
         num: Samples of each row; 0 is as many as there are held-out images.
         quick: Whether this is a smoke test, whose numbers mean nothing.
@@ -45,7 +46,7 @@ class Session:
     out: Path
     device: torch.device
     settings: tuple[str, ...] = ()
-    workers: int = 1
+    launch: Launch | None = None
     extractor_name: str = "efflite0"
     num: int = 0
     quick: bool = False

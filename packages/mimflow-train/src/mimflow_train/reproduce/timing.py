@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.costs import BYTES_PER_TRAINED
-from mimflow_train.device.memory import kept_bytes
+from mimflow_train.device.memory import kept_bytes, set_computation
 from mimflow_train.frozen.teacher import FeatureTarget, cosine_distance
-from mimflow_train.micro_batches import precision
+from mimflow_train.micro_batches import is_bf16, precision
 from mimflow_train.objective import joint_objective
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Column, Outcome, Row
@@ -46,7 +46,7 @@ def time_steps(session: Session, experiment: Experiment) -> Outcome:
     )
     counts = (
         f"batches of {batch} images on {session.device.type}, samples {batch} at a time and "
-        f"without guidance; feature decoders imitate random features; {_medians(session)}"
+        f"without guidance; feature decoders imitate random features; {_conditions(session)}"
     )
     return Outcome(columns=columns, rows=rows, counts=counts)
 
@@ -68,7 +68,7 @@ def time_tokens(session: Session, experiment: Experiment) -> Outcome:
     )
     counts = (
         f"training steps of {batch} on {session.device.type}, one sample at a time; "
-        f"{_medians(session)}"
+        f"{_conditions(session)}"
     )
     return Outcome(columns=columns, rows=rows, counts=counts, notes=_growth_notes(rows, columns))
 
@@ -125,6 +125,8 @@ def _row(
     if not why_not:
         seed, settings = session.seeds[0], session.settings
         config = variant_config(session.base, experiment, variant, seed, settings)
+        if config.compile:  # torch gives up after a few shapes of one function
+            torch.compiler.reset()
         try:
             ours = measure(session, replace(config, global_batch=batch), batch)
         except torch.OutOfMemoryError:
@@ -134,11 +136,15 @@ def _row(
 
 def _flow(session: Session, config: TrainConfig, batch: int) -> Costs:
     others = _allocated(session.device)
-    flow = TarFlow(config.model.flow).to(session.device)
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-4)
+    with torch.random.fork_rng(devices=[]):
+        flow = TarFlow(config.model.flow).to(session.device)
     shape = (config.model.flow.num_tokens, config.model.flow.token_dim)
-    z = torch.randn(batch, *shape, device=session.device)
+    draw = _generator(session.device)
+    z = torch.randn(batch, *shape, device=session.device, generator=draw)
     label = torch.zeros(batch, dtype=torch.int64, device=session.device)
+    sampling = _sampling(session, flow, label[:1], lambda z: z)
+    optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-4)
+    set_computation(flow, config, session.device)  # after sampling, which a run does without it
 
     def step() -> None:
         with precision(session.device, config.precision):
@@ -148,7 +154,6 @@ def _flow(session: Session, config: TrainConfig, batch: int) -> Costs:
         optimizer.zero_grad()
 
     seconds, held = _training(session, flow.parameters(), _BYTES_PER_FLOW, step, others)
-    sampling = _median_seconds(session, lambda: flow.sample(label[:1]))
     return {
         "tokens": (float(shape[0]),),
         "memory_gb": (held / 1e9,),
@@ -161,16 +166,25 @@ def _joint(session: Session, config: TrainConfig, batch: int) -> Costs:
     config, device = replace(config, loss=replace(config.loss, perceptual=0.0)), session.device
     others = _allocated(device)
     state = TrainState(config, device)
+    set_computation(state.model, config, device)
     step = _joint_step(state, batch, device)
     weights = state.model.parameters()
     seconds, held = _training(session, weights, BYTES_PER_TRAINED, step, others)
     label = torch.zeros(batch, dtype=torch.int64, device=device)
-    sampling = _median_seconds(session, lambda: state.ema.generate(label))
+    sampling = _sampling(session, state.ema.flow, label, torch.no_grad()(state.ema.decoder))
     return {
         "memory_gb": (held / 1e9,),
         "steps_per_s": (1 / seconds,),
         "sample_s": (sampling / batch,),
     }
+
+
+def _sampling(
+    session: Session, flow: TarFlow, label: Tensor, decode: Callable[[Tensor], object]
+) -> float:
+    """Return the seconds of a batch of samples, from a decoder that is kept for many."""
+    decoder, draw = flow.decoder(len(label)), _generator(session.device)
+    return _median_seconds(session, lambda: decode(decoder.sample(label, generator=draw)))
 
 
 def _joint_step(state: TrainState, batch: int, device: torch.device) -> Callable[[], None]:
@@ -198,6 +212,10 @@ def _joint_step(state: TrainState, batch: int, device: torch.device) -> Callable
         state.average(config.optim.ema_decay)
 
     return step
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
 
 
 def _allocated(device: torch.device) -> int:
@@ -240,8 +258,14 @@ def _median_seconds(session: Session, work: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
-def _medians(session: Session) -> str:
-    return f"medians of {_repeats(session)} repetitions after one that is left out"
+def _conditions(session: Session) -> str:
+    base = session.base
+    products = "bf16" if is_bf16(session.device, base.precision) else "fp32"
+    how = [f", {name}" for name in ("compile", "recompute") if getattr(base, name)]
+    return (
+        f"steps in {products}{''.join(how)}; samples in fp32 by a kept decoder, not compiled; "
+        f"medians of {_repeats(session)} repetitions after one that is left out"
+    )
 
 
 def _repeats(session: Session) -> int:

@@ -86,12 +86,18 @@ def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = Fals
 
 def _train(session: Session, config: TrainConfig, run_dir: Path, until: int) -> None:
     plan = Plan(until=until, checkpoint_every=checkpoint_interval(config.scale))
-    if session.workers > 1:
+    launch = session.launch
+    if launch is not None:
         from mimflow_train.engine.launch_ray import run_ray
 
         try:
             stopped = run_ray(
-                config, run_dir, session.device.type, workers=session.workers, plan=plan
+                config,
+                run_dir,
+                launch.device,
+                workers=launch.workers,
+                plan=plan,
+                address=launch.address,
             )
         except WorkerError as error:
             if error.exit_code == DivergedError.exit_code:

@@ -2,11 +2,10 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +18,18 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.engine.sharding import whole
 from mimflow_train.errors import StorageError, remedy
-from mimflow_train.micro_batches import is_bf16
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
+from mimflow_train.storage.arithmetic import precision_on, versions
 from mimflow_train.storage.away import patiently
 from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.provenance import code_commit
-from mimflow_train.storage.run_folder import checkpoint_folder, checkpoints, read_manifest
+from mimflow_train.storage.run_folder import (
+    checkpoint_folder,
+    checkpoints,
+    init_of,
+    read_manifest,
+)
 
 __all__ = [
     "Snapshot",
@@ -56,6 +60,7 @@ class Snapshot(NamedTuple):
             depend on it.
         precision: In which it was trained, and on what: ``bf16 on cuda``, say.
         tensors: Everything a checkpoint holds, by file and name.
+        init: What the run began with, where it begins now, if not at random.
     """
 
     phase: str
@@ -63,6 +68,7 @@ class Snapshot(NamedTuple):
     draw_stream: int
     precision: str
     tensors: dict[str, dict[str, Tensor]]
+    init: Mapping[str, Any] | None = None
 
 
 def snapshot(state: State, *, keep: bool = True) -> Snapshot:
@@ -80,7 +86,7 @@ def snapshot(state: State, *, keep: bool = True) -> Snapshot:
             if keep:
                 copies[name][key] = together.to("cpu", copy=True).contiguous()
     device = next(state.model.parameters()).device
-    precision = f"{'bf16' if is_bf16(device, state.config.precision) else 'fp32'} on {device.type}"
+    precision = precision_on(device, state.config.precision)
     return Snapshot(state.phase, state.step, state.draw_stream, precision, copies)
 
 
@@ -103,7 +109,8 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
         _require_space(draft, state)
         for name, tensors in state.tensors.items():
             save_file(tensors, draft / f"{name}.safetensors")
-        (draft / "manifest.json").write_text(json.dumps(_manifest(draft, state, config)))
+        manifest = _manifest(draft, state, config) | {"init": state.init or init_of(run_dir)}
+        (draft / "manifest.json").write_text(json.dumps(manifest))
         for path in (*draft.iterdir(), draft):
             _to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
@@ -185,25 +192,9 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     manifest = json.loads((folder / "manifest.json").read_text())
     kind = DecoderState if manifest.get("phase") == DecoderState.phase else TrainState
     state = kind(config, device)
-    state.load(_Files(folder), int(manifest["step"]))
+    state.load(lambda name: load_file(folder / f"{name}.safetensors"), int(manifest["step"]))
     state.draw_stream = int(manifest.get("draw_stream", 0))
     return state
-
-
-class _Files(Mapping[str, dict[str, Tensor]]):
-    """A checkpoint's files, each read when it is asked for, as all workers of a machine do."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __getitem__(self, name: str) -> dict[str, Tensor]:
-        return load_file(self._folder / f"{name}.safetensors")
-
-    def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in self._folder.glob("*.safetensors"))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def load_model(folder: Path, config: TrainConfig, device: torch.device) -> MIMFlow:
@@ -259,13 +250,12 @@ def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, A
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.glob("*.safetensors"))
     }
-    versions = {name: importlib.metadata.version(name) for name in ("mimflow-train", "torch")}
     return {
         "format": FORMAT,
         "phase": state.phase,
         "step": state.step,
         "draw_stream": state.draw_stream,
-        "versions": versions,
+        "versions": versions(),
         "commit": code_commit(),
         "precision": state.precision,
         "files": files,

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,25 @@ from mimflow_train.errors import ConfigError
 from mimflow_train.storage.files import read_json
 
 __all__ = [
+    "FAILURE_FILE",
     "FILES_OF_A_RUN",
     "FILES_OF_ITS_END",
+    "begins_with",
     "checkpoint_folder",
     "checkpoints",
+    "init_of",
+    "is_a_run",
     "last_step",
     "prepare_run",
     "read_manifest",
     "require_begun",
+    "require_own",
     "step_of",
     "steps_done",
+    "told_of_init",
 ]
 
+FAILURE_FILE = "failure.json"
 FILES_OF_A_RUN = (
     "ATTRIBUTION.txt",
     "bad_images.txt",
@@ -32,6 +40,7 @@ FILES_OF_A_RUN = (
     "diagnostics.json",
     "errors",
     "eval",
+    FAILURE_FILE,
     "metrics.jsonl",
     "milestones",
     "ray",
@@ -88,19 +97,18 @@ def _begun(run_dir: Path) -> bool:
     return bool(checkpoints(run_dir))
 
 
-def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
-    """Make the run folder, or check that the one that is there is this run's.
+def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
+    """Raise if a folder is not this run's; nothing in it is changed.
 
     Raises:
-        ConfigError: If the folder holds another run, or ``resume`` forbids what would happen.
+        ConfigError: If the folder holds another run that is not to be started anew, or other files.
     """
-    if not _is_a_run(run_dir):
+    if not is_a_run(run_dir):
         _require_nothing_else(run_dir)
-    elif resume == "never":
-        _remove_run(run_dir)
-    elif _begun(run_dir):
+    elif resume != "never" and _begun(run_dir):
         recorded = _recorded(run_dir)
-        free = (*OPERATIONAL, *_not_yet_used(config, run_dir))
+        # No step reads guidance: samples alone are drawn with it.
+        free = (*OPERATIONAL, "guidance", *_not_yet_used(config, run_dir))
         if config.data.fingerprint and config.data.fingerprint == _fingerprint(recorded):
             free += ("data.source",)  # the same images, elsewhere
         changed = _differences(recorded, to_dict(config), free) if recorded else []
@@ -109,6 +117,61 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
                 f"Expected the configuration that {run_dir} was started with; changed: "
                 f"{_in_short(changed)}. Give another --out, or --resume never to start it anew."
             )
+
+
+def begins_with(init: Path | None, run_dir: Path, resume: str) -> bool:
+    """Return whether a run is to begin with weights of another; one that has begun reads none.
+
+    Args:
+        init: The other run's folder or its weights; None to begin at random.
+        run_dir: The run folder.
+        resume: ``never`` if what is there is started anew.
+
+    Raises:
+        ConfigError: If the weights are the run's own, or it has begun with others.
+    """
+    if init is None:
+        return False
+    if resume != "never" and _begun(run_dir):
+        began = (init_of(run_dir) or {}).get("from")
+        if began != str(init.resolve()):
+            raise ConfigError(
+                f"Expected no other --init than {run_dir} began with, {began or 'none'}; got "
+                f"{init}. Leave it out to go on, or give another --out."
+            )
+        return False
+    if init.resolve().is_relative_to(run_dir):
+        raise ConfigError(
+            f"Expected --init of another run than --out; got {init}. Give another --out."
+        )
+    return True
+
+
+def init_of(run_dir: Path) -> dict[str, Any] | None:
+    """Return what the checkpoints say the run began with; None if that was at random."""
+    said = (read_manifest(each).get("init") for each in reversed(checkpoints(run_dir)))
+    return next((each for each in said if each), None)
+
+
+def told_of_init(init: Mapping[str, Any]) -> str:
+    """Return a sentence on what a run began with."""
+    but = f"; {' and '.join(init['at_random'])} at random" if init["at_random"] else ""
+    return (
+        f"The networks began with the {init['weights']} weights of {init['checkpoint']} in "
+        f"{init['from']} (sha256 {init['sha256'][:16]}){but}."
+    )
+
+
+def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
+    """Make the run folder of a run, empty if it is to be started anew; its last failure is past.
+
+    Raises:
+        ConfigError: As :func:`require_own`.
+    """
+    require_own(config, run_dir, resume)
+    if resume == "never" and is_a_run(run_dir):
+        _remove_run(run_dir)
+    (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     write_config(config, run_dir)
 
 
@@ -147,7 +210,7 @@ def _remove_run(run_dir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is_a_run(run_dir: Path) -> bool:
+def is_a_run(run_dir: Path) -> bool:
     """Return whether a folder has a checkpoint of ours, or a configuration, however damaged."""
     folders = checkpoints(run_dir)
     if any("config" in read_manifest(folder) for folder in folders):

@@ -1,6 +1,7 @@
 """Where the numbers of a run may go besides its own folder: Weights & Biases."""
 
 import importlib
+import os
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ class WandbSink:
     def _start(self, run_dir: Path, config: Mapping[str, Any]) -> None:
         wandb = require_wandb()
         self._run = wandb.init(
-            project=_PROJECT,
+            project=os.environ.get("WANDB_PROJECT") or _PROJECT,
             name=run_dir.name,
             id=_identity(run_dir / "wandb" / "id"),
             dir=str(run_dir),
