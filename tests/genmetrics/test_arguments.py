@@ -158,7 +158,7 @@ def test_paths_names_and_one_text_of_metrics_are_taken(tmp_path):
         found[3:],
         [
             "a .zip or an .npz file; got real, which does not exist",
-            "Expected a path of images, or open_images(path); got a Tensor. Write images",
+            "as a uint8 tensor (b, 3, h, w); got float32 (4, 3, 21, 21). Pass (255 * images)",
             "Expected a path of images, or open_images(path); got a list. Write images",
             "got 'eflite0'. Did you mean efflite0?",
             "got 'fit'. Did you mean fid?",
@@ -231,3 +231,169 @@ def test_one_sample_and_arrays_are_no_batch_of_latents(tmp_path):
         f"{batch} a NumPy array, float64 (2, 4). {advice}",
         "taken: [2.0]",
     ]
+
+
+NETWORKS = """
+from genmetrics import Evaluator, evaluate, extract, extract_features
+images = torch.zeros(4, 3, 21, 21, dtype=torch.uint8)
+genmetrics.write_npz(images.movedim(1, -1).numpy(), "x.npz", count=4)
+for wrong in (torch.nn.Identity(), len):
+    told(
+        lambda: extract_features(images, wrong),
+        lambda: extract(images, wrong),
+        lambda: evaluate("x.npz", "x.npz", extractor=wrong),
+        lambda: Evaluator("x.npz", extractor=wrong),
+    )
+told(
+    lambda: extract_features(images, "efflite0").shape,
+    lambda: genmetrics.Extractor.of(len, name="mine"),
+)
+"""
+
+
+def test_a_bare_network_is_refused_with_how_it_is_wrapped(tmp_path):
+    found = lines_of(NETWORKS, tmp_path)
+    wanted = "Expected an Extractor or the name of one; got"
+    wrap = "a Identity. Wrap it: Extractor.of(network, name='mine')."
+    assert found[:4] == 4 * [f"{wanted} {wrap}"]
+    assert found[4:8] == 4 * [f"{wanted} a builtin_function_or_method. Pass one such."]
+    assert found[8] == "taken: torch.Size([4, 1280])"
+    assert found[9].startswith("Expected a network (nn.Module); got a builtin_function_or_method.")
+
+
+FRECHET = """
+x = torch.zeros(9, 4)
+told(
+    lambda: genmetrics.frechet_distance(x, x),
+    lambda: genmetrics.frechet_distance(
+        genmetrics.StatsAccumulator(4).update(x).finalize(), x.numpy()
+    ),
+    lambda: genmetrics.frechet_distance("a.npz", "b.npz"),
+)
+"""
+
+
+def test_features_in_place_of_their_gaussians_are_told_which_function_takes_them(tmp_path):
+    tensor, array, path = lines_of(FRECHET, tmp_path)
+    wanted = "Expected Gaussians (GaussianStats); got"
+    advice = "Use frechet_distance_from_features for features"
+    assert tensor.startswith(f"{wanted} float32 (9, 4). {advice}")
+    assert array.startswith(f"{wanted} a NumPy array, float32 (9, 4). {advice}")
+    assert path.startswith(f"{wanted} a str. ")
+
+
+PAIRS_IN_MEMORY = """
+from genmetrics import reconstruction_metrics
+x = torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16).to(torch.uint8)
+genmetrics.write_npz(x, "x.npz")
+told(
+    lambda: reconstruction_metrics(x, x, ("psnr",)).psnr.value,
+    lambda: reconstruction_metrics(x.movedim(1, -1).numpy(), "x.npz", "psnr,ssim").ssim.value,
+    lambda: reconstruction_metrics(x, x[:1], ("psnr",)),
+    lambda: reconstruction_metrics(x, x, ("psnr",), "name"),
+    lambda: reconstruction_metrics(x, x, "fid"),
+)
+"""
+
+
+def test_reconstructions_in_memory_are_paired_by_their_order(tmp_path):
+    psnr, ssim, unequal, names, metric = lines_of(PAIRS_IN_MEMORY, tmp_path)
+    assert (psnr, ssim) == ("taken: 100.0", "taken: 1.0")
+    assert "as many reconstructions as images; got 2 in memory and 1 in memory" in unequal
+    assert "the images of memory have no names" in names
+    assert metric.endswith("got fid.")
+
+
+METRICS = """
+import inspect
+from genmetrics import Evaluator, Extractor, evaluate, extract
+network = torch.nn.Sequential(torch.nn.AvgPool2d(7), torch.nn.Flatten())
+mine = Extractor.of(network, name="mine", float_range=(0.0, 1.0), side=21)
+x = torch.randint(0, 256, (9, 3, 21, 21), dtype=torch.uint8, generator=torch.manual_seed(0))
+two = genmetrics.choose_protocol(None, "mine", neighbours=2)
+evaluator = Evaluator(x, extractor=mine, metrics="fid,pr")
+evaluator.update(x[:7])
+told(
+    lambda: list(evaluate(x[:7], x, extractor=mine).scores),
+    lambda: evaluate(x[:7], x, extractor=mine, metrics="fid,pr").scores
+    == evaluator.result().scores,
+    lambda: evaluate(x[:7], x, extractor=mine, metrics=["pr"], protocol=two).protocol.neighbours,
+    lambda: evaluate(x[:7], x, extractor=mine, metrics="fit"),
+)
+shared = inspect.signature(extract).parameters.keys() - {"source"}
+told(lambda: shared - inspect.signature(evaluate).parameters.keys())
+"""
+
+
+def test_evaluate_takes_metrics_as_evaluator_does_and_names_what_extract_takes(tmp_path):
+    assert lines_of(METRICS, tmp_path) == [
+        "taken: ['fd_mine']",
+        "taken: True",
+        "taken: 2",
+        "Expected metrics that exist; got 'fit'. Did you mean fid?",
+        "taken: set()",
+    ]
+
+
+PROBES = """
+from genmetrics import ProbeData, knn_accuracy, linear_probe, logistic_probe, probe_depths
+from genmetrics import tuned_logistic_probe
+x = torch.randn(24, 5, generator=torch.manual_seed(0))
+y = (x[:, 0] > 0).long()
+forms = (
+    (x.numpy(), y.numpy()), (x, y.tolist()), (x, y.int()), (x, y.bool()),
+    (x.numpy(), y.bool().numpy()),
+)
+
+
+def scores(x, y, data):
+    tuned = tuned_logistic_probe(x, y)
+    return (
+        logistic_probe(x, y).weight.tolist(), tuned.l2, tuned.probe.accuracy(x, y),
+        tuned.probe.balanced_accuracy(x, y), tuned.probe.predict(x).tolist(),
+        linear_probe(data, data, "mimflow-tools", epochs=2).top1.mean,
+        probe_depths({"a": data}, {"a": data}, "mimflow-tools", epochs=2)["a"].top1.mean,
+        knn_accuracy(data, data, k=3).top1,
+    )
+
+
+wanted = scores(x, y, ProbeData(x, y))
+for form in forms:
+    print(scores(*form, form) == scores(*form, ProbeData(*form)) == wanted)
+told(lambda: torch.equal(ProbeData(x.reshape(24, 1, 5).numpy(), y.tolist()).rows(), x))
+for wrong in ((x.tolist(), y), (x.long(), y), (x[:, 0], y)):
+    told(lambda: ProbeData(*wrong), lambda: logistic_probe(*wrong))
+for wrong in ((x, y.float()), (x, y[:, None]), (x, "cat"), (x, [[1], [2, 3]]), (x, y[:7])):
+    told(lambda: ProbeData(*wrong), lambda: logistic_probe(*wrong))
+for wrong in (x, (x,), "train.npz"):
+    told(
+        lambda: linear_probe(wrong, (x, y)),
+        lambda: linear_probe((x, y), wrong),
+        lambda: knn_accuracy(wrong, (x, y)),
+    )
+"""
+
+
+def test_probes_take_arrays_lists_and_pairs_and_refuse_other_kinds(tmp_path):
+    found = lines_of(PROBES, tmp_path)
+    assert found[:6] == [*5 * ["True"], "taken: True"]
+    data, direct = found[6:12:2], found[7:12:2]
+    kinds = ("a list", "int64 (24, 5)", "float32 (24,)")
+    for line, kind in zip(data, kinds, strict=True):
+        floats = "as a tensor or array of floats (n, d) or (n, t, c);"
+        assert line == f"Expected features {floats} got {kind}. Pass one row per image."
+    for line, kind in zip(direct, kinds, strict=True):
+        assert f"as a tensor or array of floats (n, d); got {kind}." in line
+    for number, kind in enumerate(("float32 (24,)", "int64 (24, 1)", "a str", "a list")):
+        wanted = f"Expected labels as whole numbers (n,); got {kind}. Pass one per row."
+        assert found[12 + 2 * number : 14 + 2 * number] == [wanted, wanted]
+    unequal = "Expected one label per row; got 7 labels for 24 rows."
+    assert found[20:22] == [unequal, unequal]
+    for number, kind in enumerate(("float32 (24, 5)", "a tuple", "a str")):
+        train, val, neighbours = found[22 + 3 * number : 25 + 3 * number]
+        assert train == neighbours
+        assert train == (
+            f"Expected the training set as ProbeData(features, labels), or a pair of them; got "
+            f"{kind}. Read files with load_probe_file."
+        )
+        assert val == train.replace("training", "validation")

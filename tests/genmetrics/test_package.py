@@ -27,6 +27,16 @@ def test_submodules_do_not_hide_functions():
     assert module.evaluate is evaluate is genmetrics.evaluate
 
 
+@pytest.mark.parametrize("about", ["Extractor.of", "linear_probe("])
+def test_examples_on_tensors_run(about, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if about in block)
+    assert len(code.splitlines()) <= 10
+    exec(code, {})
+    *_, value = capsys.readouterr().out.split()
+    assert 0 < float(value) <= 1
+
+
 def test_first_example_of_the_readme_runs(emoji, write_images, tmp_path, monkeypatch):
     write_images(emoji[:6], "samples")
     np.savez(tmp_path / "real.npz", emoji[6:18])

@@ -78,6 +78,16 @@ def test_a_result_does_not_end_the_stream_and_a_reset_begins_another(sets, extra
     assert evaluator.result().scores == early.scores
 
 
+def test_arrays_are_taken_and_a_buffer_may_be_used_again(sets, extractor, emoji):
+    wanted = evaluate(*sets, extractor=extractor, batch_size=10)
+    evaluator = Evaluator(sets[1], extractor=extractor, metrics="fid", batch_size=10)
+    for rows in (range(5), range(5, 23)):
+        buffer = emoji[rows].copy()
+        evaluator.update(buffer)
+        buffer[:] = 0
+    assert evaluator.result().scores == wanted.scores
+
+
 def test_the_reference_passes_the_network_once(sets, extractor, emoji):
     passes = []
     handle = extractor.network.register_forward_hook(lambda _, images, __: passes.append(images))

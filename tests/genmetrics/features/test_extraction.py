@@ -190,6 +190,40 @@ def test_features_of_a_user_s_network_keep_no_graph(emoji, devices):
     assert not features["own"].requires_grad
 
 
+@pytest.mark.parametrize("devices", [(), ("cpu", "cpu")], ids=["here", "in threads"])
+def test_a_network_in_training_is_used_in_eval_mode_and_left_as_it_was(emoji, devices):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.drop = torch.nn.BatchNorm2d(3), torch.nn.Dropout(0.5)
+            self.frozen = torch.nn.BatchNorm1d(3)
+
+        def forward(self, images):
+            return {"own": self.frozen(self.drop(self.norm(images.float())).mean((2, 3)))}
+
+    network, images = Own().eval(), as_tensor(emoji[:5])
+    own = Extractor("own", {"own": 3}, "none", "ab", network, torch.device("cpu"))
+    wanted = extract(images, own, batch_size=2)["own"]
+    network.train()
+    network.frozen.eval()  # as users keep it while the rest is trained
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    assert torch.equal(extract(images, own, batch_size=2, devices=devices)["own"], wanted)
+    assert torch.equal(own(images[:2])["own"], wanted[:2])
+    for name, values in network.state_dict().items():
+        assert torch.equal(values, before[name]), name
+    assert [name for name, each in network.named_modules() if each.training] == ["", "norm", "drop"]
+
+
+def test_a_classifier_in_training_is_used_in_eval_mode(emoji):
+    classifier = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Dropout(0.5))
+    own = Extractor(
+        "own", {"own": 3}, "none", "ab", torch.nn.Identity(), torch.device("cpu"), classifier
+    )
+    features = torch.eye(3)
+    assert torch.equal(own.logits(features), classifier[0](features))
+    assert classifier.training
+
+
 def test_matrix_precision_of_the_process_is_restored(extractor, emoji):
     seen = []
     hook = extractor.network.register_forward_pre_hook(

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from genmetrics import UsageError, get_extractor
+from genmetrics import UsageError, extract_features, get_extractor
 from genmetrics.cli import main
 from genmetrics.networks.conformance import check_extractor
 from genmetrics.networks.extractor_names import plugin_extractors
@@ -85,6 +85,24 @@ def test_each_fault_has_its_sentence(fault, sentence):
     assert len(problems) <= 2
 
 
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (lambda x: two(x[:, :2]), r"got main \(4, 2\), more \(4, 2\)\."),
+        (lambda x: two(x[:1]), r"got main \(1, 3\), more \(1, 2\)\."),
+        (lambda x: {"main": x}, r"got main \(4, 3\)\."),
+        (lambda x: {**two(x), "third": x}, r"got main \(4, 3\), more \(4, 2\), third \(4, 3\)\."),
+        (lambda x: x, r"got float32 \(4, 3\)\."),
+    ],
+    ids=["width", "rows", "missing", "undeclared", "tensor"],
+)
+def test_outputs_that_were_not_declared_are_refused_when_they_come(fault, found):
+    images = torch.zeros(4, 3, 5, 6, dtype=torch.uint8)
+    wanted = r"Expected main \(4, 3\), more \(4, 2\) from the network of means; "
+    with pytest.raises(UsageError, match=wanted + found):
+        extract_features(images, means(fault))
+
+
 def test_declarations_are_checked():
     trained = means()
     trained.network.train()
@@ -111,6 +129,9 @@ def corner(weights, device):
 
 def wrong(weights, device):
     return "no extractor"
+
+def raises(weights, device):
+    raise KeyError(device)
 """
 
 
@@ -159,6 +180,37 @@ def test_the_command_line_takes_and_lists_plugins(plugin, emoji, write_images, c
     error = capsys.readouterr().err
     assert "inception, efflite0, dinov2, clip, corner, wrong, timm:NAME" in error
     assert "Did you mean corner?" in error
+
+
+def test_the_command_line_takes_a_factory_of_a_module_in_the_folder(
+    plugin, emoji, write_images, capsys, monkeypatch
+):
+    monkeypatch.chdir(plugin)
+    samples, real = str(write_images(emoji[:5], "a")), str(write_images(emoji[5:9], "b"))
+    assert main(["stats", "build", real, "b.npz", "--extractor", "corner_plugin:corner"]) == 0
+    for reference in (real, "b.npz"):
+        argv = ["fid", samples, reference, "--extractor", "corner_plugin:corner"]
+        assert main(argv) == 0
+        assert "fd_corner " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("no_such:f", r"Expected no_such:f to name a function .*'No module named 'no_such''"),
+        ("tim:resnet18", r"'No module named 'tim''.* Did you mean timm\?"),
+        ("corner_plugin:f", r"has no attribute 'f'"),
+        ("corner_plugin:wrong", r"Expected an Extractor from corner_plugin:wrong; got str\."),
+        (
+            "corner_plugin:raises",
+            r"corner_plugin:raises to return an Extractor; it raised KeyError",
+        ),
+        ("corner_plugin:Corner()", r"Expected an extractor \(.*PKG\.MOD:FACTORY\); got"),
+    ],
+)
+def test_factories_that_give_no_network_are_told_why(plugin, name, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        get_extractor(name)
 
 
 def test_without_plugins_there_are_none():

@@ -1,23 +1,44 @@
 """What people pass to the functions: images as bytes, features as rows of floats."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64, Integer, UInt8
 from torch import Tensor
 
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, NumericalFailure, some
+from genmetrics.images.sources import ImageSource
 
 __all__ = [
+    "HeldBytes",
+    "Images",
+    "Labels",
     "OtherRows",
     "Rows",
     "as_features",
+    "as_labels",
+    "as_tokens",
     "as_two_sets",
     "described",
     "require_bytes",
+    "require_finite",
+    "require_label_each",
     "require_pairs",
 ]
 
 Rows = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
+HeldBytes = UInt8[Tensor, "_ 3 _ _"] | UInt8[np.ndarray, "_ _ _ 3"] | UInt8[np.ndarray, "_ 3 _ _"]
+Images = ImageSource | str | Path | HeldBytes
+Labels = (
+    Integer[Tensor, " m"]
+    | Integer[np.ndarray, " m"]
+    | Bool[Tensor, " m"]
+    | Bool[np.ndarray, " m"]
+    | Sequence[int]
+)
 OtherRows = Float[Tensor, "m d"] | Float[np.ndarray, "m d"]
 
 
@@ -83,12 +104,76 @@ def as_features(features: object, name: str = "features") -> Float[Tensor, "n d"
     Raises:
         BadInput: If they are of another kind.
     """
+    return _floats(features, name, {2: "(n, d)"})
+
+
+def as_tokens(features: object, name: str = "features") -> Float[Tensor, "n ..."]:
+    """Return rows of floats, or rows of tokens, as :func:`as_features` does.
+
+    Args:
+        features: A tensor or NumPy array ``(n, d)`` or ``(n, t, c)``.
+        name: How the message calls them.
+
+    Raises:
+        BadInput: If they are of another kind.
+    """
+    return _floats(features, name, {2: "(n, d)", 3: "(n, t, c)"})
+
+
+def as_labels(labels: object) -> Int64[Tensor, " n"]:
+    """Return labels as a tensor.
+
+    Args:
+        labels: Whole numbers, a tensor, a NumPy array or a list ``(n,)``.
+
+    Raises:
+        BadInput: If they are of another kind.
+
+    Example:
+        >>> as_labels([3, 1, 3])
+        tensor([3, 1, 3])
+    """
+    found = labels
+    if isinstance(labels, list | tuple):
+        with suppress(ValueError):  # of lists of unequal length
+            found = np.asarray(labels)
+    if isinstance(found, np.ndarray) and found.dtype.kind in "biu":
+        found = torch.from_numpy(found.astype(np.int64))
+    whole = isinstance(found, Tensor) and not (found.is_floating_point() or found.is_complex())
+    if not isinstance(found, Tensor) or not whole or found.ndim != 1:
+        raise BadInput(
+            f"Expected labels as whole numbers (n,); got {described(labels)}. Pass one per row."
+        )
+    return found.long()
+
+
+def require_label_each(labels: Tensor, rows: Tensor) -> None:
+    """Raise BadInput unless there are as many labels as rows."""
+    if len(labels) != len(rows):
+        raise BadInput(
+            f"Expected one label per row; got {len(labels)} labels for {len(rows)} rows."
+        )
+
+
+def require_finite(features: Float[Tensor, "n d"], name: str) -> None:
+    """Raise NumericalFailure, naming the first rows, unless every feature is a finite number."""
+    bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten()
+    if len(bad):
+        raise NumericalFailure(
+            f"Expected finite {name}; got NaN or infinity in {len(bad)} of {len(features)} rows "
+            f"({some(bad.tolist(), 5)}). Check these images and the network's weights."
+        )
+
+
+def _floats(features: object, name: str, shapes: Mapping[int, str]) -> Tensor:
+    """Return a tensor of one of the shapes, which are by the number of their axes."""
     if isinstance(features, np.ndarray) and features.dtype in (np.float16, np.float32, np.float64):
         features = torch.from_numpy(np.require(features, requirements=("C", "W")))
-    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+    floats = isinstance(features, Tensor) and features.is_floating_point()
+    if not isinstance(features, Tensor) or not floats or features.ndim not in shapes:
         raise BadInput(
-            f"Expected {name} as a tensor or array of floats (n, d); got {described(features)}. "
-            "Pass one row per image."
+            f"Expected {name} as a tensor or array of floats {' or '.join(shapes.values())}; got "
+            f"{described(features)}. Pass one row per image."
         )
     return features.contiguous()  # scores do not depend on how rows lie in memory
 

@@ -1,6 +1,6 @@
 """What can go wrong for a user, by exit code. Every message is one or two sentences."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 EXIT_SKIPPED = 6  # the command finished, without the images that cannot be read
@@ -34,6 +34,16 @@ class NumericalFailure(GenmetricsError, ArithmeticError):  # noqa: N818  # the w
     """A computation gave values that are not numbers, or not a distance."""
 
     exit_code = 5
+
+
+def some(values: Sequence[object], most: int) -> str:
+    """Return the first of some values with commas between, and dots if there are more.
+
+    Example:
+        >>> some([3, 1, 4], 2), some(["a", "b"], 2)
+        ('3, 1, ...', 'a, b')
+    """
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

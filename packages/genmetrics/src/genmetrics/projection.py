@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from genmetrics.checks import Rows, as_features
+from genmetrics.checks import Rows, as_features, require_finite
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.stats import require_finite
 
 Projection = Literal["umap", "pca"]
 

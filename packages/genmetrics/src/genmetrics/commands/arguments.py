@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from genmetrics.images.sources import ImageSource
 
 __all__ = [
+    "add_device_option",
     "add_feature_options",
     "add_network_options",
     "add_reading_options",
@@ -22,6 +23,7 @@ __all__ = [
     "count",
     "extraction",
     "open_source",
+    "random_rows",
     "require_parent",
     "seed",
     "take_some",
@@ -50,7 +52,8 @@ def add_network_options(parser: argparse.ArgumentParser, features: str = "featur
         default="inception",
         metavar="NAME",
         help=f"network of the {features}: inception, efflite0, dinov2, clip, timm:NAME, "
-        "open_clip:ARCH[/TAG] or a plugin's (default: inception)",
+        "open_clip:ARCH[/TAG], a plugin's, or PKG.MOD:FACTORY, a function (weights, device) "
+        "that returns an Extractor (default: inception)",
     )
     add("--weights", type=Path, metavar="FILE", help="weight file of the feature network")
     add(
@@ -60,6 +63,13 @@ def add_network_options(parser: argparse.ArgumentParser, features: str = "featur
         metavar="DIR",
         help=f"keep the {features} there, so that a run that was killed goes on "
         "(default: GENMETRICS_CACHE, else nowhere)",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add the one device on which something runs."""
+    parser.add_argument(
+        "--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
 
 
@@ -175,12 +185,23 @@ def open_source(options: argparse.Namespace, path: Path) -> "ImageSource":
 
 def take_some(options: argparse.Namespace, source: "ImageSource") -> "ImageSource":
     """Return as many images as ``--limit`` says, at random by ``--seed``; all without it."""
+    rows = random_rows(len(source), options.limit, options.seed)
+    return source if rows is None else source.select(rows)
+
+
+def random_rows(n: int, most: int | None, seed: int) -> list[int] | None:
+    """Return some of ``n`` rows at random, in ascending order; None stands for all.
+
+    Args:
+        n: Rows there are.
+        most: Rows to take; None for all.
+        seed: Of the choice.
+    """
     from numpy.random import default_rng
 
-    if options.limit is None or options.limit >= len(source):
-        return source
-    chosen = default_rng(options.seed).choice(len(source), options.limit, replace=False)
-    return source.select(sorted(chosen.tolist()))
+    if most is None or most >= n:
+        return None
+    return sorted(default_rng(seed).choice(n, most, replace=False).tolist())
 
 
 def require_parent(path: Path, flag: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, write
+from genmetrics.commands.output import add_json_option, document, write
 from genmetrics.evaluation.compare import Difference, compare_reports, read_report, reference_doubts
 
 HELP = "two reports side by side, with the error of their difference"
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("a", type=Path, metavar="A.json", help="a report of genmetrics eval")
     parser.add_argument("b", type=Path, metavar="B.json", help="another one")
-    parser.add_argument("--json", metavar="FILE", help="write JSON; - prints it instead")
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, write
+from genmetrics.commands.output import add_json_option, document, write
 from genmetrics.errors import WeightsUnavailable
 from genmetrics.networks.extractor_names import plugin_extractors
 
@@ -50,7 +50,7 @@ class _Weights:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--json", metavar="FILE", help="write JSON; - prints it, not the table")
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from genmetrics.commands.arguments import (
     take_some,
 )
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.output import add_json_option, document, progress_bar, write
 from genmetrics.commands.reading import reading
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.protocols import (
@@ -27,6 +27,7 @@ from genmetrics.evaluation.protocols import (
     choose_protocol,
     metric_names,
 )
+from genmetrics.factories import is_factory
 
 if TYPE_CHECKING:
     from genmetrics.evaluation.reference import Reference
@@ -76,9 +77,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     add_feature_options(parser)
     parser.set_defaults(extractor=None)
     add_reading_options(parser)
-    parser.add_argument(
-        "--json", metavar="FILE", help="write a JSON report; - prints it in place of the table"
-    )
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
@@ -90,7 +89,7 @@ def score(options: argparse.Namespace, command: Sequence[str], protocol: Protoco
     """Score and print."""
     require_report(options.json)
     samples, reference = open_source(options, options.samples), _open_reference(options)
-    if reference.images is None:
+    if reference.images is None and not is_factory(protocol.extractor):  # whose name is not known
         require_extractor(options.reference, reference.statistics, protocol.extractor)
     if options.metrics is None and reference.images is None:
         protocol = _without_images(protocol)

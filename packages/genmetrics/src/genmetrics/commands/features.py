@@ -14,7 +14,7 @@ from genmetrics.commands.arguments import (
     extraction,
 )
 from genmetrics.commands.file_kinds import require_report, require_target
-from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.output import add_json_option, document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
 from genmetrics.whole_files import written_whole
 
@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_feature_options(parser)
     add_source_options(parser)
-    parser.add_argument(
-        "--json", metavar="FILE", help="write what was made as JSON; - prints it, not the table"
-    )
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:

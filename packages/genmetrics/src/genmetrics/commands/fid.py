@@ -10,7 +10,7 @@ from genmetrics.commands.eval import add_scoring_options, require_extractor, sco
 from genmetrics.commands.file_kinds import holds_statistics, require_report
 from genmetrics.commands.output import document, write
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.evaluation.protocols import choose_protocol
+from genmetrics.evaluation.protocols import SCHEMA, choose_protocol
 
 if TYPE_CHECKING:
     from genmetrics.evaluation.report import Remark
@@ -79,7 +79,7 @@ def _of_statistics(options: argparse.Namespace, command: Sequence[str]) -> None:
         sys.stderr.write(f"warning: {remark.message}\n")
     counts = {"n_samples": distance.n_a, "n_ref": distance.n_b}
     plain: dict[str, Any] = {
-        "schema": "genmetrics/1",
+        "schema": SCHEMA,
         **{side: {"path": str(path), "kind": "statistics"} for side, path in paths.items()},
         **({"extractor": known} if known else {}),
         "metrics": {

@@ -1,18 +1,26 @@
 """``genmetrics jacobian``: the ends of the spectrum of a flow's Jacobian at some latents."""
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmetrics.commands.arguments import choose_device, count, device, require_parent, seed
+from genmetrics.commands.arguments import (
+    add_device_option,
+    choose_device,
+    count,
+    random_rows,
+    require_parent,
+    seed,
+)
 from genmetrics.commands.arrays import read_array
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.output import add_json_option, document, progress_bar, write
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
+from genmetrics.evaluation.protocols import SCHEMA
+from genmetrics.factories import call_factory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=count, default=64, metavar="N", help="latents, at random (default: 64)")
     add("--seed", type=seed, default=0, metavar="S", help="seed of all choices (default: 0)")
     _add_numerics(parser)
-    add("--json", metavar="FILE", help="write a JSON report; - prints it in place of the table")
+    add_json_option(parser)
     add("--plot", type=Path, metavar="FILE", help="draw histograms: png, pdf, svg")
     add(
         "--beside",
@@ -85,7 +93,7 @@ def _add_numerics(parser: argparse.ArgumentParser) -> None:
         help="forward-mode AD or central differences (default: forward)",
     )
     add("--batch-size", type=count, default=16, metavar="N", help="latents together (default: 16)")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_device_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
@@ -96,11 +104,9 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     elif options.beside:
         raise UsageError("Expected --plot with --beside; got none. Name the picture to draw.")
     earlier = _read_reports(options)
-    latents = _choose(
-        read_array(options.latents, options.key, preferred=("z", "latents")),
-        options.samples,
-        options.seed,
-    )
+    latents = read_array(options.latents, options.key, preferred=("z", "latents"))
+    rows = random_rows(len(latents), options.samples, options.seed)
+    latents = latents if rows is None else latents[rows]
     result = _estimate(options, latents)
     open_ends = len(latents) - int(result.converged.sum())
     if open_ends:
@@ -109,7 +115,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
             "kappa beyond the precision): sigma_max and kappa may be larger, sigma_min smaller.\n"
         )
     report = {
-        "schema": "genmetrics/1",
+        "schema": SCHEMA,
         "model": options.model,
         "latents": str(options.latents),
         "jacobian": result.to_dict(),
@@ -135,7 +141,8 @@ def _estimate(options: argparse.Namespace, latents: "np.ndarray") -> "SpectrumRe
         pyplot()  # before the work, since it may be missing
     target = torch.device(choose_device(options.device))
     dtype = getattr(torch, options.dtype)
-    flow, inverse, blocks = _parts(_load_model(options.model), target, dtype)
+    model = call_factory(options.model, told_as="--model", wanted="a flow")
+    flow, inverse, blocks = _parts(model, target, dtype)
     results = []
     with progress_bar(len(latents), "latent") as bar:
         for batch in torch.from_numpy(latents).split(options.batch_size):
@@ -156,48 +163,6 @@ def _estimate(options: argparse.Namespace, latents: "np.ndarray") -> "SpectrumRe
             results.append(result)
             bar.update(len(batch))
     return SpectrumResult.concatenate(results)
-
-
-def _choose(latents: "np.ndarray", count: int, seed: int) -> "np.ndarray":
-    import numpy as np
-
-    if len(latents) <= count:
-        return latents
-    chosen = np.random.default_rng(seed).choice(len(latents), count, replace=False)
-    return latents[np.sort(chosen)]
-
-
-def _load_model(name: str) -> Any:
-    """Call the factory; modules of the current folder are found too."""
-    from importlib import import_module
-
-    module_name, _, factory = name.partition(":")
-    if not module_name or not factory:
-        raise UsageError(
-            f"Expected --model as package.module:factory; got {name}. Name a function."
-        )
-    folder = os.getcwd()  # noqa: PTH109  # sys.path holds strings
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        function = getattr(import_module(module_name), factory)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"Expected --model to name a function that can be imported; got '{error}'. "
-            "Run in the folder of the module, or install it."
-        ) from error
-    except Exception as error:  # a user's module raises anything
-        raise UsageError(
-            f"Expected {module_name} to be imported; got {type(error).__name__}: {error}. "
-            "Import it in Python to see where."
-        ) from error
-    try:
-        return function()
-    except Exception as error:  # a user's function raises anything
-        raise UsageError(
-            f"Expected {name} to return a flow; it raised {type(error).__name__}: {error}. "
-            "Call it in Python to see where."
-        ) from error
 
 
 def _parts(model: Any, device: "torch.device", dtype: "torch.dtype") -> tuple[Any, Any, Any]:

@@ -1,5 +1,6 @@
 """Where results and progress go: stdout is the result, stderr the rest. Imports no torch."""
 
+import argparse
 import json
 import logging
 import sys
@@ -12,9 +13,16 @@ from typing import Any
 
 from genmetrics.errors import UsageError
 
-__all__ = ["document", "logs_on_stderr", "progress_bar", "write"]
+__all__ = ["add_json_option", "document", "logs_on_stderr", "progress_bar", "write"]
 
 _STARTED = time.monotonic()
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add where :func:`write` puts JSON."""
+    parser.add_argument(
+        "--json", metavar="FILE", help="write a JSON report; - prints it in place of the table"
+    )
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmetrics.commands.arguments import choose_device, count, device, seed
+from genmetrics.commands.arguments import add_device_option, choose_device, count, seed
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.output import add_json_option, document, progress_bar, write
 
 if TYPE_CHECKING:
     from genmetrics.probes.data import ProbeData
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=count, metavar="N", help="rows per step (default: the preset's)")
     add("--knn", action="store_true", help="add the 20 nearest neighbours as a cross-check")
     add("--logistic", action="store_true", help="add a logistic regression as a cross-check")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--json", metavar="FILE", help="write a JSON report; - prints it in place of the table")
+    add_device_option(parser)
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
@@ -97,7 +97,8 @@ def _report(
     device: str,
 ) -> dict[str, Any]:
     """Return the accuracies with everything behind them, as plain values."""
-    from genmetrics.evaluation.report import SCHEMA, environment
+    from genmetrics.evaluation.protocols import SCHEMA
+    from genmetrics.evaluation.report import environment
 
     first = next(iter(results.values()))
     return {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, write
+from genmetrics.commands.output import add_json_option, document, write
 from genmetrics.evaluation.protocols import METRICS, PROTOCOLS
 
 HELP = "the constants of every protocol"
@@ -13,7 +13,7 @@ HELP = "the constants of every protocol"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--json", metavar="FILE", help="write JSON; - prints it instead")
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:

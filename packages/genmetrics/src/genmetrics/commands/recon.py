@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmetrics.commands.arguments import (
+    add_device_option,
     add_network_options,
     add_reading_options,
     choose_device,
     count,
-    device,
+    random_rows,
 )
 from genmetrics.commands.file_kinds import require_report
-from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.output import add_json_option, document, progress_bar, write
 from genmetrics.commands.reading import open_all
 from genmetrics.errors import BadInput
 
@@ -60,11 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lpips-weights", type=Path, metavar="FILE", help="torchvision's weights of the backbone")
     add_network_options(parser, "features of rfid")
     add("--batch-size", type=count, default=64, metavar="N", help="pairs at a time (default: 64)")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_device_option(parser)
     add("--worst", type=count, metavar="K", help="list the K worst pairs by each metric")
     add("--per-class", action="store_true", help="add the scores of each class of originals")
     add_reading_options(parser)
-    add("--json", metavar="FILE", help="write a JSON report; - prints it in place of the table")
+    add_json_option(parser)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
@@ -170,17 +171,12 @@ def _metrics(text: str) -> tuple[str, ...]:
 
 def _open_pairs(options: argparse.Namespace) -> tuple["Pairs", "Pairing"]:
     """Pair the images, then take some of the pairs if a limit is given."""
-    from numpy.random import default_rng
-
-    from genmetrics.images.pairing import pair_images
+    from genmetrics.images.pairing import pair_images, usual_pairing
 
     real, recon = (open_all(options, path) for path in (options.real, options.recon))
-    unnamed = "npz" in (real.kind, recon.kind)
-    pairing: Pairing = options.pairing or ("index" if unnamed else "name")
+    pairing: Pairing = options.pairing or usual_pairing(real, recon)
     pairs = pair_images(real, recon, pairing)
-    total = len(pairs.names)
-    if options.limit is None or options.limit >= total:
-        return pairs, pairing
-    chosen = default_rng(options.seed).choice(total, options.limit, replace=False)
-    rows = sorted(chosen.tolist())
-    return pair_images(pairs.real.select(rows), pairs.recon.select(rows), pairing), pairing
+    rows = random_rows(len(pairs.names), options.limit, options.seed)
+    if rows is not None:
+        pairs = pair_images(pairs.real.select(rows), pairs.recon.select(rows), pairing)
+    return pairs, pairing

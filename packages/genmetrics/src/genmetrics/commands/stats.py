@@ -14,9 +14,10 @@ from genmetrics.commands.arguments import (
     extraction,
 )
 from genmetrics.commands.file_kinds import OTHER_STATISTICS, kind_of, require_report, require_target
-from genmetrics.commands.output import document, progress_bar, write
+from genmetrics.commands.output import add_json_option, document, progress_bar, write
 from genmetrics.commands.reading import add_source_options, open_all, warn
 from genmetrics.errors import UsageError
+from genmetrics.evaluation.protocols import SCHEMA
 
 if TYPE_CHECKING:
     from genmetrics.features.stats import GaussianStats
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     info = action("info", "what a file of statistics holds")
     info.add_argument("source", type=Path, metavar="FILE", help="a .npz, .pt or .pth")
-    info.add_argument("--json", metavar="FILE", help="write JSON; - prints it instead")
+    add_json_option(info)
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
@@ -162,7 +163,7 @@ def _info(options: argparse.Namespace, command: Sequence[str]) -> None:
 
     outputs = load_all_stats(options.source)
     result = {
-        "schema": "genmetrics/1",
+        "schema": SCHEMA,
         "path": str(options.source),
         "outputs": {name: _describe(stats) for name, stats in outputs.items()},
     }

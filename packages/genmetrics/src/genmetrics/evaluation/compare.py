@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genmetrics.errors import BadInput
+from genmetrics.evaluation.protocols import SCHEMA
 
 __all__ = ["Difference", "compare_reports", "read_report", "reference_doubts"]
 
@@ -76,11 +77,11 @@ def read_report(path: str | Path) -> dict[str, Any]:
         ) from error
     if (
         not isinstance(report, dict)
-        or report.get("schema") != "genmetrics/1"
+        or report.get("schema") != SCHEMA
         or not {"metrics", "protocol", "extractor"} <= report.keys()
     ):
         raise BadInput(
-            f"Expected a report of the schema genmetrics/1 in {path}; got another JSON file, or a "
+            f"Expected a report of the schema {SCHEMA} in {path}; got another JSON file, or a "
             "report of another command. "
             "Write it with genmetrics eval --json FILE."
         )

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
+from genmetrics.checks import Images
 from genmetrics.evaluation.feasibility import (
     require_enough,
     require_suitable,
@@ -19,8 +20,9 @@ from genmetrics.evaluation.report import ImageSet, Remark, Report, Score
 from genmetrics.evaluation.scoring import SCORERS, Sets
 from genmetrics.evaluation.statistics_remarks import other_weights, unknown_preprocessing
 from genmetrics.features.extraction import extract
+from genmetrics.images.decoding import Processes
 from genmetrics.images.sources import ImageSource, as_images
-from genmetrics.networks.extractors import Extractor, get_extractor
+from genmetrics.networks.extractors import Extractor, as_extractor
 
 __all__ = ["evaluate"]
 
@@ -48,15 +50,19 @@ _SAME = (
 )
 
 
-def evaluate(
-    samples: ImageSource | str | Path,
-    reference: ImageSource | Reference | str | Path,
+def evaluate(  # noqa: PLR0913  # what Evaluator takes, and how features are made
+    samples: Images,
+    reference: Images | Reference,
     *,
     extractor: Extractor | str,
+    metrics: str | Sequence[str] | None = None,
     protocol: Protocol | None = None,
     seed: int = 0,
+    batch_size: int = 64,
+    cache: str | Path | None = None,
+    workers: int | Processes = 4,
+    devices: Sequence[str | torch.device] = (),
     progress: Callable[[int], object] | None = None,
-    **extraction: Any,
 ) -> Report:
     """Score samples against real images.
 
@@ -65,13 +71,19 @@ def evaluate(
     distance at that count is given too, since only these two numbers can be compared.
 
     Args:
-        samples: The images to judge, at least 2, or their path.
-        reference: Real images, at least 2, or their statistics, or the path of either.
+        samples: The images to judge, at least 2, or their path, or bytes: a tensor
+            ``(n, 3, h, w)`` or an array ``(n, h, w, 3)``.
+        reference: Real images, at least 2, or their statistics, or the path of either, or bytes.
         extractor: The feature network, or its name.
-        protocol: Metrics and constants; None for the Frechet distance alone.
+        metrics: What to compute, names in a list or between commas; None for the protocol's.
+        protocol: Metrics and constants; None for the constants of the network, and the Frechet
+            distance alone.
         seed: Seed of the random subsets.
+        batch_size: Images per forward pass, like the next three an argument of ``extract``.
+        cache: A folder in which features are kept.
+        workers: Threads or processes that decode.
+        devices: Where copies of the network run side by side.
         progress: Called after each batch with the number of images in it.
-        **extraction: How features are made: batch_size, cache, workers, devices of ``extract``.
 
     Raises:
         BadInput: If a set is too small or an image cannot be decoded.
@@ -79,12 +91,24 @@ def evaluate(
         NumericalFailure: If features are not finite.
     """
     samples = as_images(samples)
-    judge = Judge.of(reference, extractor, protocol, seed)
-    extractor = judge.extractor
+    extractor = as_extractor(extractor)
+    protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
+    judge = Judge.of(reference, extractor, protocol.with_metrics(metrics), seed)
     sources = [samples, *judge.images]
     described = [ImageSet.of(source) for source in sources]
     require_enough(described, judge.protocol)
-    features = [extract(each, extractor, progress=progress, **extraction) for each in sources]
+    features = [
+        extract(
+            source,
+            extractor,
+            batch_size=batch_size,
+            cache=cache,
+            workers=workers,
+            devices=devices,
+            progress=progress,
+        )
+        for source in sources
+    ]
     real: dict[str, Tensor] = features[1] if len(features) > 1 else {}
     return judge.report(features[0], real, described[0], samples.remarks())
 
@@ -110,9 +134,9 @@ class Judge:
     @classmethod
     def of(
         cls,
-        reference: ImageSource | Reference | str | Path,
-        extractor: Extractor | str,
-        protocol: Protocol | None,
+        reference: Images | Reference,
+        extractor: Extractor,
+        protocol: Protocol,
         seed: int,
     ) -> "Judge":
         """Check that every metric can be computed, before any image is decoded.
@@ -125,9 +149,6 @@ class Judge:
             reference = open_reference(reference)
         if not isinstance(reference, Reference):
             reference = Reference.of(as_images(reference))
-        if not isinstance(extractor, Extractor):
-            extractor = get_extractor(extractor)
-        protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
         usable = usable_statistics(reference, extractor)
         ignored = tuple(sorted(set(reference.statistics) - set(usable)))
         reference = replace(reference, statistics=usable)

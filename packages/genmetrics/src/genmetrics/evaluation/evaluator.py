@@ -2,25 +2,24 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
-from genmetrics.checks import require_bytes
+from genmetrics.checks import HeldBytes, Images
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.evaluate import Judge
 from genmetrics.evaluation.feasibility import require_enough
-from genmetrics.evaluation.protocols import Protocol, choose_protocol, metric_names
+from genmetrics.evaluation.protocols import Protocol, choose_protocol
 from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
 from genmetrics.images.contents import Contents, content_remarks
+from genmetrics.images.held import HeldImages, held_images, of_image
 from genmetrics.images.sources import ImageSource
-from genmetrics.networks.extractors import Extractor, get_extractor
+from genmetrics.networks.extractors import Extractor, as_extractor
 
 __all__ = ["Evaluator"]
 
@@ -32,7 +31,9 @@ class Evaluator:
     later one. Samples are kept as features; at most a batch of them waits as images.
 
     Args:
-        reference: Real images, or their statistics, or the path of either.
+        reference: Real images, or their statistics, or the path of either, or bytes: a tensor
+            ``(n, 3, h, w)`` or an array ``(n, h, w, 3)``, which must not change before the first
+            result.
         extractor: The feature network, or its name.
         metrics: What to compute, names in a list or between commas; None for the protocol's.
         protocol: Constants; None for those of the network.
@@ -60,7 +61,7 @@ class Evaluator:
 
     def __init__(  # noqa: PLR0913  # what evaluate takes, and the cache of the reference
         self,
-        reference: ImageSource | Reference | str | Path,
+        reference: Images | Reference,
         *,
         extractor: Extractor | str,
         metrics: str | Sequence[str] | None = None,
@@ -71,12 +72,9 @@ class Evaluator:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
-        if not isinstance(extractor, Extractor):
-            extractor = get_extractor(extractor)
+        extractor = as_extractor(extractor)
         protocol = protocol or choose_protocol(None, extractor.name)
-        if metrics is not None:
-            protocol = replace(protocol, metrics=metric_names(metrics))
-        self._judge = Judge.of(reference, extractor, protocol, seed)
+        self._judge = Judge.of(reference, extractor, protocol.with_metrics(metrics), seed)
         self._batch_size = batch_size
         self._cache = cache
         self._real: dict[str, Tensor] | None = None
@@ -94,19 +92,21 @@ class Evaluator:
         self._contents: list[Contents] = []
         self._digest = hashlib.sha256()
 
-    def update(self, images: UInt8[Tensor, "b 3 h w"]) -> None:
+    def update(self, images: HeldBytes) -> None:
         """Take samples; whole batches pass the network at once.
 
         Args:
-            images: RGB bytes on any device. Round to bytes yourself; no range is guessed.
+            images: RGB bytes, a tensor ``(b, 3, h, w)`` on any device or an array ``(b, h, w, 3)``.
+                Round to bytes yourself; no range is guessed.
 
         Raises:
             BadInput: If they are anything else.
         """
-        require_bytes(images)
-        self._num_images += len(images)
-        for image in images.detach().cpu().movedim(1, -1).contiguous().numpy():
-            self._digest.update(repr(image.shape).encode() + image.tobytes())
+        held = held_images(images)
+        self._num_images += len(held)
+        for index in range(len(held)):
+            image = held.read(index).copy()  # the caller's array may be filled anew
+            self._digest.update(of_image(image))
             self._waiting.append(image)
             if len(self._waiting) == self._batch_size:
                 features, contents = self._extract_held()
@@ -137,7 +137,7 @@ class Evaluator:
 
     def _extract_held(self) -> tuple[dict[str, Tensor], Contents]:
         """Return the features of the images that wait, and what is known of their pixels."""
-        held = _Held(self._waiting)
+        held = HeldImages(self._waiting)
         features = self._extract(held)
         assert held.contents is not None  # extract leaves them there
         return features, held.contents
@@ -152,29 +152,3 @@ def _noticed(parts: Sequence[Contents]) -> list[str]:
     digests, plain = (np.concatenate(each) for each in zip(*parts, strict=True))
     names = [str(place) for place in range(len(digests))]
     return content_remarks(Contents(digests, plain), names, Path("the stream"))
-
-
-class _Held:
-    """Images in memory, as ``extract`` reads them."""
-
-    def __init__(self, images: Sequence[np.ndarray]) -> None:
-        self._images = images
-        self.path = Path("-")
-        self.kind = "stream"
-        self.labels: np.ndarray | None = None
-        self.contents: Contents | None = None
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        return self._images[index]
-
-    def select(self, indices: Sequence[int]) -> ImageSource:
-        return _Held([self._images[index] for index in indices])
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(b"".join(image.tobytes() for image in self._images)).hexdigest()
-
-    def remarks(self) -> list[str]:
-        return []

@@ -55,7 +55,18 @@ class Protocol:
                 advice = did_you_mean(metric, METRICS) or f" There are {', '.join(METRICS)}."
                 raise UsageError(f"Expected metrics that exist; got {metric!r}.{advice}")
 
+    def with_metrics(self, metrics: str | Sequence[str] | None) -> "Protocol":
+        """Return it with other metrics, names in a list or between commas; None for its own.
 
+        Raises:
+            UsageError: If there are none, or one does not exist.
+        """
+        if metrics is None:
+            return self
+        return dataclasses.replace(self, metrics=metric_names(metrics))
+
+
+SCHEMA = "genmetrics/1"  # of JSON reports
 PROTOCOLS: Mapping[str, Protocol] = {
     each.name: each
     for each in (

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from genmetrics.checks import Images
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.evaluation.reconstruction_report import PairScore, ReconstructionResult
 from genmetrics.evaluation.report import ImageSet, Remark
 from genmetrics.features.extraction import extract
-from genmetrics.images.pairing import Pairing, Pairs, pair_images
-from genmetrics.images.sources import ImageSource, PictureSet
+from genmetrics.images.pairing import Pairing, Pairs, pair_images, usual_pairing
+from genmetrics.images.sources import PictureSet, as_images
 from genmetrics.metrics.frechet import FrechetResult, frechet_distance_from_features
 from genmetrics.metrics.pixel_metrics import (
     PSNR_CAP_DB,
@@ -30,7 +31,7 @@ from genmetrics.metrics.pixel_metrics import (
     ssim,
     ssim_window_id,
 )
-from genmetrics.networks.extractors import Extractor, get_extractor
+from genmetrics.networks.extractors import Extractor, as_extractor
 from genmetrics.networks.perceptual import PerceptualDistance, perceptual_distance
 
 ReconstructionMetric = Literal["psnr", "ssim", "lpips", "rfid"]
@@ -41,14 +42,14 @@ _READERS = 4
 
 
 def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the result names
-    real: ImageSource,
-    recon: ImageSource,
-    metrics: Sequence[ReconstructionMetric] = METRICS,
-    pairing: Pairing = "name",
+    real: Images,
+    recon: Images,
+    metrics: str | Sequence[ReconstructionMetric] = METRICS,
+    pairing: Pairing | None = None,
     *,
     ssim_window: SSIMWindow = "gaussian",
     perceptual: PerceptualDistance | None = None,
-    extractor: Extractor | None = None,
+    extractor: Extractor | str | None = None,
     batch_size: int = 64,
     cache: Path | None = None,
     progress: Callable[[int], object] | None = None,
@@ -56,13 +57,15 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
     """Compare images with their reconstructions, both of bytes, pair by pair.
 
     Args:
-        real: The originals.
+        real: The originals, their path, or bytes: a tensor ``(n, 3, h, w)`` or an array
+            ``(n, h, w, 3)``.
         recon: Their reconstructions, of the same sizes.
-        metrics: What to compute, any of ``psnr, ssim, lpips, rfid``.
-        pairing: ``name`` for files of one relative path without extension, ``index`` for order.
+        metrics: What to compute, any of ``psnr, ssim, lpips, rfid``, in a list or between commas.
+        pairing: ``name`` for files of one relative path without extension, ``index`` for order;
+            None for ``name``, or ``index`` where images have no names.
         ssim_window: The window of SSIM, see :func:`genmetrics.metrics.pixel_metrics.ssim`.
         perceptual: The LPIPS network; None builds the default one if ``lpips`` is asked for.
-        extractor: The network of rFID; None builds Inception if ``rfid`` is asked for.
+        extractor: The network of rFID, or its name; None builds Inception if ``rfid`` is asked for.
         batch_size: Pairs in memory at a time.
         cache: A folder in which features for rFID are kept, the same as that of ``extract``.
         progress: Called after each batch with the number of images in it.
@@ -84,35 +87,32 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
         >>> result.psnr.value, result.ssim.value
         (100.0, 1.0)
     """
-    if not metrics or (unknown := set(metrics) - set(METRICS)):
-        raise UsageError(
-            f"Expected metrics among {', '.join(METRICS)}; "
-            f"got {', '.join(sorted(unknown)) if metrics else 'none'}."
-        )
+    chosen = _known(metrics)
+    real, recon = as_images(real), as_images(recon)
+    pairing = pairing or usual_pairing(real, recon)
     pairs = pair_images(real, recon, pairing)
-    if "rfid" in metrics and len(pairs.names) < 2:
+    if "rfid" in chosen and len(pairs.names) < 2:
         raise BadInput("Expected at least 2 pairs for rfid; got 1. Leave rfid out.")
-    if "lpips" in metrics and perceptual is None:
+    if "lpips" in chosen and perceptual is None:
         perceptual = perceptual_distance()
-    if "rfid" in metrics and extractor is None:
-        extractor = get_extractor("inception")
+    network = as_extractor(extractor or "inception") if "rfid" in chosen else None
     scorers: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
-    if "psnr" in metrics:
+    if "psnr" in chosen:
         scorers["mse"] = mean_squared_error
-    if "ssim" in metrics:
+    if "ssim" in chosen:
         scorers["ssim"] = lambda x, y: ssim(x, y, window=ssim_window)
-    if "lpips" in metrics and perceptual is not None:
+    if "lpips" in chosen and perceptual is not None:
         scorers["lpips"] = perceptual
     per_pair = _score_pairs(pairs, scorers, batch_size, progress) if scorers else {}
     mse = per_pair.get("mse")
     distance = None
-    if "rfid" in metrics and extractor is not None:
+    if network is not None:
         features = [
-            extract(source, extractor, batch_size=batch_size, cache=cache, progress=progress)
+            extract(source, network, batch_size=batch_size, cache=cache, progress=progress)
             for source in (pairs.recon, pairs.real)
         ]
         distance = frechet_distance_from_features(
-            *(outputs[extractor.main_output] for outputs in features)
+            *(outputs[network.main_output] for outputs in features)
         )
     return ReconstructionResult(
         real=ImageSet.of(pairs.real),
@@ -125,9 +125,19 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
         ssim=_score(per_pair, "ssim", {"window": ssim_window_id(ssim_window), "data_range": _PEAK}),
         lpips=_score(per_pair, "lpips", _lpips_conventions(perceptual)),
         rfid=distance,
-        extractor=extractor if distance is not None else None,
+        extractor=network,
         remarks=tuple(_remarks(pairs, per_pair, perceptual, distance)),
     )
+
+
+def _known(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    names = tuple(metrics.split(",")) if isinstance(metrics, str) else tuple(metrics)
+    if not names or (unknown := set(names) - set(METRICS)):
+        raise UsageError(
+            f"Expected metrics among {', '.join(METRICS)}; "
+            f"got {', '.join(sorted(unknown)) if names else 'none'}."
+        )
+    return names
 
 
 def _class_of(pairs: Pairs) -> list[str] | None:

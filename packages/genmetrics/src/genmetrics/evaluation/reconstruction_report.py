@@ -10,7 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from genmetrics.errors import BadInput
-from genmetrics.evaluation.report import SCHEMA, ImageSet, Remark, environment
+from genmetrics.evaluation.protocols import SCHEMA
+from genmetrics.evaluation.report import ImageSet, Remark, environment
 from genmetrics.images.pairing import Pairing
 from genmetrics.metrics.frechet import FrechetResult
 from genmetrics.metrics.pixel_metrics import PSNR_CAP_DB

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from genmetrics.evaluation.protocols import Protocol
+from genmetrics.evaluation.protocols import SCHEMA, Protocol
 from genmetrics.images.sources import ImageSource
 from genmetrics.networks.extractors import Extractor
 
-__all__ = ["SCHEMA", "ImageSet", "Remark", "Report", "Score", "environment"]
-
-SCHEMA = "genmetrics/1"
+__all__ = ["ImageSet", "Remark", "Report", "Score", "environment"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -94,7 +92,7 @@ class ImageSet:
 
     Args:
         path: Folder or file.
-        kind: ``folder``, ``zip``, ``npz``, ``stream`` or ``statistics``.
+        kind: ``folder``, ``zip``, ``npz``, ``memory``, ``stream`` or ``statistics``.
         n: How many images; None for statistics of an unknown number.
         fingerprint: Changes with the images; of a folder it holds their sizes and times only.
         format: Whose statistics are used, such as ``adm``; None if none are.

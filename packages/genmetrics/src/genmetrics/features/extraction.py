@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from genmetrics.checks import require_bytes
+from genmetrics.checks import Images, require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.features.cache import FeatureCache
 from genmetrics.images.contents import Contents
 from genmetrics.images.decoding import Decoded, Processes, batches_ahead
 from genmetrics.images.sources import ImageSource, PictureSet, as_images
-from genmetrics.networks.extractors import Extractor, full_float32
+from genmetrics.networks.extractors import Extractor, as_extractor, full_float32
 
 BATCHES_PER_SHARD = 8
 # Beside the outputs in a shard.
@@ -31,22 +31,23 @@ _log = logging.getLogger(__name__)
 
 
 def extract_features(
-    source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
-    extractor: Extractor,
+    source: Images,
+    extractor: Extractor | str,
     batch_size: int = 64,
     progress: Callable[[int], object] | None = None,
 ) -> Float32[Tensor, "n d"]:
     """Return the main output of all images, in their order, on the CPU: see :func:`extract`.
 
     Args:
-        source: Images of :func:`open_images`, their path, or a tensor of them.
-        extractor: The feature network.
+        source: Images of :func:`open_images`, their path, or bytes: a tensor ``(n, 3, h, w)`` or
+            an array ``(n, h, w, 3)``.
+        extractor: The feature network, or its name.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         progress: Called after each batch with the number of images in it.
 
     Raises:
-        BadInput: If an image cannot be decoded; the message names its file. If a tensor is not of
-            bytes.
+        BadInput: If an image cannot be decoded; the message names its file. If an array or
+            tensor is not of bytes.
 
     Example:
         >>> from genmetrics import get_extractor
@@ -54,13 +55,14 @@ def extract_features(
         >>> extract_features(images, get_extractor("efflite0"), batch_size=2).shape
         torch.Size([3, 1280])
     """
+    extractor = as_extractor(extractor)
     features = extract(source, extractor, batch_size=batch_size, progress=progress)
     return features[extractor.main_output]
 
 
 def extract(  # noqa: PLR0913  # each is a choice of its own
-    source: ImageSource | str | Path | UInt8[Tensor, "n 3 h w"],
-    extractor: Extractor,
+    source: Images,
+    extractor: Extractor | str,
     *,
     batch_size: int = 64,
     cache: str | Path | None = None,
@@ -75,8 +77,9 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     workers and interruptions, and so are the features, bit for bit on one kind of device.
 
     Args:
-        source: Images of :func:`open_images`, their path, or a tensor of them.
-        extractor: The feature network.
+        source: Images of :func:`open_images`, their path, or bytes: a tensor ``(n, 3, h, w)`` or
+            an array ``(n, h, w, 3)``.
+        extractor: The feature network, or its name.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
         cache: A folder in which features are kept, by the content of the images and the network;
             a run that was killed goes on from there.
@@ -86,9 +89,10 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
         progress: Called with the number of images in each batch that is done, or was cached.
 
     Raises:
-        BadInput: If an image cannot be decoded; the message names its file. If a tensor is not of
-            bytes.
-        UsageError: If the cache cannot be written.
+        BadInput: If an image cannot be decoded; the message names its file. If an array or
+            tensor is not of bytes.
+        UsageError: If the cache cannot be written, or the network returns anything else than its
+            extractor says.
 
     Example:
         >>> from genmetrics import get_extractor
@@ -98,10 +102,11 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     """
     if batch_size < 1:
         raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
-    if isinstance(source, Tensor | np.ndarray):
+    if isinstance(source, Tensor):
         require_bytes(source)
     else:
         source = as_images(source)
+    extractor = as_extractor(extractor)
     run = _Run(source, extractor, batch_size, cache, progress or (lambda count: None))
     feed = _Feed(run.missing_batches(workers))
     replicas = _replicas(extractor, devices)

@@ -8,11 +8,11 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from genmetrics.checks import Rows, as_features
-from genmetrics.errors import BadInput, NumericalFailure
+from genmetrics.checks import Rows, as_features, require_finite
+from genmetrics.errors import BadInput, NumericalFailure, some
 from genmetrics.features.sums import CentredSums, GridSums
 
 _ROWS_PER_UPDATE = 4096
@@ -22,20 +22,6 @@ _MUST_AGREE = ("extractor", "weights_sha256", "preprocess_id", "output")
 
 class IncompatibleStats(BadInput):
     """Statistics of different features were about to be compared or merged."""
-
-
-def require_finite(features: Float[Tensor, "n d"], name: str) -> None:
-    """Raise NumericalFailure, naming the first rows, unless every feature is a finite number."""
-    bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten()
-    if len(bad):
-        raise NumericalFailure(
-            f"Expected finite {name}; got NaN or infinity in {len(bad)} of {len(features)} rows "
-            f"({_some(bad.tolist())}). Check these images and the network's weights."
-        )
-
-
-def _some(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +55,7 @@ class GaussianStats:
             rows = bad.nonzero().flatten().tolist()
             raise BadInput(
                 f"Expected finite mean and covariance; got NaN or infinity in {len(rows)} of "
-                f"{len(bad)} dimensions ({_some(rows)}). Rebuild the statistics."
+                f"{len(bad)} dimensions ({some(rows, 5)}). Rebuild the statistics."
             )
 
     @property

@@ -116,7 +116,7 @@ def open_image_array(path: Path, *, float_range: FloatRange | None = None) -> Im
         images = archive["arr_0"] if mapped is None else mapped
         other = archive["arr_1"] if "arr_1" in keys else None
         names = archive["classes"] if "classes" in keys else np.empty(0)
-    images = _channels_last(images)
+    images = channels_last(images)
     _require_images(path, images, float_range)
     labels, notes = None, []
     if other is not None and other.shape == (len(images),) and other.dtype.kind in "iu":
@@ -174,7 +174,8 @@ def _listing(archive: zipfile.ZipFile) -> str:
     return ", ".join(found) or "no keys"
 
 
-def _channels_last(images: np.ndarray) -> np.ndarray:
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """Return images with channels last if they are first and the width is not 3."""
     if images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
         return images.transpose(0, 2, 3, 1)
     return images

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8, UInt64
 
+from genmetrics.errors import some
+
 __all__ = ["Contents", "content_remarks", "digest", "is_plain"]
 
 _TOLERATED = 0.01  # of a set
@@ -63,16 +65,12 @@ def content_remarks(contents: Contents | None, names: Sequence[str], path: Path)
     if len(plain) > _TOLERATED * len(names):
         sentences.append(
             f"{len(plain)} of {len(names)} images in {path} have one colour throughout: "
-            f"{_some([names[row] for row in plain])}. Check how they were made."
+            f"{some([names[row] for row in plain], _LISTED)}. Check how they were made."
         )
     if len(copies) > _TOLERATED * len(names):
         pairs = [f"{names[row]} = {names[original[row]]}" for row in copies]
         sentences.append(
             f"{len(copies)} of {len(names)} images in {path} are exact copies of others: "
-            f"{_some(pairs)}. Check the sampler's seeds."
+            f"{some(pairs, _LISTED)}. Check the sampler's seeds."
         )
     return sentences
-
-
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:_LISTED]) + (", ..." if len(words) > _LISTED else "")

@@ -69,7 +69,7 @@ def batches_ahead(
 def _pool(
     source: ImageSource, workers: int | Processes
 ) -> tuple[Executor, Callable[[int], Decoded]]:
-    if isinstance(workers, int) or source.kind == "npz":
+    if isinstance(workers, int) or source.kind in ("npz", "memory"):
         count = workers if isinstance(workers, int) else workers.count
         return ThreadPoolExecutor(count), partial(_read, source)
     context = get_context("spawn")

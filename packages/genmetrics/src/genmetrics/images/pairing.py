@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, some
 from genmetrics.images.sources import ImageSource, PictureSet
 
 Pairing = Literal["name", "index"]
@@ -57,6 +57,12 @@ def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name"
     return Pairs(real, recon.select([place[name] for name in names]), names)
 
 
+def usual_pairing(real: ImageSource, recon: ImageSource) -> Pairing:
+    """Return ``name`` where images of both sets have names, else ``index``."""
+    named = isinstance(real, PictureSet) and isinstance(recon, PictureSet)
+    return "name" if named else "index"
+
+
 def _require_none_skipped(*sources: ImageSource) -> None:
     """Raise where a picture was left out, since all that follow it have moved up a place."""
     for source in sources:
@@ -64,8 +70,8 @@ def _require_none_skipped(*sources: ImageSource) -> None:
         if skipped:
             raise PairingError(
                 f"Expected every picture where partners have one place in the order; got "
-                f"{len(skipped)} skipped in {source.path}: {_some(skipped)}. Pair by name with "
-                "--pairing name, or remove these and their partners."
+                f"{len(skipped)} skipped in {source.path}: {some(skipped, _LISTED)}. Pair by name "
+                "with --pairing name, or remove these and their partners."
             )
 
 
@@ -79,15 +85,15 @@ def _names_of(source: ImageSource) -> list[str]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise PairingError(
-            f"Expected one image per name in {source.path}; got several for {_some(twice)}. "
-            "Keep one of each."
+            f"Expected one image per name in {source.path}; got several for "
+            f"{some(twice, _LISTED)}. Keep one of each."
         )
     return names
 
 
 def _require_same(real: set[str], recon: set[str], paths: tuple[Path, Path]) -> None:
     missing = [
-        f"{len(names)} without a partner in {path}: {_some(sorted(names))}"
+        f"{len(names)} without a partner in {path}: {some(sorted(names), _LISTED)}"
         for names, path in ((real - recon, paths[1]), (recon - real, paths[0]))
         if names
     ]
@@ -96,7 +102,3 @@ def _require_same(real: set[str], recon: set[str], paths: tuple[Path, Path]) -> 
             f"Expected a partner of the same name for each image; got {'; '.join(missing)}. "
             "Remove what has no partner, or pair by order with --pairing index."
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")

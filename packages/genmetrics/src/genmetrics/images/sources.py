@@ -16,6 +16,7 @@ from genmetrics.errors import BadInput
 from genmetrics.images.arrays import ImageArray, open_image_array
 from genmetrics.images.contents import Contents
 from genmetrics.images.float_images import FloatRange, check_float_range
+from genmetrics.images.held import held_images, is_held
 from genmetrics.images.picture_sets import PictureSet, member_name
 from genmetrics.images.pictures import EXTENSIONS, sizes_in_words
 from genmetrics.images.zip_members import list_members
@@ -42,7 +43,7 @@ class ImageSource(Protocol):
 
     Attributes:
         path: Where they come from.
-        kind: ``folder``, ``zip`` or ``npz``.
+        kind: ``folder``, ``zip``, ``npz`` or ``memory``.
         labels: Class of each image, int64, or None where nothing says so.
         contents: Digests of all images, set by ``extract`` once it has read them; ``remarks`` tells
             copies by them.
@@ -146,17 +147,19 @@ def open_images(
 
 
 def as_images(images: object) -> ImageSource:
-    """Return images, opened if a path stands for them.
+    """Return images, opened if a path stands for them; arrays and tensors of bytes are images too.
 
     Raises:
-        BadInput: If they are neither, or cannot be opened.
+        BadInput: If they are none of these, or cannot be opened.
     """
+    if is_held(images):
+        return held_images(images)
     if isinstance(images, str | Path):
         return open_images(images)
     if not isinstance(images, ImageSource):
         raise BadInput(
             f"Expected a path of images, or open_images(path); got a {type(images).__name__}. "
-            "Write images to a file with write_npz, or pass them to Evaluator.update."
+            "Write images to a file with write_npz, or pass one uint8 tensor (n, 3, h, w)."
         )
     return images
 

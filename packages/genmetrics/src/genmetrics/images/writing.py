@@ -2,15 +2,17 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.images.adm_crop import adm_center_crop
+from genmetrics.images.held import as_array, is_held, is_tensor
 from genmetrics.images.sources import ImageSource, PictureSet, class_names, read_ahead
 from genmetrics.whole_files import written_whole
 
@@ -41,11 +43,11 @@ def pack_images(
 
 
 def write_npz(
-    images: Iterable[np.ndarray],
+    images: Iterable[Any],
     path: str | Path,
-    labels: np.ndarray | None = None,
+    labels: Any = None,
     *,
-    count: int,
+    count: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> None:
     """Write images as ADM's evaluator reads them, while they are made, with room for one.
@@ -55,20 +57,26 @@ def write_npz(
     mapped. A file of that name is replaced once the new one is whole.
 
     Args:
-        images: uint8 ``(h, w, 3)``, all of one size.
+        images: Arrays of uint8 ``(h, w, 3)`` or tensors of uint8 ``(3, h, w)``, all of one size;
+            or one of all of them.
         path: The file, ending in ``.npz``.
         labels: Class of each, integers ``(n,)``, for ``arr_1``.
-        count: How many images there will be.
+        count: How many images there will be; None for ``len(images)``.
         classes: Names of classes 0, 1, ..., for ``classes``.
 
     Raises:
         BadInput: If there are more or fewer, one has another type or size, or there is not one
             label for each.
-        UsageError: If the path has another ending or cannot be written.
+        UsageError: If the path has another ending or cannot be written, or nothing says how many
+            images there are.
     """
     path = Path(path)
+    if is_held(images):
+        images = as_array(images)
+    count = _length(images) if count is None else count
     if labels is not None:
-        _require_labels(np.asarray(labels), count)
+        labels = np.asarray(labels.cpu() if is_tensor(labels) else labels)
+        _require_labels(labels, count)
     if path.suffix.lower() != ".npz":
         raise UsageError(f"Expected a path that ends in .npz; got {path}. Rename it.")
     with written_whole(path) as draft, zipfile.ZipFile(draft, "w", allowZip64=True) as archive:
@@ -79,6 +87,15 @@ def write_npz(
                     np.lib.format.write_array(member, np.asarray(values))
 
 
+def _length(images: object) -> int:
+    if not isinstance(images, Sized):
+        raise UsageError(
+            f"Expected count, the number of images; got none, and a {type(images).__name__} has no "
+            "length. Pass count=."
+        )
+    return len(images)
+
+
 def _require_labels(labels: np.ndarray, count: int) -> None:
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise BadInput(
@@ -87,10 +104,11 @@ def _require_labels(labels: np.ndarray, count: int) -> None:
         )
 
 
-def _write_array(images: Iterable[np.ndarray], archive: zipfile.ZipFile, count: int) -> None:
+def _write_array(images: Iterable[Any], archive: zipfile.ZipFile, count: int) -> None:
     written, shape = 0, (0, 0, 3)
     with archive.open("arr_0.npy", "w", force_zip64=True) as file:
         for image in images:
+            image = as_array(image[None])[0] if is_tensor(image) else image
             if written == 0:
                 shape = image.shape
                 header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}

@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from genmetrics.checks import Rows, as_features
+from genmetrics.checks import Rows, as_features, require_finite
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.stats import require_finite
 
 _ORDER_TOLERANCE = 0.05
 _ROWS_AT_ONCE = 4096

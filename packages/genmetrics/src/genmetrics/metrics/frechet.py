@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from genmetrics.checks import OtherRows, Rows, as_two_sets
+from genmetrics.checks import OtherRows, Rows, as_two_sets, described, require_finite
 from genmetrics.errors import BadInput, NumericalFailure
-from genmetrics.features.stats import GaussianStats, StatsAccumulator, require_finite
+from genmetrics.features.stats import GaussianStats, StatsAccumulator
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def frechet_distance(a: GaussianStats, b: GaussianStats) -> FrechetResult:
         b: The reference; its Cholesky factor is tried first.
 
     Raises:
-        BadInput: If the dimensions differ.
+        BadInput: If one is no Gaussian, as features are, or the dimensions differ.
         NumericalFailure: If no finite distance comes out.
 
     Example:
@@ -63,6 +63,7 @@ def frechet_distance(a: GaussianStats, b: GaussianStats) -> FrechetResult:
         >>> round(frechet_distance(a, b).value, 9)  # 3 * 1^2 + 3 * (2 - 1)^2
         6.0
     """
+    _require_gaussians(a, b)
     if a.dim != b.dim:
         raise BadInput(
             f"Expected two sets of features of one dimension; got {a.dim} and {b.dim}. "
@@ -115,6 +116,15 @@ def frechet_distance_from_features(x: Rows, y: OtherRows) -> FrechetResult:
     root_trace = torch.linalg.svdvals(factor_x @ factor_y.T).sum()
     traces = factor_x.square().sum() + factor_y.square().sum()
     return _result(mean_x - mean_y, traces, root_trace, (len(x), len(y)))
+
+
+def _require_gaussians(*sets: object) -> None:
+    for each in sets:
+        if not isinstance(each, GaussianStats):
+            raise BadInput(
+                f"Expected Gaussians (GaussianStats); got {described(each)}. Use "
+                "frechet_distance_from_features for features, load_stats for a file."
+            )
 
 
 def _centred_factor(

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.stats import GaussianStats, StatsAccumulator, require_finite
+from genmetrics.features.stats import GaussianStats, StatsAccumulator
 from genmetrics.metrics.frechet import frechet_distance
 from genmetrics.metrics.frechet_error import frechet_standard_error
 

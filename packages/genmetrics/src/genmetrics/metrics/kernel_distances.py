@@ -17,9 +17,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from genmetrics.checks import OtherRows, Rows, as_two_sets
+from genmetrics.checks import OtherRows, Rows, as_two_sets, require_finite
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.stats import require_finite
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["subsets", "full"]

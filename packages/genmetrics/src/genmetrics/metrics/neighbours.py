@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from genmetrics.checks import OtherRows, Rows, as_two_sets
+from genmetrics.checks import OtherRows, Rows, as_two_sets, require_finite
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.stats import require_finite
 
 Arithmetic = Literal["float32", "float64", "adm-fp16"]
 # Squared distances between some rows of the two blocks that it was made for.

@@ -3,10 +3,12 @@
 from importlib.metadata import EntryPoint, entry_points
 
 from genmetrics.errors import UsageError, did_you_mean
+from genmetrics.factories import is_factory
 
 ENTRY_POINT_GROUP = "genmetrics.extractors"
 BUILT_IN = ("inception", "efflite0", "dinov2", "clip")
 FAMILIES = {"timm": "timm:NAME", "open_clip": "open_clip:ARCH[/TAG]"}  # what follows is not checked
+_FACTORY = "PKG.MOD:FACTORY"
 
 
 def plugin_extractors() -> dict[str, EntryPoint]:
@@ -26,7 +28,10 @@ def plugin_extractors() -> dict[str, EntryPoint]:
 
 
 def check_extractor_name(name: str) -> str:
-    """Return the name of a feature network.
+    """Return the name of a feature network, which may be a function of the user's.
+
+    Such a one, ``package.module:function``, is like that of :func:`plugin_extractors`; whether it
+    is there is not checked.
 
     Raises:
         UsageError: If there is none; lists the names and suggests the nearest.
@@ -39,13 +44,13 @@ def check_extractor_name(name: str) -> str:
         ... except UsageError as error:
         ...     print(error)
         Expected an extractor (inception, efflite0, dinov2, clip, timm:NAME, \
-open_clip:ARCH[/TAG]); got 'incepton'. Did you mean inception?
+open_clip:ARCH[/TAG], PKG.MOD:FACTORY); got 'incepton'. Did you mean inception?
     """
     family, colon, rest = name.partition(":")
     names = (*BUILT_IN, *plugin_extractors())
-    if name in names or (family in FAMILIES and colon and rest):
+    if name in names or is_factory(name) or (family in FAMILIES and colon and rest):
         return name
-    listed = ", ".join((*names, *FAMILIES.values()))
+    listed = ", ".join((*names, *FAMILIES.values(), _FACTORY))
     raise UsageError(
         f"Expected an extractor ({listed}); got {name!r}.{did_you_mean(name, (*names, *FAMILIES))}"
     )

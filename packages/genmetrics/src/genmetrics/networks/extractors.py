@@ -10,9 +10,15 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from genmetrics.checks import require_bytes
-from genmetrics.errors import UsageError
-from genmetrics.networks.extractor_names import check_extractor_name, plugin_extractors
+from genmetrics.checks import described, require_bytes
+from genmetrics.errors import UsageError, did_you_mean
+from genmetrics.factories import call_factory, is_factory
+from genmetrics.networks.extractor_names import (
+    BUILT_IN,
+    FAMILIES,
+    check_extractor_name,
+    plugin_extractors,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,8 @@ class Extractor:
         outputs: Numbers per feature of each output, the main output first.
         preprocess_id: Resizing and normalisation, in words.
         weights_sha256: Digest of the weight file.
-        network: Maps uint8 images to a dictionary of the outputs, in one pass; in eval mode.
+        network: Maps uint8 images to a dictionary of the outputs, in one pass. It is run in eval
+            mode, and put back if it was in training.
         device: Where it runs.
         classifier: Maps the main output to class logits; None if the network has no classes.
     """
@@ -37,16 +44,89 @@ class Extractor:
     device: torch.device
     classifier: nn.Module | None = None
 
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        *,
+        name: str,
+        float_range: tuple[float, float] | None = None,
+        side: int = 64,
+        device: str | torch.device | None = None,
+    ) -> "Extractor":
+        """Wrap a network of your own, as it is now: a copy is kept, frozen and in eval mode.
+
+        It gets images as they are, of any size that a set has: what resizes and normalises them
+        belongs into it. Its output is called ``features``.
+
+        Args:
+            network: Maps images ``(b, 3, h, w)`` to rows of floats ``(b, d)``.
+            name: How scores call it, as in ``fd_mine``.
+            float_range: Values of black and white, such as ``(0.0, 1.0)`` or ``(-1.0, 1.0)``, in
+                the float32 images that the network takes; None if it takes uint8.
+            side: Height and width of the two images by which its width is found.
+            device: Where it runs; None for where its parameters are.
+
+        Raises:
+            UsageError: If it cannot be run or returns anything else, or the name is taken.
+
+        Example:
+            >>> network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten())
+            >>> extractor = Extractor.of(network, name="means", float_range=(0.0, 1.0), side=16)
+            >>> extractor.outputs, extractor.frechet_name
+            ({'features': 12}, 'fd_means')
+        """
+        from genmetrics.networks.own_networks import OwnFeatures
+
+        if not name or name in BUILT_IN:
+            raise UsageError(
+                f"Expected a name of its own for the network; got {name!r}. Scores are called by "
+                f"it, and {', '.join(BUILT_IN)} are other networks."
+            )
+        own = OwnFeatures(network, float_range, side=side)
+        if device is None:
+            device = next(own.parameters(), torch.empty(0)).device
+        return cls._around(name, own, device)
+
+    @classmethod
+    def _around(
+        cls, name: str, network: "FeatureNetwork", device: str | torch.device
+    ) -> "Extractor":
+        assert isinstance(network, nn.Module)
+        return cls(
+            name,
+            network.outputs,
+            network.preprocess_id,
+            network.weights_sha256,
+            network.to(device).eval(),
+            torch.device(device),
+            network.classifier,
+        )
+
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
         """Return every output on the extractor's device, in full float32 (no TF32).
 
         Raises:
             BadInput: If the images are not bytes.
+            UsageError: If the network returns other outputs or widths than were declared.
         """
         require_bytes(images)
-        with full_float32():
+        with full_float32(), eval_mode(self.network):
             features: dict[str, Tensor] = self.network(images.to(self.device))
+        self._require_declared(features, len(images))
         return features
+
+    def _require_declared(self, features: object, n: int) -> None:
+        wanted = {name: (n, dim) for name, dim in self.outputs.items()}
+        found = None
+        if isinstance(features, Mapping):
+            found = {name: tuple(getattr(rows, "shape", ())) for name, rows in features.items()}
+        if found != wanted:
+            raise UsageError(
+                f"Expected {_listed(wanted)} from the network of {self.name}; got "
+                f"{described(features) if found is None else _listed(found)}. Correct the "
+                "extractor's outputs or its network."
+            )
 
     def logits(self, features: Float32[Tensor, "n d"]) -> Float32[Tensor, "n classes"]:
         """Return the class logits of main-output features, on the features' device.
@@ -69,7 +149,7 @@ class Extractor:
                 f"Expected an extractor with a classifier (inception, efflite0); got {self.name}. "
                 "Choose one of these for class scores."
             )
-        with full_float32():
+        with full_float32(), eval_mode(self.classifier):
             logits: Tensor = self.classifier(features.to(self.device))
         return logits.to(features.device)
 
@@ -121,8 +201,9 @@ def get_extractor(
     The names are ``inception`` (the network of FID and sFID), ``efflite0`` (a small ImageNet
     network whose weights ship in a package), ``dinov2`` (ViT-L/14 at 224 px, the network of
     FD-DINOv2), ``clip`` (OpenAI's ViT-L/14 at 336 px, the network of CMMD), ``timm:NAME`` and
-    ``open_clip:ARCH[/TAG]`` for any model of these libraries, and those of
-    :func:`~genmetrics.networks.extractor_names.plugin_extractors`.
+    ``open_clip:ARCH[/TAG]`` for any model of these libraries, those of
+    :func:`~genmetrics.networks.extractor_names.plugin_extractors`, and ``package.module:function``
+    for a function like theirs.
 
     Args:
         name: Which network.
@@ -146,24 +227,47 @@ def get_extractor(
     weights = None if weights is None else Path(weights)
     plugins = plugin_extractors()
     if name in plugins:
-        extractor = plugins[name].load()(weights, str(device))
-        if not isinstance(extractor, Extractor):
-            raise UsageError(
-                f"Expected an Extractor from the plugin {name} ({plugins[name].value}); got "
-                f"{type(extractor).__name__}. Correct its factory."
-            )
+        made = plugins[name].load()(weights, str(device))
+        return _made_by(f"the plugin {name} ({plugins[name].value})", made)
+    family = name.partition(":")[0]
+    if is_factory(name) and family not in FAMILIES:
+        try:
+            made = call_factory(name, weights, str(device), told_as=name, wanted="an Extractor")
+        except UsageError as error:
+            raise UsageError(f"{error}{did_you_mean(family, FAMILIES)}") from error
+        return _made_by(name, made)
+    return Extractor._around(name, _built_in(name, weights), device)
+
+
+def _made_by(factory: str, extractor: object) -> Extractor:
+    if not isinstance(extractor, Extractor):
+        raise UsageError(
+            f"Expected an Extractor from {factory}; got {type(extractor).__name__}. "
+            "Correct its factory."
+        )
+    return extractor
+
+
+def as_extractor(extractor: object) -> Extractor:
+    """Return a feature network, built if its name stands for it.
+
+    Raises:
+        UsageError: If it is neither, or there is none of that name.
+        WeightsUnavailable: If its weights are missing.
+    """
+    if isinstance(extractor, str):
+        return get_extractor(extractor)
+    if isinstance(extractor, Extractor):
         return extractor
-    network = _built_in(name, weights)
-    assert isinstance(network, nn.Module)
-    return Extractor(
-        name,
-        network.outputs,
-        network.preprocess_id,
-        network.weights_sha256,
-        network.to(device).eval(),
-        torch.device(device),
-        network.classifier,
+    wrapped = "Wrap it: Extractor.of(network, name='mine')."
+    raise UsageError(
+        f"Expected an Extractor or the name of one; got {described(extractor)}. "
+        f"{wrapped if isinstance(extractor, nn.Module) else 'Pass one such.'}"
     )
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
 
 
 def _built_in(name: str, weights: Path | None) -> FeatureNetwork:
@@ -200,3 +304,15 @@ def full_float32() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode for the block; its parts that were in training return to that."""
+    in_training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in in_training:
+            part.training = True  # train() would take the parts below along

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from genmetrics.checks import require_bytes, require_pairs
 from genmetrics.errors import BadInput, WeightsUnavailable
 from genmetrics.networks.extractors import full_float32
+from genmetrics.networks.pretrained_networks import import_library
 from genmetrics.networks.weights import (
     FOLDER_VARIABLE,
     load_state_dict,
@@ -144,12 +145,7 @@ def _unavailable(net: LPIPSNet, what_happened: str) -> WeightsUnavailable:
 
 
 def _heads_on_random_backbone(net: LPIPSNet, version: LPIPSVersion) -> nn.Module:
-    try:
-        import lpips  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise WeightsUnavailable(
-            f"Expected the package lpips; got {error}. Install genmetrics[lpips]."
-        ) from error
+    lpips = import_library("lpips", "lpips")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # lpips calls torchvision by its old arguments
         network: nn.Module = lpips.LPIPS(net=net, version=version, pnet_rand=True, verbose=False)

@@ -4,16 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from genmetrics.errors import BadInput
+from genmetrics.checks import as_labels, as_tokens, described, require_label_each
+from genmetrics.errors import BadInput, some
 from genmetrics.images.zip_members import open_npz
 
+Labelled: TypeAlias = "ProbeData | tuple[Any, Any]"  # features and labels, as ProbeData's
 Pooling = Literal["mean", "max", "flatten", "first"]
 
 LABEL_KEYS = ("labels", "y")
@@ -27,14 +29,15 @@ class ProbeData:
     """Features of one set of images, and what the images show.
 
     Args:
-        x: One row per image, or one row of tokens.
-        y: Labels, any integers.
+        x: One row per image, or one row of tokens; an array becomes a tensor.
+        y: Labels, any integers; an array or a list becomes a tensor.
         pool: What becomes of tokens: their ``mean`` or ``max``, all of them side by side
             (``flatten``), or the ``first`` (a class token). Rows without tokens stay as they are.
         classes: What every label is called; empty if it is not known.
 
     Raises:
-        BadInput: If there is not one label per row, or no row, or nothing in a row.
+        BadInput: If one is of another kind, there is not one label per row, or no row, or nothing
+            in a row.
 
     Example:
         >>> tokens = torch.arange(12.0).reshape(2, 3, 2)
@@ -48,10 +51,9 @@ class ProbeData:
     classes: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.x) != len(self.y):
-            raise BadInput(
-                f"Expected one label per row; got {len(self.y)} labels for {len(self.x)} rows."
-            )
+        object.__setattr__(self, "x", as_tokens(self.x))  # it is frozen
+        object.__setattr__(self, "y", as_labels(self.y))
+        require_label_each(self.y, self.x)
         if self.x.numel() == 0:
             raise BadInput(f"Expected features; got the shape {tuple(self.x.shape)}. Add images.")
 
@@ -78,6 +80,26 @@ class ProbeData:
         return torch.cat([part.double().mean(dim=1).to(self.x.dtype) for part in parts])
 
 
+def as_probe_data(data: object, name: str) -> ProbeData:
+    """Return features with labels, where a pair of them may stand for both.
+
+    Args:
+        data: The features and their labels.
+        name: How the message calls them.
+
+    Raises:
+        BadInput: If it is neither, or as :class:`ProbeData`.
+    """
+    if isinstance(data, ProbeData):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return ProbeData(*data)
+    raise BadInput(
+        f"Expected {name} as ProbeData(features, labels), or a pair of them; got "
+        f"{described(data)}. Read files with load_probe_file."
+    )
+
+
 def labels_as_in(train: ProbeData, val: ProbeData) -> Int64[Tensor, " n"]:
     """Return the labels of ``val`` with the numbers that ``train`` gives to classes of that name.
 
@@ -98,18 +120,15 @@ def labels_as_in(train: ProbeData, val: ProbeData) -> Int64[Tensor, " n"]:
     number = {name: label for label, name in train.classes.items()}
     strangers = [name for name in val.classes.values() if name not in number]
     if strangers:
+        named = (list(number), list(val.classes.values()), strangers)
+        wanted, found, unknown = (some(names, _LISTED) for names in named)
         raise BadInput(
-            f"Expected the classes of the training features, {_some(list(number))}; got "
-            f"{_some(list(val.classes.values()))}, where {_some(strangers)} is unknown. "
-            "Extract both from folders of the same names."
+            f"Expected the classes of the training features, {wanted}; got {found}, where "
+            f"{unknown} is unknown. Extract both from folders of the same names."
         )
     return torch.tensor(
         [number[val.classes[label]] for label in val.y.tolist()], device=val.y.device
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f", ... ({len(names)})" if len(names) > _LISTED else "")
 
 
 def load_probe_file(

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, UsageError
-from genmetrics.features.stats import require_finite
-from genmetrics.probes.data import ProbeData, labels_as_in
+from genmetrics.probes.data import Labelled, as_probe_data, labels_as_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class KNNResult:
 
 
 def knn_accuracy(
-    train: ProbeData,
-    val: ProbeData,
+    train: Labelled,
+    val: Labelled,
     k: int = 20,
     *,
     temperature: float = 0.07,
@@ -45,8 +45,8 @@ def knn_accuracy(
     """Classify each row by its ``k`` nearest in angle, with votes ``exp(cosine / temperature)``.
 
     Args:
-        train: Rows whose labels are known.
-        val: Rows to classify.
+        train: Rows whose labels are known, or a pair of features and labels.
+        val: Rows to classify, likewise.
         k: Neighbours, at most the training rows.
         temperature: Above 0; a small one listens to the nearest only.
         tile: Rows of each set whose cosines are in memory at a time.
@@ -58,10 +58,12 @@ def knn_accuracy(
         NumericalFailure: If a feature is not finite.
 
     Example:
-        >>> data = ProbeData(torch.eye(3), torch.tensor([4, 5, 6]))
+        >>> data = torch.eye(3), torch.tensor([4, 5, 6])
         >>> knn_accuracy(data, data, k=1).top1
         1.0
     """
+    train = as_probe_data(train, "the training set")
+    val = as_probe_data(val, "the validation set")
     if not (1 <= k <= len(train) and temperature > 0 and tile >= 1):
         raise UsageError(
             f"Expected 1 to {len(train)} neighbours, a temperature above 0 and a tile of at least "

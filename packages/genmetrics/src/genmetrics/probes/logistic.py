@@ -6,11 +6,18 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from genmetrics.checks import (
+    Labels,
+    Rows,
+    as_features,
+    as_labels,
+    require_finite,
+    require_label_each,
+)
 from genmetrics.errors import BadInput, NumericalFailure
-from genmetrics.features.stats import require_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +38,40 @@ class LogisticProbe:
     weight: Float64[Tensor, "c d"]
     bias: Float64[Tensor, " c"]
 
-    def predict(self, features: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
+    def predict(self, features: Rows) -> Int64[Tensor, " n"]:
         """Return the most probable label of each row, on the CPU.
 
         Raises:
             NumericalFailure: If a feature is not finite.
         """
+        features = as_features(features)
         require_finite(features, "features")
         rows = (features.to("cpu", torch.float64) - self.shift) / self.scale
         return self.classes[F.linear(rows, self.weight, self.bias).argmax(dim=1)]
 
-    def accuracy(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> float:
+    def accuracy(self, features: Rows, labels: Labels) -> float:
         """Return the share of rows whose label is predicted, in [0, 1]."""
         return self._hits(features, labels).mean().item()
 
-    def balanced_accuracy(
-        self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]
-    ) -> float:
+    def balanced_accuracy(self, features: Rows, labels: Labels) -> float:
         """Return the share of rows predicted within each class in ``labels``, mean over classes.
 
         Guessing gets one over the number of classes, whatever their sizes.
         """
-        hits, truth = self._hits(features, labels), labels.cpu()
+        hits, truth = self._hits(features, labels), as_labels(labels).cpu()
         return torch.stack([hits[truth == c].mean() for c in torch.unique(truth)]).mean().item()
 
-    def _hits(self, features: Tensor, labels: Tensor) -> Float64[Tensor, " n"]:
+    def _hits(self, features: Rows, labels: Labels) -> Float64[Tensor, " n"]:
+        features, labels = as_features(features), as_labels(labels)
+        require_label_each(labels, features)
         if len(labels) == 0:
             raise BadInput("Expected at least 1 row to score; got 0. Pass some features.")
         return (self.predict(features) == labels.cpu()).double()
 
 
 def logistic_probe(
-    features: Float[Tensor, "n d"],
-    labels: Int64[Tensor, " n"],
+    features: Rows,
+    labels: Labels,
     *,
     l2: float = 1e-2,
     balanced: bool = False,
@@ -87,7 +95,8 @@ def logistic_probe(
             covariance; directions without variance are left out.
 
     Raises:
-        BadInput: If there are fewer than two classes or ``l2`` is not above 0.
+        BadInput: If there are fewer than two classes, ``l2`` is not above 0, or there is not one
+            label for each row.
         NumericalFailure: If a feature is not finite or the fit diverges.
 
     Example:
@@ -98,6 +107,8 @@ def logistic_probe(
     """
     if not l2 > 0:
         raise BadInput(f"Expected l2 above 0; got {l2}. Try 0.01.")
+    features, labels = as_features(features), as_labels(labels)
+    require_label_each(labels, features)
     require_finite(features, "features")
     classes, targets = torch.unique(labels.cpu(), return_inverse=True)
     if len(classes) < 2:
@@ -141,8 +152,8 @@ class TunedProbe(NamedTuple):
 
 
 def tuned_logistic_probe(
-    features: Float[Tensor, "n d"],
-    labels: Int64[Tensor, " n"],
+    features: Rows,
+    labels: Labels,
     *,
     l2_grid: Sequence[float] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4),
     seed: int = 0,
@@ -166,6 +177,8 @@ def tuned_logistic_probe(
         >>> tuned_logistic_probe(x, (x[:, 0] > 0).long()).l2
         1.0
     """
+    features, labels = as_features(features), as_labels(labels)
+    require_label_each(labels, features)
     if len(features) < 5:
         raise BadInput(f"Expected at least 5 rows to hold some out; got {len(features)}.")
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
-from genmetrics.features.stats import require_finite
-from genmetrics.probes.data import ProbeData, labels_as_in
+from genmetrics.probes.data import Labelled, ProbeData, as_probe_data, labels_as_in
 from genmetrics.probes.presets import PresetName, ProbePreset, probe_preset
 from genmetrics.probes.report import ProbeResult, ProbeRun, TopK
 
@@ -34,8 +34,8 @@ class _Task(NamedTuple):
 
 
 def linear_probe(  # noqa: PLR0913  # the protocol's choices
-    train: ProbeData,
-    val: ProbeData,
+    train: Labelled,
+    val: Labelled,
     preset: PresetName = "repa",
     seeds: Sequence[int] = (0,),
     *,
@@ -50,8 +50,8 @@ def linear_probe(  # noqa: PLR0913  # the protocol's choices
     also give its accuracy, as the literature does: it flatters, and the final epoch does not.
 
     Args:
-        train: Training features.
-        val: Features to test on.
+        train: Training features, or a pair of features and labels.
+        val: Features to test on, likewise.
         preset: Whose recipe, see :func:`genmetrics.probes.presets.probe_preset`.
         seeds: One training for each; of the first weights and the order of the rows.
         epochs: Passes over the training rows; None is the preset's 90, and of a set smaller than
@@ -74,8 +74,8 @@ def linear_probe(  # noqa: PLR0913  # the protocol's choices
         (True, 8, 2)
     """
     results = probe_depths(
-        {"features": train},
-        {"features": val},
+        {"features": as_probe_data(train, "the training set")},
+        {"features": as_probe_data(val, "the validation set")},
         preset,
         seeds,
         epochs=epochs,
@@ -87,8 +87,8 @@ def linear_probe(  # noqa: PLR0913  # the protocol's choices
 
 
 def probe_depths(  # noqa: PLR0913  # those of linear_probe
-    train: Mapping[str, ProbeData],
-    val: Mapping[str, ProbeData],
+    train: Mapping[str, Labelled],
+    val: Mapping[str, Labelled],
     preset: PresetName = "repa",
     seeds: Sequence[int] = (0,),
     *,
@@ -100,7 +100,8 @@ def probe_depths(  # noqa: PLR0913  # those of linear_probe
     """Train a linear probe at every depth at once; the results equal those of single runs.
 
     Args:
-        train: Training features of each depth, of the same images in the same order.
+        train: Training features of each depth, of the same images in the same order, or pairs of
+            features and labels.
         val: Features to test on, under the same names.
         preset: As in :func:`linear_probe`, like all that follows.
         seeds: One training of all depths for each.
@@ -115,7 +116,8 @@ def probe_depths(  # noqa: PLR0913  # those of linear_probe
         NumericalFailure: As there.
     """
     recipe = probe_preset(preset)
-    tasks = _tasks(train, val)
+    rows, held_out = _all_data(train, "training"), _all_data(val, "validation")
+    tasks = _tasks(rows, held_out)
     n = len(next(iter(tasks.values())).train)
     batch_size = recipe.batch_size_for(n) if batch_size is None else batch_size
     _check_batch(batch_size, n)
@@ -138,7 +140,7 @@ def probe_depths(  # noqa: PLR0913  # those of linear_probe
             epochs=epochs,
             batch_size=batch_size,
             feature_dim=task.train.shape[1],
-            pooling=train[name].pooling,
+            pooling=rows[name].pooling,
             n_train=n,
             n_val=len(task.val),
             num_classes=task.num_classes,
@@ -237,6 +239,10 @@ def _score(head: _Head, task: _Task, device: torch.device) -> TopK:
         top5 += int(hits.any(dim=1).sum())
     head.train()
     return TopK(top1 / len(task.val), top5 / len(task.val))
+
+
+def _all_data(sets: Mapping[str, Labelled], use: str) -> dict[str, ProbeData]:
+    return {name: as_probe_data(each, f"the {use} set {name}") for name, each in sets.items()}
 
 
 def _tasks(train: Mapping[str, ProbeData], val: Mapping[str, ProbeData]) -> dict[str, _Task]:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from genmetrics.errors import some
 from mimflow_train.data.naming import UNREAD, is_hidden, is_image
 
 __all__ = ["LeftOut"]
@@ -67,13 +68,15 @@ class LeftOut:
                 f"({counts})."
             )
         if self.links:
+            named = some(sorted(self.links), _MOST_NAMED)
             sentences.append(
-                f"{len(self.links):,} link(s) that lead nowhere are left out ({_some(self.links)})."
+                f"{len(self.links):,} link(s) that lead nowhere are left out ({named})."
             )
         if self.linked_folders:
+            named = some(sorted(self.linked_folders), _MOST_NAMED)
             sentences.append(
                 f"{len(self.linked_folders):,} link(s) to folders inside of classes are not "
-                f"followed ({_some(self.linked_folders)})."
+                f"followed ({named})."
             )
         if self.links_in_tars:
             sentences.append(
@@ -81,8 +84,3 @@ class LeftOut:
                 "`tar --hard-dereference -h` packs them as files."
             )
         return " ".join(sentences)
-
-
-def _some(names: list[str]) -> str:
-    """Return the first few names."""
-    return ", ".join(sorted(names)[:_MOST_NAMED] + ["..."] * (len(names) > _MOST_NAMED))
