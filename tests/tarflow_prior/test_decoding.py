@@ -199,22 +199,32 @@ def test_step_for_all_positions_agrees_with_the_eager_one(random_flow, shape, gu
     guidance = None if label is None else guidance
     eager = flow.decoder(3, guidance=guidance)
     fixed = flow.decoder(3, guidance=guidance)
-    _fix_steps(fixed)
+    taken = _fix_steps(fixed)
     expected = eager(u, label).z
     # Values of hundreds have digits of 1e-13; the largest that was seen among them is 756.
     assert_near(fixed(u, label).z, expected, atol=1e-12 * max(1, expected.abs().max().item()))
+    assert len(taken) == len(config.depths) * (config.num_tokens - 1)
 
 
-def _fix_steps(decoder: Decoder) -> None:
-    """Take the step for all positions as it is, which this run's type checks keep uncompiled."""
+def _fix_steps(decoder: Decoder) -> list[bool]:
+    """Take the step for all positions as it is, which this run's type checks keep uncompiled.
+
+    Returns a list that will hold, for each such step, whether it was guided.
+    """
+    taken: list[bool] = []
     for block in decoder._blocks:
         for is_guided in (False, True):
-            block.graphs[is_guided] = _fixed(block, is_guided=is_guided)
-        block.solver = Sequential(compiled=True)
+            block.graphs[is_guided] = _fixed(block, taken, is_guided=is_guided)
+        block.solver = block.fixed = Sequential(compiled=True)
+    return taken
 
 
-def _fixed(block: BlockDecoder, *, is_guided: bool):
-    return lambda: block.step_at(block.buffers.rank, is_guided=is_guided)
+def _fixed(block: BlockDecoder, taken: list[bool], *, is_guided: bool):
+    def step():
+        taken.append(is_guided)
+        block.step_at(block.buffers.rank, is_guided=is_guided)
+
+    return step
 
 
 @pytest.mark.parametrize("guidance", [None, Guidance(2.0)], ids=["unguided", "guided"])

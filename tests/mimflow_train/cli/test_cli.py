@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,14 +34,14 @@ from mimflow_train.cli.sample import choose_labels
 from mimflow_train.cli.train import TrainOptions
 from mimflow_train.config import ConvolutionalConfig
 from mimflow_train.config.file import read_config, write_config
-from mimflow_train.errors import ConfigError, DataError, DivergedError
+from mimflow_train.errors import ConfigError, DataError, DivergedError, StorageError
 from mimflow_train.model import MIMFlow
 from mimflow_train.recipes import tiny
 from mimflow_train.state import TrainState
 from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.provenance import code_commit
-from mimflow_train.storage.run_folder import FILES_OF_ITS_END, prepare_run
+from mimflow_train.storage.run_folder import FILES_OF_ITS_END, is_a_run, prepare_run
 from tarflow_prior import NonFiniteError
 
 MAE = (
@@ -261,6 +262,12 @@ def test_a_mistake_that_ends_a_run_is_left_in_its_folder_until_it_goes_on(
     assert failure(code=5) == {"code": 5, "message": "Expected finite gradients."}
     monkeypatch.setattr("mimflow_train.run.run_local", overflow)
     assert "Give a lower guidance." in failure(code=5)["message"]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mimflow_train.run.run_local", full)
+    assert "No space left on device" in failure(code=6)["message"]
     (out / "failure.json").unlink()
     with locked(out):
         assert run(train_command, *arguments, "--data", tmp_path / "gone") == 3
@@ -283,8 +290,30 @@ def test_a_mistake_that_one_of_torchruns_workers_meets_is_left_as_well(begun, ra
     monkeypatch.setattr(command, "torchrun_place", lambda: None)  # or pytest would end
     with locked(out) if rank else contextlib.nullcontext():  # by rank 0
         assert run(train_command, *arguments) == 3
-    failure = json.loads((out / "failure.json").read_text())
-    assert failure == {"code": 3, "message": f"Expected rank 0's images; rank {rank} has others."}
+        failure = json.loads((out / "failure.json").read_text())
+        assert failure == {
+            "code": 3,
+            "message": f"Expected rank 0's images; rank {rank} has others.",
+        }
+        assert run(train_command, *arguments, "--data", out / "gone") == 3
+    assert "there is no folder" in (out / "failure.json").read_text()
+
+
+def test_a_start_that_dies_before_it_has_another_s_weights_has_not_begun(
+    begun, tmp_path, capsys, monkeypatch
+):
+    def full(*_):
+        raise StorageError("Expected room.")
+
+    first, arguments = begun
+    config = read_config(first)
+    write_checkpoint(snapshot(TrainState(config, torch.device("cpu"))), config, first)
+    out = tmp_path / "second"
+    monkeypatch.setattr("mimflow_train.storage.checkpoint.write_checkpoint", full)
+    assert run(train_command, *arguments, "--out", out, "--init", first) == 6
+    assert "Expected room." in capsys.readouterr().err
+    assert not (out / "config.json").exists()
+    assert not is_a_run(out)
 
 
 def test_a_run_begins_with_another_s_weights_once(begun, tmp_path, capsys, monkeypatch):
@@ -367,6 +396,8 @@ def test_a_run_that_the_disk_has_no_room_for_begins_with_a_warning(
     free = int(room * 16 * sum(each.numel() for each in model.parameters()))
     kept = 20_000  # a picture of samples, 1.5 bytes a pixel
     monkeypatch.setattr(shutil, "disk_usage", lambda _: (2**40, 0, free + kept))
+    (tmp_path / "run" / "eval").mkdir()
+    (tmp_path / "run" / "eval" / "samples.npz").write_bytes(bytes(1_000_000))  # of mimflow-eval
     capsys.readouterr()
     assert run(train_command, *arguments) == 130
     assert capsys.readouterr().err.count("Warning: the run will keep 0.0 GiB in ") == said
@@ -547,7 +578,9 @@ def check_samples(out, tmp_path, capsys):
     assert (out / "samples.png").read_bytes() == before
 
 
-def test_a_run_goes_on_without_its_options_and_wherever_its_images_are(folder, tmp_path, capsys):
+def test_a_run_goes_on_without_its_options_and_wherever_its_images_are(
+    folder, tmp_path, capsys, monkeypatch
+):
     out, moved = tmp_path / "run", tmp_path / "moved"
     arguments = ["--data", folder, *QUICK, "--set", "optim.lr=0.003"]
     begun = build_config(parse(TrainOptions, [*map(str, arguments)], "mimflow-train"))
@@ -566,9 +599,18 @@ def test_a_run_goes_on_without_its_options_and_wherever_its_images_are(folder, t
         again()
     assert again("--data", moved).data.fingerprint == begun.data.fingerprint
     assert again("--data", moved).optim == begun.optim
+    write_checkpoint(snapshot(TrainState(begun, torch.device("cpu"))), begun, out)
+    for damage in (lambda file: file.write_text(""), Path.unlink):
+        damage(out / "config.json")
+        assert again("--data", moved).optim == begun.optim, "its checkpoints have it"
     capsys.readouterr()
     again("--data", moved, "--steps", "40000")
     assert "epochs of these" in capsys.readouterr().err
+    for rank in ("0", "1"):
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.setenv(name, rank)
+        again("--data", moved, "--steps", "40000")
+    assert capsys.readouterr().err.count("epochs of these") == 1
 
 
 def test_sampling_from_no_run(tmp_path, capsys):

@@ -7,6 +7,7 @@ import torch
 
 from mimflow_train.config.overrides import override
 from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.errors import DataError
 from mimflow_train.evaluation import on_the_way
 from mimflow_train.evaluation.on_the_way import HeldOut, held_out_values
 from mimflow_train.loop import Calls, train
@@ -62,6 +63,18 @@ def test_reports_of_planned_checkpoints_hold_them_and_training_is_the_same(
     assert reports[20]["learning_rate"] == pytest.approx(state.learning_rate)
     for name, tensors in states[0].items():
         assert all(torch.equal(tensors[key], states[1][name][key]) for key in tensors)
+
+
+def test_held_out_images_that_cannot_be_read_are_said_once_and_end_nothing(
+    config, data, monkeypatch, capsys
+):
+    def unreadable(*_):
+        raise DataError("Expected at most 1 unreadable image(s); got 2.")
+
+    monkeypatch.setattr(on_the_way, "held_out_values", unreadable)
+    judge = HeldOut(config, data.held_out, Plan(until=9, checkpoint_every=1))
+    assert judge(TrainState(config, CPU)) == judge(TrainState(config, CPU)) == {}
+    assert capsys.readouterr().err.count("not looked at on the way. Expected at most 1") == 1
 
 
 def test_a_gpu_without_room_for_it_goes_on(config, data, monkeypatch):

@@ -14,6 +14,7 @@ from mimflow_train.data.layout import read_layout
 from mimflow_train.device.machine import torchrun_place
 from mimflow_train.errors import ConfigError, DataError
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
+from mimflow_train.storage.run_folder import is_a_run, recorded
 from mimflow_train.telemetry.console import say
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def build_config(options: "TrainOptions") -> TrainConfig:
         DataError: If the folder of images is missing, empty, or not laid out in classes.
     """
     file = options.config or _run_to_go_on(options)
-    values = {} if file is None else read_values(file)
+    values = {} if file is None else read_values(file) if options.config else recorded(file)
     scale = _scale(options, values)
     images = _images(scale, options, values)
     config = RECIPES[scale](images.class_names, images.source)
@@ -70,13 +71,20 @@ def _run_to_go_on(options: "TrainOptions") -> Path | None:
     is_named = any(each is not None for each in (options.scale, options.init))
     if options.out is None or options.resume == "never" or is_named:
         return None
-    return options.out if (options.out / "config.json").is_file() else None
+    return options.out if is_a_run(options.out) else None
+
+
+def _tell(line: str) -> None:
+    """Say something once for all of torchrun's workers."""
+    rank, _ = torchrun_place() or (0, 1)
+    if rank == 0:
+        say(line)
 
 
 def _warn_of_epochs(config: TrainConfig, num_train: int) -> None:
     epochs = config.steps * config.global_batch / num_train
     if epochs > _MOST_EPOCHS:
-        say(
+        _tell(
             f"Warning: {config.steps:,} steps of {config.global_batch} images are {epochs:,.0f} "
             f"epochs of these {num_train:,}. --steps says how many to train."
         )
@@ -124,10 +132,8 @@ def _images(scale: str, options: "TrainOptions", values: Mapping[str, Any]) -> _
                 f"Expected the images of {options.config or options.out} in {root}; they are not "
                 "there. Say where they are with --data DIR."
             )
-        rank, _ = torchrun_place() or (0, 1)
-        tell = say if rank == 0 else lambda _: None
-        layout = read_layout(root, tell)
-        tell(layout.described)
+        layout = read_layout(root, _tell)
+        _tell(layout.described)
         return _Images(layout.class_names, str(root), layout.fingerprint, len(layout.train))
     if options.dry_run:
         return _Images(IMAGENET_CLASSES, "imagenet", "", 0)

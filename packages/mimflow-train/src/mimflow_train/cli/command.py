@@ -59,9 +59,6 @@ def run(body: Callable[[], int], program: str) -> int:
         return 1
     except BrokenPipeError:
         return _unread()
-    except OSError as error:  # a folder that cannot be written, a file where a folder should be
-        sys.stderr.write(f"{program}: Expected to read and write files; {error}.\n")
-        return StorageError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted; nothing was being trained.\n")
         return 130
@@ -77,6 +74,8 @@ def answer(error: Exception) -> Answer | None:
     """Return what a user is told of an error that is theirs to put right; None of another."""
     if isinstance(error, MimflowError | GenmetricsError):
         return Answer(error.exit_code, str(error))
+    if isinstance(error, OSError):  # a folder that cannot be written, a file where one should be
+        return Answer(StorageError.exit_code, f"Expected to read and write files; {error}.")
     advice, code = _ANSWERS.get((type(error).__module__, type(error).__name__), (None, 0))
     return Answer(code, f"{str(error).strip().splitlines()[0]} {advice}") if advice else None
 

@@ -17,6 +17,7 @@ __all__ = ["KeptOnDisk", "free_on_disk", "kept_on_disk", "shortage"]
 _BYTES_PER_SAVED = 16  # float32 weight, moving average, two moments of AdamW
 _BYTES_PER_PIXEL = 1.5  # of a PNG of photographs: benchmarks/checkpoint_stall.md
 _GIB = 2**30
+_KEPT = ("checkpoints", "milestones", "samples")
 
 
 class KeptOnDisk(NamedTuple):
@@ -74,6 +75,13 @@ def free_on_disk(path: Path) -> int | None:
     return free if total else None
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # it has just gone
+        return 0
+
+
 def shortage(config: TrainConfig, run_dir: Path, plan: Plan) -> str:
     """Return a warning if the disk has no room for what a run has yet to keep; else nothing.
 
@@ -85,7 +93,7 @@ def shortage(config: TrainConfig, run_dir: Path, plan: Plan) -> str:
     with torch.device("meta"):
         model = MIMFlow(config.trained_model)
     needed = kept_on_disk(config, plan, sum(each.numel() for each in model.parameters())).total
-    there = sum(each.stat().st_size for each in run_dir.rglob("*") if each.is_file())
+    there = sum(_size(each) for kept in _KEPT for each in (run_dir / kept).rglob("*"))
     free = free_on_disk(run_dir)
     if free is None or free >= needed - there:
         return ""

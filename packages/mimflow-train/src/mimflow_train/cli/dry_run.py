@@ -177,8 +177,9 @@ def _time_on(card: Hardware, config: TrainConfig, cost: RunCost, workers: int) -
         )
     yield (
         f"  the percentages are of steps of {IMAGES} images of L on a card. A step here is the "
-        f"work of {images} image(s) + the update of the weights + all-reduce over NVLink, as far "
-        "as no work hides it; no step has been timed on several cards"
+        f"work of {images} image(s) + the update of the weights + all-reduce at NVLink's 200 GB/s, "
+        "of which cards without it have a tenth, as far as no work hides it; no step has been "
+        "timed on several cards"
     )
 
 

@@ -11,7 +11,7 @@ from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.run_folder import FAILURE_FILE, is_a_run
 
-__all__ = ["failure_noted"]
+__all__ = ["failure_noted", "forget_failure"]
 
 
 @contextmanager
@@ -34,6 +34,12 @@ def failure_noted(run_dir: Path | None, *, is_held: bool) -> Iterator[None]:
                 with nullcontext() if is_held else locked(run_dir):
                     _note(answered, run_dir)
         raise
+
+
+def forget_failure(run_dir: Path) -> None:
+    """Remove the note of an earlier launch; a run that another process trains has none."""
+    with suppress(OSError):
+        (run_dir / FAILURE_FILE).unlink(missing_ok=True)
 
 
 def _note(answered: Answer, run_dir: Path) -> None:

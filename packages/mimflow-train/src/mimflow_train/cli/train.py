@@ -12,7 +12,7 @@ import tyro
 
 from mimflow_train.cli.build_config import build_config
 from mimflow_train.cli.command import leave, parse, run
-from mimflow_train.cli.failure_note import failure_noted
+from mimflow_train.cli.failure_note import failure_noted, forget_failure
 from mimflow_train.cli.preflight import (
     Launch,
     choose_launch,
@@ -115,8 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(options: TrainOptions) -> int:
     workers = Workers.parse(options.workers)
     rank, count = torchrun_place() or (0, workers.most)
-    known = options.out if rank == 0 and not options.dry_run else None
-    with failure_noted(known, is_held=False):
+    known = None if options.dry_run else options.out
+    if rank == 0 and known is not None:
+        forget_failure(known)  # before peers may leave one
+    with failure_noted(known, is_held=rank > 0):
         _check_options(options)
         config = build_config(options)
         _require_trainable(options, config)
@@ -237,8 +239,7 @@ def _begin(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
     from mimflow_train.storage.init import first_snapshot
 
     first = first_snapshot(init, config)
-    prepare_run(config, run_dir, options.resume)
-    write_checkpoint(first, config, run_dir)
+    prepare_run(config, run_dir, options.resume, lambda: write_checkpoint(first, config, run_dir))
     say(told_of_init(first.init or {}))
 
 

@@ -5,11 +5,13 @@ import torch
 from genmetrics import psnr
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import ChosenImages, Split, in_batches
+from mimflow_train.errors import DataError
 from mimflow_train.evaluation.reconstruction import decoded, encode
 from mimflow_train.evaluation.selection import CHUNK, spread
 from mimflow_train.model import MIMFlow
 from mimflow_train.plan import Plan
 from mimflow_train.state import State
+from mimflow_train.telemetry.console import say
 from tarflow_prior import nll_per_dim
 
 __all__ = ["HeldOut", "held_out_values"]
@@ -30,15 +32,20 @@ class HeldOut:
 
     def __init__(self, config: TrainConfig, images: Split, plan: Plan) -> None:
         self._config, self._images, self._plan = config, images, plan
+        self._is_readable = True
 
     def __call__(self, state: State) -> dict[str, float]:
         """Return :func:`held_out_values` of the weights that samples are made with, or nothing."""
         is_planned = state.step % self._plan.checkpoint_every == 0 or state.step == state.end
-        if not is_planned or state.is_shared_out:
+        if not is_planned or state.is_shared_out or not self._is_readable:
             return {}
         try:
             return held_out_values(state.chosen, self._config, self._images)
         except torch.OutOfMemoryError:
+            return {}
+        except DataError as error:  # training needs none of these images
+            say(f"Warning: held-out images are not looked at on the way. {error}")
+            self._is_readable = False
             return {}
 
 

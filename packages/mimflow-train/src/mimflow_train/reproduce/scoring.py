@@ -33,7 +33,7 @@ from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "score", "score_folder"]
 
-SCORING_VERSION = 5  # to be raised with every change here that changes a number
+SCORING_VERSION = 6  # to be raised with every change here that changes a number
 
 _METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
 CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "last_step",
     "prepare_run",
     "read_manifest",
+    "recorded",
     "require_begun",
     "require_own",
     "step_of",
@@ -106,12 +107,12 @@ def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
     if not is_a_run(run_dir):
         _require_nothing_else(run_dir)
     elif resume != "never" and _begun(run_dir):
-        recorded = _recorded(run_dir)
+        before = recorded(run_dir)
         # No step reads guidance: samples alone are drawn with it.
         free = (*OPERATIONAL, "guidance", *_not_yet_used(config, run_dir))
-        if config.data.fingerprint and config.data.fingerprint == _fingerprint(recorded):
+        if config.data.fingerprint and config.data.fingerprint == _fingerprint(before):
             free += ("data.source",)  # the same images, elsewhere
-        changed = _differences(recorded, to_dict(config), free) if recorded else []
+        changed = _differences(before, to_dict(config), free) if before else []
         if changed:
             raise ConfigError(
                 f"Expected the configuration that {run_dir} was started with; changed: "
@@ -162,8 +163,20 @@ def told_of_init(init: Mapping[str, Any]) -> str:
     )
 
 
-def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
+def prepare_run(
+    config: TrainConfig,
+    run_dir: Path,
+    resume: str,
+    begin: Callable[[], object] = lambda: None,
+) -> None:
     """Make the run folder of a run, empty if it is to be started anew; its last failure is past.
+
+    Args:
+        config: The run.
+        run_dir: The folder.
+        resume: ``never`` if what is there is started anew.
+        begin: Called before the folder gets the configuration by which it is a run, so that one
+            that is killed here has not begun without it.
 
     Raises:
         ConfigError: As :func:`require_own`.
@@ -172,6 +185,7 @@ def prepare_run(config: TrainConfig, run_dir: Path, resume: str) -> None:
     if resume == "never" and is_a_run(run_dir):
         _remove_run(run_dir)
     (run_dir / FAILURE_FILE).unlink(missing_ok=True)
+    begin()
     write_config(config, run_dir)
 
 
@@ -223,8 +237,12 @@ def is_a_run(run_dir: Path) -> bool:
     return isinstance(values, dict) and {"scale", "model", "data"} <= values.keys()
 
 
-def _recorded(run_dir: Path) -> dict[str, Any]:
-    """Return the configuration of a run, by its checkpoints if need be; empty if none has it."""
+def recorded(run_dir: Path) -> dict[str, Any]:
+    """Return the configuration of a run, by its checkpoints if need be; empty if none has it.
+
+    Raises:
+        ConfigError: If its file is damaged, and there is no checkpoint that has it.
+    """
     manifests = (read_manifest(folder) for folder in reversed(checkpoints(run_dir)))
     saved: dict[str, Any] = next(
         (manifest["config"] for manifest in manifests if "config" in manifest), {}
