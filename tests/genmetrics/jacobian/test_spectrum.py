@@ -7,7 +7,7 @@ import torch
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.jacobian.estimate import Tracker
 from genmetrics.jacobian.result import SpectrumResult, log_det_check
-from genmetrics.jacobian.spectrum import jacobian_spectrum
+from genmetrics.jacobian.spectrum import _require_blocks, jacobian_spectrum
 
 METHODS = ("exact", "gkl", "power")
 
@@ -316,3 +316,8 @@ def test_an_inverse_with_a_false_derivative_is_refused(points):
 def test_no_samples_are_refused(points):
     with pytest.raises(BadInput, match="at least one number"):
         jacobian_spectrum(lambda x: x, points(0, 3))
+
+
+def test_blocks_that_do_not_know_their_own_order_are_refused_by_name():
+    with pytest.raises(UsageError, match=r"permute and unpermute; got Linear\. Pass tarflow_prior"):
+        _require_blocks([torch.nn.Linear(2, 2)])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tarflow_prior.flow import TarFlow
     from tarflow_prior.guidance import Guidance
     from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential
+    from tarflow_prior.triangular import TriangularBlock, triangular_blocks
 
 __all__ = [
     "Auto",
@@ -29,7 +30,9 @@ __all__ = [
     "Sequential",
     "TarFlow",
     "TarFlowConfig",
+    "TriangularBlock",
     "nll_per_dim",
+    "triangular_blocks",
 ]
 
 _HOME = {
@@ -45,7 +48,9 @@ _HOME = {
     "Sequential": "solvers",
     "TarFlow": "flow",
     "TarFlowConfig": "config",
+    "TriangularBlock": "triangular",
     "nll_per_dim": "block",
+    "triangular_blocks": "triangular",
 }
 
 

@@ -106,6 +106,7 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
         jvp=jvp,
     )
     _check(settings)
+    _require_blocks(blocks)
     with deterministic(x.device, f, inverse, *(blocks or ())):
         jacobian = Jacobian(f, x, jvp=jvp)
         check_independence(f, x, jacobian)
@@ -150,6 +151,16 @@ def _choose_smin(smin: Smin, inverse: object, blocks: object) -> Smin:
     if smin == "auto":
         return "triangular" if blocks is not None else "inverse" if inverse is not None else "cg"
     return smin
+
+
+def _require_blocks(blocks: object) -> None:
+    for each in blocks if isinstance(blocks, Sequence) else ():
+        if not isinstance(each, FlowBlock):
+            raise UsageError(
+                "Expected blocks that are called in their own order of tokens and have log_scale, "
+                f"permute and unpermute; got {type(each).__name__}. Pass "
+                "tarflow_prior.triangular_blocks(flow), say."
+            )
 
 
 def _check(settings: SpectrumSettings) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -34,7 +34,7 @@ from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, drawn_labels
 from mimflow_train.model import MIMFlow
 from mimflow_train.storage.files import written_whole
-from tarflow_prior import Block, TarFlow
+from tarflow_prior import TarFlow, triangular_blocks
 
 __all__ = ["Judging", "RunScores", "flow_spectrum", "score_run"]
 
@@ -206,22 +206,4 @@ def flow_spectrum(flow: TarFlow, z: Float[Tensor, "b k d"]) -> SpectrumResult:
         z: Latents, at least one.
     """
     exact = copy.deepcopy(flow).double()
-    blocks = [_OwnOrder(cast(Block, each)) for each in exact.blocks]
-    return jacobian_spectrum(exact, z.double(), blocks=blocks)
-
-
-class _OwnOrder:
-    """A block in the order in which it decodes; TarFlow's own speaks the order of the latents."""
-
-    def __init__(self, block: Block) -> None:
-        self.block = block
-        self.permute = self.unpermute = block.in_decoding_order
-
-    def __call__(self, x: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
-        u: Tensor = self.permute(self.block(self.permute(x)).u)
-        return u
-
-    def log_scale(self, x: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
-        """Return the log of each entry's standard deviation."""
-        log_scale: Tensor = self.permute(self.block.standardize(self.permute(x))[1])
-        return log_scale
+    return jacobian_spectrum(exact, z.double(), blocks=triangular_blocks(exact))
