@@ -188,7 +188,8 @@ def test_micro_batches_add_up_to_the_batch(config, data):
 
     whole, parts = values(0), values(2)
     assert whole.keys() == {
-        *("pixel", "gan", "discriminator", "loss", "gradient_norm", "discriminator_norm")
+        *("pixel", "gan", "discriminator", "loss", "gradient_norm", "discriminator_norm"),
+        "learning_rate",
     }
     for name, value in whole.items():
         assert parts[name] == pytest.approx(value, rel=1e-3), name

@@ -186,7 +186,8 @@ def test_the_same_weights_are_scored_once(session, monkeypatch):
     run = trained.trained(session, session.base)
     first = score(session, run, None)
     assert set(first) == {
-        "gfid", "is", "precision", "recall", "rfid", "rfid_masked", "fd_rebuilt", "psnr", "accuracy"
+        "gfid", "is", "precision", "recall", "rfid", "rfid_masked", "fd_rebuilt", "psnr",
+        "accuracy", "accuracy_features",
     }  # fmt: skip
     monkeypatch.setattr(scoring, "evaluate", None)
     assert score(session, run, None) == first
