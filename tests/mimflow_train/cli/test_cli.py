@@ -269,6 +269,15 @@ def test_a_mistake_that_ends_a_run_is_left_in_its_folder_until_it_goes_on(
     monkeypatch.setattr("mimflow_train.run.run_local", full)
     assert "No space left on device" in failure(code=6)["message"]
     (out / "failure.json").unlink()
+
+    def unread(*_):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:  # whose reader has gone has nothing to put right
+        patch.setattr("mimflow_train.run.run_local", unread)
+        patch.setattr(command, "_unread", lambda: 141)
+        assert run(train_command, *arguments) == 141
+    assert not (out / "failure.json").exists()
     with locked(out):
         assert run(train_command, *arguments, "--data", tmp_path / "gone") == 3
         assert run(train_command, *arguments) == 2
