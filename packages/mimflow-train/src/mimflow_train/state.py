@@ -208,12 +208,7 @@ class DecoderState:
         }
 
     def load(self, read: Callable[[str], dict[str, Tensor]], step: int) -> None:
-        """Take over a checkpoint; every name and shape must match.
-
-        Args:
-            read: Returns the tensors of one of its files.
-            step: Where it was saved.
-        """
+        """Take over a checkpoint, as :meth:`TrainState.load`."""
         self.model.load_state_dict(read("model"))
         self.ema.load_state_dict(read("ema"))
         self.discriminator.load_state_dict(read("discriminator"))
