@@ -306,6 +306,8 @@ def test_a_mistake_that_one_of_torchruns_workers_meets_is_left_as_well(begun, ra
         }
         assert run(train_command, *arguments, "--data", out / "gone") == 3
     assert "there is no folder" in (out / "failure.json").read_text()
+    prepare_run(read_config(out), out, "auto")  # of rank 0, which may be slower
+    assert (out / "failure.json").exists()
 
 
 def test_a_start_that_dies_before_it_has_another_s_weights_has_not_begun(

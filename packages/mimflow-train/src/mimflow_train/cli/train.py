@@ -139,6 +139,8 @@ def _main(options: TrainOptions) -> int:
         if idle and options.engine == "auto":
             say(idle)
         run_dir = _run_dir(options, config)
+        if rank == 0 and known is None:
+            forget_failure(run_dir)
         if config.data.source != "emoji":
             require_apart(run_dir, Path(config.data.source))
     if rank > 0:  # it waits for rank 0 where they meet

@@ -169,7 +169,7 @@ def prepare_run(
     resume: str,
     begin: Callable[[], object] = lambda: None,
 ) -> None:
-    """Make the run folder of a run, empty if it is to be started anew; its last failure is past.
+    """Make the run folder of a run, empty if it is to be started anew.
 
     Args:
         config: The run.
@@ -184,7 +184,6 @@ def prepare_run(
     require_own(config, run_dir, resume)
     if resume == "never" and is_a_run(run_dir):
         _remove_run(run_dir)
-    (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     begin()
     write_config(config, run_dir)
 
