@@ -310,6 +310,13 @@ def test_a_mistake_that_one_of_torchruns_workers_meets_is_left_as_well(begun, ra
     assert (out / "failure.json").exists()
 
 
+def test_a_file_of_that_name_in_a_folder_that_is_no_run_is_let_alone(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "failure.json").write_text("mine")
+    assert run(train_command, "--out", tmp_path) == 2
+    assert (tmp_path / "failure.json").read_text() == "mine"
+
+
 def test_a_start_that_dies_before_it_has_another_s_weights_has_not_begun(
     begun, tmp_path, capsys, monkeypatch
 ):

@@ -37,9 +37,10 @@ def failure_noted(run_dir: Path | None, *, is_held: bool) -> Iterator[None]:
 
 
 def forget_failure(run_dir: Path) -> None:
-    """Remove the note of an earlier launch; a run that another process trains has none."""
+    """Remove the note of an earlier launch of a run; one that another process trains has none."""
     with suppress(OSError):
-        (run_dir / FAILURE_FILE).unlink(missing_ok=True)
+        if is_a_run(run_dir):
+            (run_dir / FAILURE_FILE).unlink(missing_ok=True)
 
 
 def _note(answered: Answer, run_dir: Path) -> None:
