@@ -125,7 +125,7 @@ def test_masks_are_refused(config):
         dataclasses.replace(config, model=model)
 
 
-def test_a_fixed_autoencoder_is_not_shared_out(config):
+def test_a_fixed_autoencoder_is_not_sharded(config):
     with pytest.raises(ConfigError, match="shard=False where the autoencoder is fixed"):
         dataclasses.replace(convolutional(config, fixed=True), shard=True)
 

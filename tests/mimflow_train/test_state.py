@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_while_is_whole(
         return digest(path)
 
     monkeypatch.setattr(checkpoint_module, "_sha256", away)
-    monkeypatch.setattr("mimflow_train.storage.away.time.sleep", waits.append)
+    monkeypatch.setattr("mimflow_train.storage.retries.time.sleep", waits.append)
     assert (damage(folder) is not None) is is_damaged
     assert len(waits) == 4
 

@@ -148,7 +148,7 @@ def test_interrupted_run_goes_on_with_the_same_command(folder, tmp_path, capsys,
     for name in FILES_OF_ITS_END:
         (out / name).write_text("of an earlier end")
     with monkeypatch.context() as patch:
-        patch.setattr("mimflow_train.cli.train._train", lambda *_: signal.SIGTERM)
+        patch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGTERM)
         assert run(train_command, *arguments) == 143
     assert not any((out / name).exists() for name in FILES_OF_ITS_END)
 
@@ -433,7 +433,7 @@ def test_checkpoints_are_further_apart_at_larger_scales(
     arguments, steps, folder, tmp_path, monkeypatch
 ):
     plans = []
-    monkeypatch.setattr("mimflow_train.cli.preflight.require_weights", lambda *_, **__: None)
+    monkeypatch.setattr("mimflow_train.teachers.require_weights", lambda *_, **__: None)
     monkeypatch.setattr(
         "mimflow_train.run.run_local", lambda *given: plans.append(given[-1]) or signal.SIGINT
     )
@@ -448,7 +448,7 @@ def test_teachers_are_asked_for_while_any_of_the_joint_phase_is_left(
 ):
     asked = []
     monkeypatch.setattr(
-        "mimflow_train.cli.preflight.require_weights", lambda _, **given: asked.append(given)
+        "mimflow_train.teachers.require_weights", lambda _, **given: asked.append(given)
     )
     monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGINT)
     out = tmp_path / "run"
@@ -458,7 +458,7 @@ def test_teachers_are_asked_for_while_any_of_the_joint_phase_is_left(
     assert asked == [{"joint_phase": joint, "decoder_phase": True}]
 
 
-def test_a_cuda_graph_of_weights_that_are_shared_out_is_refused_by_a_dry_run(folder, capsys):
+def test_a_cuda_graph_of_sharded_weights_is_refused_by_a_dry_run(folder, capsys):
     graph = ["--set", "cuda_graph=true", "--dry-run", "--workers", "2", "--hardware", "H100"]
     assert run(train_command, "--data", folder, *graph, "--set", "shard=true") == 2
     said = "Expected a GPU that has all weights with cuda_graph; got workers that share the weights"
@@ -480,7 +480,7 @@ def test_a_run_on_one_of_many_gpus_says_so_unless_one_process_was_asked_for(
 ):
     monkeypatch.setattr("mimflow_train.cli.preflight.choose_device", lambda _: "cuda")
     monkeypatch.setattr("mimflow_train.cli.preflight.count_devices", lambda _: 8)
-    monkeypatch.setattr("mimflow_train.cli.preflight.require_weights", lambda *_, **__: None)
+    monkeypatch.setattr("mimflow_train.teachers.require_weights", lambda *_, **__: None)
     monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGINT)
     arguments = ["--data", folder, "--out", tmp_path / "run", "--engine", engine, *QUICK]
     assert run(train_command, *arguments) == 130
@@ -782,7 +782,7 @@ def test_a_trained_run_that_goes_on_has_no_scores_until_it_is_judged_again(
     assert (out / "summary.json").exists()
     assert run(train_command, *arguments, "--phase", "joint") == 0
     assert (out / "summary.json").exists()
-    monkeypatch.setattr(train_command, "_train", lambda *_: signal.SIGTERM)
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGTERM)
     phase = ["--set", "decoder_phase.steps=2"]
     assert run(train_command, *arguments, *phase) == 128 + signal.SIGTERM
     assert not (out / "summary.json").exists()

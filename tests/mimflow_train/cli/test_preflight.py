@@ -1,18 +1,19 @@
 """What is refused before a worker starts, when the workers are on other machines."""
 
+import dataclasses
 import socket
 
 import pytest
 
 from mimflow_train.cli import preflight
 from mimflow_train.cli.preflight import (
-    Launch,
     choose_launch,
     cluster_device,
     idle_gpus,
     require_answer,
-    require_divisor,
+    require_equal_shares,
 )
+from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.errors import ConfigError
 
@@ -40,13 +41,13 @@ def test_an_impossible_range_of_workers_is_refused(text):
 
 
 @pytest.mark.parametrize(("text", "refused"), [("3-6", False), ("4-6", True), ("3-7", True)])
-def test_both_ends_of_a_range_must_divide_the_batch(text, refused):
-    workers = Workers.parse(text)
+def test_both_ends_of_a_range_must_divide_the_batch(config, text, refused):
+    workers, config = Workers.parse(text), dataclasses.replace(config, global_batch=18)
     if not refused:
-        require_divisor(18, workers)
+        require_equal_shares(config, workers)
         return
     with pytest.raises(ConfigError, match=f"global batch of 18; got {text}. Choose divisors"):
-        require_divisor(18, workers)
+        require_equal_shares(config, workers)
 
 
 def test_usable_workers_share_the_batch_in_whole_micro_batches():
@@ -138,14 +139,14 @@ def test_gpus_that_stay_idle_are_told_with_the_workers_that_share_the_batch(
     config, monkeypatch, count, said
 ):
     monkeypatch.setattr(preflight, "count_devices", {"cuda": count, "cpu": 99}.get)
-    assert idle_gpus(config, Launch("local", "cuda", Workers(1, 1), None)) == said
-    assert idle_gpus(config, Launch("local", "cpu", Workers(1, 1), None)) == ""
+    assert idle_gpus(config, Launch("local", "cuda", Workers(1, 1))) == said
+    assert idle_gpus(config, Launch("local", "cpu", Workers(1, 1))) == ""
 
 
 @pytest.mark.parametrize("engine", ["torchrun", "ray"])
 def test_gpus_of_engines_that_have_them_allotted_are_not_told_idle(config, monkeypatch, engine):
     monkeypatch.setattr(preflight, "count_devices", lambda _: 8)
-    assert idle_gpus(config, Launch(engine, "cuda", Workers(4, 4), None)) == ""
+    assert idle_gpus(config, Launch(engine, "cuda", Workers(4, 4))) == ""
 
 
 def test_workers_are_handed_settings_and_no_secrets():

@@ -25,7 +25,8 @@ from mimflow_train.data.folder import (
 )
 from mimflow_train.data.images import Split
 from mimflow_train.data.layout import read_layout
-from mimflow_train.data.order import EpochOrder, batches
+from mimflow_train.data.loading import load
+from mimflow_train.data.order import EpochOrder
 from mimflow_train.errors import DataError
 
 POSITIONS = [[0, 1, 2], [3, 4], [5], [6, 7, 8, 9], list(range(10, 35)), list(range(35, 60))]
@@ -52,9 +53,10 @@ def on_disk(folder, *, allowed=2, listing=None):
     return Split(FolderImages(ImageReader(files, 8), bad), torch.from_numpy(files.labels)), warnings
 
 
-def batches_of(split, positions, loaders=0):
+def batches(split, positions, loaders=0):
     order = EpochOrder(len(split.images), 0)
-    return list(batches(split, order, positions, loaders=loaders))
+    indices = ([order[position] for position in batch] for batch in positions)
+    return load(split.images, indices, loaders=loaders)
 
 
 def assert_same(some, others):
@@ -67,9 +69,9 @@ def assert_same(some, others):
 @pytest.mark.parametrize(("loaders", "start"), [(1, 0), (2, 0), (2, 3)])
 def test_loader_processes_change_no_batch_and_no_report(photos, tmp_path, loaders, start):
     split, warnings = on_disk(photos, listing=tmp_path / "here.txt")
-    here = batches_of(split, POSITIONS[start:])
+    here = [*batches(split, POSITIONS[start:])]
     split_elsewhere, warnings_elsewhere = on_disk(photos, listing=tmp_path / "there.txt")
-    assert_same(batches_of(split_elsewhere, POSITIONS[start:], loaders), here)
+    assert_same([*batches(split_elsewhere, POSITIONS[start:], loaders)], here)
     assert len(warnings) == 2
     assert warnings_elsewhere == warnings
     assert (tmp_path / "there.txt").read_text() == (tmp_path / "here.txt").read_text()
@@ -77,12 +79,12 @@ def test_loader_processes_change_no_batch_and_no_report(photos, tmp_path, loader
 
 def test_a_start_in_the_middle_is_the_rest_of_the_whole(photos):
     split, _ = on_disk(photos)
-    assert_same(batches_of(split, POSITIONS[3:]), batches_of(split, POSITIONS)[3:])
+    assert_same([*batches(split, POSITIONS[3:])], [*batches(split, POSITIONS)][3:])
 
 
 def test_closing_early_leaves_no_process(photos):
     split, _ = on_disk(photos)
-    iterator = batches(split, EpochOrder(len(split.images), 0), POSITIONS, loaders=2)
+    iterator = batches(split, POSITIONS, loaders=2)
     next(iterator)
     assert len(multiprocessing.active_children()) == 2
     iterator.close()
@@ -92,7 +94,7 @@ def test_closing_early_leaves_no_process(photos):
 def test_too_many_bad_images_in_a_process_end_the_run_in_one_sentence(photos):
     split, _ = on_disk(photos, allowed=1)
     with pytest.raises(DataError, match=r"^Expected at most 1 unreadable image\(s\); got 2: .*\.$"):
-        batches_of(split, POSITIONS, loaders=1)
+        list(batches(split, POSITIONS, loaders=1))
     assert not multiprocessing.active_children()
 
 
@@ -101,13 +103,13 @@ def test_a_class_without_a_readable_image_ends_the_run_in_one_sentence(photos):
         path.write_bytes(b"")
     split, _ = on_disk(photos, allowed=99)
     with pytest.raises(DataError, match=r"^Expected a readable image of the class of .*files\.$"):
-        batches_of(split, POSITIONS, loaders=1)
+        list(batches(split, POSITIONS, loaders=1))
 
 
 def test_signals_to_all_processes_leave_those_that_decode_alive(photos):
     forkserver._forkserver._stop()  # another test's, if there is one, hears all signals
     split, _ = on_disk(photos)
-    iterator = batches(split, EpochOrder(len(split.images), 0), [[0]] * 20, loaders=1)
+    iterator = batches(split, [[0]] * 20, loaders=1)
     next(iterator)
     process = multiprocessing.active_children()[0]
     server = forkserver._forkserver._forkserver_pid
@@ -120,15 +122,20 @@ def test_signals_to_all_processes_leave_those_that_decode_alive(photos):
 
 def test_a_process_that_dies_is_one_sentence(photos):
     split, _ = on_disk(photos)
-    iterator = batches(split, EpochOrder(len(split.images), 0), [[0]] * 1000, loaders=1)
+    iterator = batches(split, [[0]] * 1000, loaders=1)
     next(iterator)
     multiprocessing.active_children()[0].kill()
     with pytest.raises(DataError, match=r"processes that decode images to live.*data\.loaders"):
         list(iterator)
 
 
+def test_batches_carry_the_images_of_their_indices(data):
+    for indices, pixels in load(data.train.images, iter([[0, 1], [2, 3, 4]])):
+        assert torch.equal(pixels, data.train.stack(indices.tolist()))
+
+
 def test_images_in_memory_start_no_process(data):
-    iterator = batches(data.train, EpochOrder(16, 0), [[0], [1]], loaders=2)
+    iterator = batches(data.train, [[0], [1]], loaders=2)
     assert len(list(islice(iterator, 1))) == 1
     assert not multiprocessing.active_children()
 
@@ -155,7 +162,7 @@ def failing(monkeypatch, times, code):
         return read(self, index)
 
     monkeypatch.setattr(ImageFiles, "_read", away)
-    monkeypatch.setattr("mimflow_train.storage.away.time.sleep", waits.append)
+    monkeypatch.setattr("mimflow_train.storage.retries.time.sleep", waits.append)
     return waits
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimflow_train.data.order import EpochOrder, EvenClassOrder, batches
+from mimflow_train.data.order import EpochOrder, EvenClassOrder
 
 FEW = settings(derandomize=True, deadline=None, max_examples=20)
 
@@ -40,9 +40,3 @@ def test_order_is_the_same_from_any_start(data):
     all_of_it = [whole[p] for p in range(40)]
     late = EvenClassOrder(data.train.labels, 0)
     assert [late[p] for p in range(23, 40)] == all_of_it[23:]
-
-
-def test_batches_carry_the_images_of_their_indices(data):
-    order = EpochOrder(16, 0)
-    for indices, pixels in batches(data.train, order, iter([[0, 1], [2, 3, 4]])):
-        assert torch.equal(pixels, data.train.stack(indices.tolist()))

@@ -138,7 +138,7 @@ def test_discriminator_that_is_not_built_costs_nothing(config):
     assert cost.frozen[-1].name == "DINO-S/8@224"
 
 
-def test_weights_that_are_shared_out_are_divided_by_the_workers(config):
+def test_sharded_weights_are_divided_by_the_workers(config):
     config = dataclasses.replace(config, shard=True)
     alone, of_eight = run_cost(config), run_cost(config, 8)
     trained = sum(part.parameters for part in alone.trained)

@@ -24,10 +24,11 @@ JOINT, ALL = 60, 80
 PROGRAM = """
 import json, sys
 from pathlib import Path
-import torch
 import mimflow_train.loop
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import from_dict, write_config
+from mimflow_train.engine.launch import Launch
+from mimflow_train.engine.workers import Workers
 from mimflow_train.plan import Plan
 
 mimflow_train.loop._REPORT_EVERY = 1
@@ -38,15 +39,7 @@ if __name__ == "__main__":
     out.mkdir(exist_ok=True)
     write_config(config, out)
     plan = Plan(until=config.all_steps, checkpoint_every=5)
-    if engine == "ray":
-        from mimflow_train.engine.launch_ray import run_ray
-        run_ray(config, out, "cpu", workers=workers, plan=plan)
-    elif engine == "torchrun":
-        from mimflow_train.run import run_torchrun
-        run_torchrun(config, out, "cpu", plan)
-    else:
-        from mimflow_train.run import run_local
-        run_local(config, out, torch.device("cpu"), plan)
+    Launch(engine, "cpu", Workers(workers, workers)).train(config, out, plan)
 """
 
 

@@ -198,7 +198,7 @@ def images(tmp_path):
     return folder
 
 
-def test_torchrun_trains_a_run_to_its_end_with_weights_shared_out(tmp_path):
+def test_torchrun_trains_a_run_to_its_end_with_sharded_weights(tmp_path):
     folder = images(tmp_path)
     (folder / "red" / "notes.heic").write_bytes(b"of no kind that is read")
     arguments = ["--data", folder, "--out", tmp_path / "run", "--device", "cpu"]

@@ -17,6 +17,7 @@ from mimflow_train.config.file import to_dict
 from mimflow_train.engine import context as context_module
 from mimflow_train.engine import driver
 from mimflow_train.engine.context import StopRequest
+from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import DivergedError, RetriesError
 from mimflow_train.joint_phase import JointPhase
@@ -46,11 +47,11 @@ def options(config, tmp_path):
     def function(name):
         run_dir = tmp_path / name
         (run_dir / "ray").mkdir(parents=True)
-        (run_dir / "ray" / "launch").write_text("7")
+        (run_dir / "ray" / "mark").write_text("7")
         return {
             "config": to_dict(dataclasses.replace(config, steps=7)),
             "run_dir": str(run_dir),
-            "launch": "7",
+            "mark": "7",
             "plan": dataclasses.asdict(Plan(until=7, checkpoint_every=100)),
             "least": 1,
             "is_range": False,
@@ -95,7 +96,7 @@ def test_workers_of_a_joined_cluster_look_for_weights_where_the_driver_does(
 
 
 def test_a_folder_that_is_not_shared_is_an_outcome(launch_ray, options):
-    outcome = launch_ray._work({**options("run"), "launch": "8"})
+    outcome = launch_ray._work({**options("run"), "mark": "8"})
     assert outcome["status"] == "failed"
     assert outcome["code"] == "6"
     assert "on storage that all nodes share" in outcome["message"]
@@ -132,8 +133,8 @@ def test_what_outlives_rays_end_is_killed_and_nothing_else(
     monkeypatch.setattr(launch_ray, "_start_cluster", lambda _: rays.append(sleeper()))
     monkeypatch.setattr(launch_ray, "watch", fit)
     monkeypatch.setattr(launch_ray.ray, "shutdown", lambda: None)
-    plan = Plan(until=7, checkpoint_every=100)
-    assert launch_ray.run_ray(config, tmp_path, "cpu", workers=2, plan=plan) is None
+    plan, launch = Plan(until=7, checkpoint_every=100), Launch("ray", "cpu", Workers(2, 2))
+    assert launch_ray.run_ray(config, tmp_path, launch, plan) is None
     assert rays[0].wait(10) == -signal.SIGKILL
     assert users.poll() is None
 
@@ -263,7 +264,7 @@ def test_threads_that_are_no_number_are_the_share_of_the_cores(
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     (tmp_path / "ray").mkdir()
     plan = Plan(until=7, checkpoint_every=100)
-    trainer = launch_ray._trainer(config, tmp_path, "cpu", workers=Workers(2, 2), plan=plan)
+    trainer = launch_ray._trainer(config, tmp_path, Launch("ray", "cpu", Workers(2, 2)), plan)
     assert trainer.train_loop_config["threads"] == 0
 
 

@@ -30,7 +30,7 @@ def run(*arguments):
 
 @pytest.fixture
 def finished(config, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("mimflow_train.run.load_data", lambda *_: data)
+    monkeypatch.setattr("mimflow_train.data.source.load_data", lambda *_: data)
     config = override(config, ["seed=3"])
     write_config(config, tmp_path)
     write_checkpoint(snapshot(TrainState(config, torch.device("cpu"))), config, tmp_path)

@@ -12,11 +12,11 @@ from genmetrics import LogisticProbe
 from mim_encoder import MaskRatio
 from mimflow_train.cli.summary import summary
 from mimflow_train.config.overrides import override
-from mimflow_train.data.images import ChosenImages, LabelledImages, MemoryImages, Split
+from mimflow_train.data.images import ChosenImages, LabelledImages, MemoryImages, Split, to_bytes
 from mimflow_train.evaluation import reconstruction, selection
 from mimflow_train.evaluation import summary as module
 from mimflow_train.evaluation.diagnostics import diagnose, write_diagnostics
-from mimflow_train.evaluation.pictures import save_grid, to_bytes
+from mimflow_train.evaluation.pictures import save_grid
 from mimflow_train.evaluation.reconstruction import (
     Reconstruction,
     decode,

@@ -182,8 +182,8 @@ def test_every_experiment_runs_quick_and_leaves_numbers(tmp_path):
 def test_runs_are_trained_on_the_cluster_that_is_named(images, tmp_path, monkeypatch):
     trained, joined = [], []
 
-    def run_ray(_config, run_dir, device, **given):
-        trained.append((run_dir.parent, device, given["workers"], given["address"]))
+    def run_ray(_config, run_dir, launch, _plan):
+        trained.append((run_dir.parent, *launch))
         return signal.SIGINT
 
     def join_cluster(address):
@@ -196,7 +196,7 @@ def test_runs_are_trained_on_the_cluster_that_is_named(images, tmp_path, monkeyp
     options += ["--set", "global_batch=8", "--set", "micro_batch=0"]
     assert run("table9", *options, "--ray-address", "auto", "--workers", "2-8") == 130
     runs = tmp_path / "quick" / "runs"
-    assert trained == [(runs, "cpu", Workers(2, 8), "auto")]
+    assert trained == [(runs, "ray", "cpu", Workers(2, 8), "auto")]
     assert joined == ["auto"]
     assert run("table9", *options, "--ray-address", "auto", "--workers", "8") == 2
     assert len(trained) == 1

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mimflow_train.cli.preflight import Launch
+from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import DivergedError, WorkerError
 from mimflow_train.reproduce import rows
@@ -59,6 +59,6 @@ def test_a_divergence_under_ray_is_one(code, error, session, monkeypatch):
     )
     with pytest.raises(error, match="finite losses"):
         trained(
-            dataclasses.replace(session, launch=Launch("ray", "cpu", Workers(2, 2), None)),
+            dataclasses.replace(session, launch=Launch("ray", "cpu", Workers(2, 2))),
             session.base,
         )

@@ -69,7 +69,7 @@ def test_finished_runs_are_found_under_the_names_that_they_have(session):
 
 def test_a_run_that_is_there_is_not_trained_again(session, monkeypatch):
     first = trained.trained(session, session.base)
-    monkeypatch.setattr(trained, "run_local", None)
+    monkeypatch.setattr("mimflow_train.run.run_local", None)
     again = trained.trained(session, session.base)
     assert torch.equal(weights(first.model), weights(again.model))
     assert first.checkpoint == again.checkpoint
@@ -89,7 +89,7 @@ def test_the_joint_phase_is_kept_beside_the_decoders(session):
 
 
 def test_a_stopped_run_ends_the_command_with_its_signal(session, monkeypatch):
-    monkeypatch.setattr(trained, "run_local", lambda *_: 15)
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: 15)
     with pytest.raises(InterruptedRunError, match="same command again") as ended:
         trained.trained(session, session.base)
     assert ended.value.exit_code == 143
@@ -98,7 +98,7 @@ def test_a_stopped_run_ends_the_command_with_its_signal(session, monkeypatch):
 @pytest.mark.parametrize(("scale", "steps"), [("tiny", 250), ("L", 2500)])
 def test_checkpoints_are_as_far_apart_as_the_scale_s(session, monkeypatch, scale, steps):
     plans = []
-    monkeypatch.setattr(trained, "run_local", lambda *given: plans.append(given[-1]) or 15)
+    monkeypatch.setattr("mimflow_train.run.run_local", lambda *given: plans.append(given[-1]) or 15)
     with pytest.raises(InterruptedRunError):
         trained.trained(session, dataclasses.replace(session.base, scale=scale))
     assert [plan.checkpoint_every for plan in plans] == [steps]

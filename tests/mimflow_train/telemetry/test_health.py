@@ -69,9 +69,12 @@ def test_time_until_a_batch_comes_is_the_data_wait(config, clock):
 
 
 def test_waiting_is_counted_anew_after_a_report(config, clock):
-    health = Health(config, CPU, 1, clock=clock)
-    with health.waiting():
+    def batches():
         clock.now += 2.0
+        yield 0
+
+    health = Health(config, CPU, 1, clock=clock)
+    assert list(health.fetched(batches())) == [0]
     health.line({})
     steps(health, clock, 1, 1.0)
     assert health.line({})["data_wait"] == 0.0

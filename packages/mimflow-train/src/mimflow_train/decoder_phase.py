@@ -19,13 +19,12 @@ from mimflow_train.adversary.discriminator import (
     lecam_penalty,
 )
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import to_unit
+from mimflow_train.data.images import to_bytes, to_unit
 from mimflow_train.device.memory import fit_micro_batch, set_computation
 from mimflow_train.draws import Draws
 from mimflow_train.engine.all_reduce import average_gradients, mean_over_workers
 from mimflow_train.engine.context import Context
-from mimflow_train.evaluation.pictures import to_bytes
-from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
+from mimflow_train.micro_batches import Batch, MicroBatch, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, reconstruction_objective
 from mimflow_train.state import DecoderState, take_step
 from mimflow_train.teachers import Targets
@@ -53,7 +52,7 @@ class DecoderPhase:
         self.decoder = list(state.model.decoder.parameters())
         self.discriminator = list(state.discriminator.parameters())
         self.logits: dict[str, Tensor] = {}
-        self.parts: list[Part] = []  # wait for the updated decoder where fakes are fresh
+        self.parts: list[MicroBatch] = []  # wait for the updated decoder where fakes are fresh
         self.config = fit_micro_batch(config, context, self.try_out, state.model)
         set_computation(state.model, config, context.device)
 
@@ -70,24 +69,28 @@ class DecoderPhase:
 
     def gradients(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Add up the gradients of the batch, one micro-batch at a time."""
-        terms, verdict = self._passes(batch, draws)
-        if verdict:
-            self._add_verdict(verdict, terms)
+        terms, adversarial = self._passes(batch, draws)
+        if adversarial:
+            self._add_adversarial(adversarial, terms)
         average_gradients(self.decoder, self.context.world_size)
         return terms
 
     def _passes(self, batch: Batch, draws: Draws) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Add up this worker's gradients; adaptive adversarial ones apart, in the second result."""
         terms: dict[str, Tensor] = {}
-        verdict: list[Tensor] = []
+        adversarial: list[Tensor] = []
         self.logits = {}
         self.parts = list(micro_batches(self.context.device, self.config, batch, draws))
-        fakes = [self._learn_to_decode(part, verdict, terms) for part in self.parts]
+        fakes = []
+        for part in self.parts:
+            fake, gradients = self._learn_to_decode(part, terms)
+            fakes.append(fake)
+            adversarial = list(map(torch.add, adversarial, gradients)) or gradients
         if not self.phase.fresh_fakes:  # after all parts: the first one moves spectral norms
             for part, fake in zip(self.parts, fakes, strict=True):
                 self._learn_to_judge(part, fake, terms)
             self.parts = []
-        return terms, verdict
+        return terms, adversarial
 
     def clip(self) -> dict[str, Tensor]:
         """Clip the gradient of either network; with fresh fakes the decoder's alone."""
@@ -124,9 +127,9 @@ class DecoderPhase:
         return {}
 
     def _learn_to_decode(
-        self, part: Part, verdict: list[Tensor], terms: dict[str, Tensor]
-    ) -> Tensor:
-        """Add the decoder's gradients; the adversarial ones apart if their weight is adaptive."""
+        self, part: MicroBatch, terms: dict[str, Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Add the decoder's gradients; return its images, and adversarial gradients kept apart."""
         with precision(part.image.device, self.config.precision):
             image = self._decode(part, part.draws.depth)
             objective = reconstruction_objective(
@@ -139,18 +142,17 @@ class DecoderPhase:
             self.state.discriminator.eval()
             seen = self._augmented(image.to(part.image), part, _FOR_DECODER)
             gan = hinge_generator(self.state.discriminator(seen))
-        total = objective.total
+        total, adversarial = objective.total, []
         if self.phase.adaptive:
-            gradient = torch.autograd.grad(gan / part.num_parts, self.decoder, retain_graph=True)
-            earlier = verdict or [torch.zeros_like(each) for each in gradient]
-            verdict[:] = [a + b for a, b in zip(earlier, gradient, strict=True)]
+            share = gan / part.num_parts
+            adversarial = [*torch.autograd.grad(share, self.decoder, retain_graph=True)]
         else:
             total = total + self.phase.gan_weight * gan
         (total / part.num_parts).backward(inputs=self.decoder)
         add_terms(terms, Objective(total, {**objective.terms, "gan": gan}), part.num_parts)
-        return image.detach().to(part.image)
+        return image.detach().to(part.image), adversarial
 
-    def _learn_to_judge(self, part: Part, fake: Tensor, terms: dict[str, Tensor]) -> None:
+    def _learn_to_judge(self, part: MicroBatch, fake: Tensor, terms: dict[str, Tensor]) -> None:
         """Add the discriminator's gradients. One pass: logits are each image's own."""
         with precision(part.image.device, self.config.precision):
             # Spectral norms move once a step, and only here.
@@ -168,7 +170,7 @@ class DecoderPhase:
         mean = loss.detach() / part.num_parts
         terms["discriminator"] = terms.get("discriminator", torch.zeros(())) + mean
 
-    def _decode(self, part: Part, depth: Tensor | None = None) -> Tensor:
+    def _decode(self, part: MicroBatch, depth: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             posterior = self.state.model.encoder(part.image, part.draws.masked)
             z = posterior.perturb(part.draws.noise)
@@ -176,23 +178,23 @@ class DecoderPhase:
         return image
 
     @torch.no_grad()
-    def _fresh_fakes(self, part: Part) -> Tensor:
+    def _fresh_fakes(self, part: MicroBatch) -> Tensor:
         """Return images as they will be saved: every branch taken, 8 bit."""
         with precision(part.image.device, self.config.precision):
             image = self._decode(part)
         return to_unit(to_bytes(image)).to(part.image)
 
-    def _augmented(self, image: Tensor, part: Part, view: int) -> Tensor:
+    def _augmented(self, image: Tensor, part: MicroBatch, view: int) -> Tensor:
         return augmented(image, part.draws.augment[:, view]) if self.phase.augment else image
 
-    def _add_verdict(self, verdict: Sequence[Tensor], terms: dict[str, Tensor]) -> None:
+    def _add_adversarial(self, gradients: Sequence[Tensor], terms: dict[str, Tensor]) -> None:
         """Weigh the adversarial gradients by the last layer's, and add them to the others."""
         last_layer = self.state.model.decoder.last_layer
         number = next(i for i, each in enumerate(self.decoder) if each is last_layer)
-        both = [_gradient(last_layer), verdict[number]]
+        both = [_gradient(last_layer), gradients[number]]
         rest, own = mean_over_workers(both, self.context.world_size)
         weight = self.phase.gan_weight * adaptive_weight(rest, own)
-        for parameter, gradient in zip(self.decoder, verdict, strict=True):
+        for parameter, gradient in zip(self.decoder, gradients, strict=True):
             _gradient(parameter).add_(weight * gradient)
         terms["loss"] = terms["loss"] + weight * terms["gan"]
         terms["gan_weight"] = weight

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mimflow_train.joint_phase import JointPhase
-from mimflow_train.micro_batches import Part
+from mimflow_train.micro_batches import MicroBatch
 from mimflow_train.objective import Objective
 from tarflow_prior import nll_per_dim
 
@@ -19,7 +19,7 @@ class FlowPhase(JointPhase):
         """The flow."""
         return self.state.model.flow
 
-    def objective(self, part: Part) -> Objective:
+    def objective(self, part: MicroBatch) -> Objective:
         """Return the NLL of a micro-batch's noisy latents (Eq. 4)."""
         with torch.no_grad():
             posterior = self.state.model.encoder(part.image, part.draws.masked)

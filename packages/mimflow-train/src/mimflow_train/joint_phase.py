@@ -13,9 +13,9 @@ from mimflow_train.device.memory import blank_batch, fit_micro_batch, set_comput
 from mimflow_train.draws import Draws
 from mimflow_train.engine.all_reduce import average_gradients
 from mimflow_train.engine.context import Context
-from mimflow_train.engine.sharding import shares_out, whole
+from mimflow_train.engine.sharding import shards_weights, whole
 from mimflow_train.errors import ConfigError
-from mimflow_train.micro_batches import Batch, Part, add_terms, micro_batches, precision
+from mimflow_train.micro_batches import Batch, MicroBatch, add_terms, micro_batches, precision
 from mimflow_train.objective import Objective, joint_objective
 from mimflow_train.state import TrainState, take_step
 from mimflow_train.teachers import Targets
@@ -41,9 +41,9 @@ class JointPhase:
         self, state: TrainState, context: Context, config: TrainConfig, targets: Targets
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
-        shares = shares_out(config, context.world_size)
+        shares = shards_weights(config, context.world_size)
         if config.cuda_graph:
-            require_gpu_for_graph(context.device.type, shared_out=shares)
+            require_gpu_for_graph(context.device.type, sharded=shares)
             _require_no_wait(config, targets)
         self.module = self.learner
         self.captured: CapturedPass | None = None
@@ -52,7 +52,7 @@ class JointPhase:
             self.config = fit_micro_batch(config, context, self.try_out, state.model)
         set_computation(state.model, config, context.device)
         if shares:
-            state.share_out(context.device)
+            state.shard(context.device)
         elif context.world_size > 1 and not config.cuda_graph:
             self.module = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
             self._settle_buckets()
@@ -100,7 +100,7 @@ class JointPhase:
             average_gradients(self.state.model.parameters(), self.context.world_size)
         return sums
 
-    def _pass(self, part: Part) -> Objective:
+    def _pass(self, part: MicroBatch) -> Objective:
         if not self.is_captured:
             return self._add_gradients(part)
         part = part._replace(indices=part.indices.to(part.image.device))
@@ -109,13 +109,13 @@ class JointPhase:
             self.captured = CapturedPass(self._add_gradients, weights, part)
         return self.captured(part)
 
-    def _add_gradients(self, part: Part) -> Objective:
+    def _add_gradients(self, part: MicroBatch) -> Objective:
         with precision(self.context.device, self.config.precision):
             objective = self.objective(part)
         (objective.total / part.num_parts).backward()
         return objective
 
-    def objective(self, part: Part) -> Objective:
+    def objective(self, part: MicroBatch) -> Objective:
         """Return the joint objective of a micro-batch."""
         # What needs the images alone comes first, and in one piece.
         targets = self.targets.features(part.image, part.indices)

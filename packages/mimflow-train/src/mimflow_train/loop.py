@@ -10,13 +10,14 @@ from torch import Tensor
 
 from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.ahead import one_ahead
 from mimflow_train.data.images import LabelledImages, to_unit
-from mimflow_train.data.order import batches, image_order
+from mimflow_train.data.loading import load
+from mimflow_train.data.order import image_order
+from mimflow_train.data.prefetch import prefetched
 from mimflow_train.draws import Draws, draw_step, drop_labels, mirror
 from mimflow_train.engine.all_reduce import mean_over_workers
 from mimflow_train.engine.context import Context
-from mimflow_train.engine.sharding import shares_out
+from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.errors import ConfigError, DivergedError, MimflowError, PeerError
 from mimflow_train.failures import Skipped, StepError, diagnosis, is_lost_peer
 from mimflow_train.micro_batches import Batch
@@ -84,7 +85,7 @@ def train(
         phase = phase_of(state, context, config, targets)
         _train(context, config, data, phase=phase, state=state, calls=calls)
     except torch.OutOfMemoryError as error:
-        searched = not config.micro_batch or shares_out(config, context.world_size)
+        searched = not config.micro_batch or shards_weights(config, context.world_size)
         raise ConfigError(
             f"Expected a micro-batch of {config.micro_batch or 'all images of a worker'} to fit the"
             f" device's memory; it does not. Give {'' if searched else '--micro-batch auto, or '}"
@@ -179,7 +180,7 @@ def _prepared(
     if context.device.type != "cuda":
         return steps
     # A thread's own device is the first one, where it would take memory from another worker.
-    return one_ahead(steps, partial(torch.cuda.set_device, torch.cuda.current_device()))
+    return prefetched(steps, partial(torch.cuda.set_device, torch.cuda.current_device()))
 
 
 def _steps(
@@ -197,20 +198,13 @@ def _steps(
 def _batches(
     context: Context, config: TrainConfig, data: LabelledImages, steps: range
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield this worker's part of the global batch of each step."""
+    """Yield the indices and pixels of this worker's part of the global batch of each step."""
     order = image_order(data.train.labels, config.seed, even_classes=config.data.even_classes)
     rows = _rows(context, config)
-    positions = (
-        list(range(step * config.global_batch + rows.start, step * config.global_batch + rows.stop))
-        for step in steps
-    )
-    return batches(
-        data.train,
-        order,
-        positions,
-        loaders=config.data.loaders,
-        pin_memory=context.device.type == "cuda",
-    )
+    firsts = (step * config.global_batch for step in steps)
+    indices = ([order[first + row] for row in range(rows.start, rows.stop)] for first in firsts)
+    pin_memory = context.device.type == "cuda"
+    return load(data.train.images, indices, loaders=config.data.loaders, pin_memory=pin_memory)
 
 
 def _rows(context: Context, config: TrainConfig) -> slice:

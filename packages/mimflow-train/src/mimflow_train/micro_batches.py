@@ -15,7 +15,7 @@ from mimflow_train.objective import Objective
 
 __all__ = [
     "Batch",
-    "Part",
+    "MicroBatch",
     "add_terms",
     "attention_kernel",
     "is_bf16",
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """A micro-batch on the device with its draws, and how many there are."""
 
     image: Tensor
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 def micro_batches(
     device: torch.device, config: TrainConfig, batch: Batch, draws: Draws
-) -> Iterator[Part]:
+) -> Iterator[MicroBatch]:
     """Yield a worker's batch in parts of ``config.micro_batch`` images.
 
     Raises:
@@ -70,7 +70,7 @@ def micro_batches(
     count = len(batch.image) // size
     for number in range(count):
         rows = slice(number * size, (number + 1) * size)
-        yield Part(
+        yield MicroBatch(
             batch.image[rows].to(device),
             batch.label[rows].to(device),
             batch.indices[rows],

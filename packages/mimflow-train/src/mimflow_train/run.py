@@ -10,12 +10,10 @@ import torch
 import torch.distributed as dist
 
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.emoji import emoji_images
-from mimflow_train.data.folder import folder_images
 from mimflow_train.data.images import LabelledImages
-from mimflow_train.data.layout import read_layout
+from mimflow_train.data.source import load_data
 from mimflow_train.engine.context import Context, LocalContext, StopRequest, TorchrunContext
-from mimflow_train.engine.sharding import shares_out
+from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.errors import DataError, DivergedError, StorageError
 from mimflow_train.evaluation.on_the_way import HeldOut
 from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
@@ -30,34 +28,7 @@ from mimflow_train.telemetry.console import say
 from mimflow_train.telemetry.run_log import RunLog
 from mimflow_train.telemetry.stall import StallWatch
 
-__all__ = ["load_data", "run_local", "run_torchrun", "train_phases", "train_run"]
-
-
-def load_data(
-    config: TrainConfig, run_dir: Path | None = None, warn: Callable[[str], None] = say
-) -> LabelledImages:
-    """Return the images of a run.
-
-    Args:
-        config: The run.
-        run_dir: Receives the list of undecodable images, of all workers; None to keep none.
-        warn: Receives a sentence for each of them.
-
-    Raises:
-        DataError: If they are not, by their names and sizes, those that the configuration is of.
-    """
-    size = config.model.encoder.image_size
-    if config.data.source == "emoji":
-        return emoji_images(size)
-    bad_list = None if run_dir is None else run_dir / "bad_images.txt"
-    layout = read_layout(Path(config.data.source))  # the command has said what is left out
-    if config.data.fingerprint not in ("", layout.fingerprint):
-        raise DataError(
-            f"Expected in {config.data.source} the images that the run began with; files were "
-            "added, removed, renamed or written anew, or this machine has others. Put them back, "
-            "or begin a new --out; mimflow-eval takes others by --data."
-        )
-    return folder_images(layout, size, bad_list=bad_list, warn=warn)
+__all__ = ["run_local", "run_torchrun", "train_phases", "train_run"]
 
 
 def run_local(config: TrainConfig, run_dir: Path, device: torch.device, plan: Plan) -> int | None:
@@ -215,8 +186,8 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) 
     if folder and changed and context.rank == 0 and 0 < manifest["step"] < until:
         say(f"Checkpoint {folder.name} was {changed}, and is no longer the same bits.")
     is_joint = manifest.get("phase", TrainState.phase) == TrainState.phase
-    if shares_out(config, context.world_size) and is_joint:
-        device = torch.device("cpu")  # one GPU may not hold it before it is shared out
+    if shards_weights(config, context.world_size) and is_joint:
+        device = torch.device("cpu")  # one GPU may not hold it before it is sharded
     return TrainState(config, device) if folder is None else load_state(folder, config, device)
 
 
@@ -299,7 +270,7 @@ def _saving(context: Context, saver: Saver) -> Callable[[State], None]:
     """Return a function that saves on rank 0, while the others send their parts and wait."""
 
     def save(state: State) -> None:
-        if saver.writes or state.is_shared_out:
+        if saver.writes or state.is_sharded:
             saver(state)
         _meet(context)
 

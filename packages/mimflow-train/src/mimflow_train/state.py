@@ -12,7 +12,7 @@ from mimflow_train.adversary.build import build_discriminator
 from mimflow_train.adversary.discriminator import LeCam
 from mimflow_train.config import OptimConfig, TrainConfig
 from mimflow_train.draws import generator
-from mimflow_train.engine.sharding import is_shared_out, placed_like, share_out, whole
+from mimflow_train.engine.sharding import is_sharded, placed_like, shard, whole
 from mimflow_train.model import MIMFlow
 
 __all__ = ["DecoderState", "State", "TrainState", "learning_rate", "take_step"]
@@ -63,18 +63,18 @@ class TrainState:
     def chosen(self) -> MIMFlow:
         """The weights that samples and scores are made with, as ``config.weights`` says.
 
-        Where they are shared out, all workers ask for them together and get a copy on the host.
+        Where they are sharded, all workers ask for them together and get a copy on the host.
         """
-        if self.is_shared_out:
+        if self.is_sharded:
             return _gathered(self.ema if self.config.weights == "ema" else self.model)
         return self.ema if self.config.weights == "ema" else _frozen_copy(self.model)
 
     @property
-    def is_shared_out(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether this worker has only parts of the tensors."""
-        return is_shared_out(self.model)
+        return is_sharded(self.model)
 
-    def share_out(self, device: torch.device) -> None:
+    def shard(self, device: torch.device) -> None:
         """Leave each worker its part of all tensors; all of them call this with the same state.
 
         Args:
@@ -83,7 +83,7 @@ class TrainState:
         moments = _moments(self.model, self.optimizer)
         del self.optimizer  # it holds on to whole weights, which would all come to the device
         for model in (self.model, self.ema):
-            share_out(model, device)
+            shard(model, device)
         self.optimizer = _adamw(self.model, self.config.optim)
         _load_moments(self.model, self.optimizer, moments)
 
@@ -139,7 +139,7 @@ class DecoderState:
     """
 
     phase = "decoder"
-    is_shared_out = False
+    is_sharded = False
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
@@ -162,7 +162,7 @@ class DecoderState:
         """Return the start of the decoder phase: the weights that the joint phase is judged by.
 
         Args:
-            joint: The joint phase at its end; shared out, it is left by all workers together.
+            joint: The joint phase at its end; sharded, it is left by all workers together.
             device: Where this worker computes.
         """
         chosen = joint.chosen.state_dict()

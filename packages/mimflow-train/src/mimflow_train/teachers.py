@@ -34,7 +34,15 @@ from mimflow_train.frozen.teacher import FeatureTarget, Teacher
 from mimflow_train.frozen.weights import PretrainedFile, find_weights
 from mimflow_train.micro_batches import precision
 
-__all__ = ["Targets", "build_perceptual", "build_teacher", "feature_bank", "near", "needed_files"]
+__all__ = [
+    "Targets",
+    "build_perceptual",
+    "build_teacher",
+    "feature_bank",
+    "near",
+    "needed_files",
+    "require_weights",
+]
 
 _CHUNK = 64
 _MOST_ON_DEVICE = 2**30  # bytes of one bank
@@ -132,6 +140,16 @@ def needed_files(
     if decoder_phase and config.decoder_phase.discriminator.kind == "dino":
         needed.append(DINO_FILE)
     return needed
+
+
+def require_weights(config: TrainConfig, *, joint_phase: bool, decoder_phase: bool) -> None:
+    """Find every file of :func:`needed_files`, or fetch it once, before workers ask for it.
+
+    Raises:
+        WeightsError: If one cannot be had.
+    """
+    for file in needed_files(config, joint_phase=joint_phase, decoder_phase=decoder_phase):
+        find_weights(file)
 
 
 def build_teacher(name: str, grid: tuple[int, int], device: torch.device) -> Teacher:

@@ -9,7 +9,7 @@ from mimflow_train.device.costs import RunCost, run_cost
 from mimflow_train.device.hardware import Hardware, detect, matmul_rate, named_hardware
 from mimflow_train.device.machine import choose_device, count_cores
 from mimflow_train.device.step_time import IMAGES, step_time
-from mimflow_train.engine.sharding import shares_out
+from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.frozen.weights import weights_status
 from mimflow_train.plan import Plan
 from mimflow_train.teachers import needed_files
@@ -98,7 +98,7 @@ def _memory(config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
     share = config.global_batch // workers
     micro_batch = config.micro_batch or share
     fixed, each = cost.static_bytes / _GIB, cost.activation_bytes / _GIB
-    shared = ", which share the weights out," if shares_out(config, workers) else ""
+    shared = ", which shard the weights," if shards_weights(config, workers) else ""
     yield (
         f"  memory of each of {workers} worker(s){shared}  "
         f"{cost.memory(micro_batch) / _GIB:.1f} GiB at micro_batch {micro_batch}: "

@@ -81,9 +81,9 @@ def _main(options: EvalOptions) -> int:
     from genmetrics import get_extractor
     from genmetrics.evaluation.feasibility import require_enough, require_network
     from genmetrics.evaluation.report import ImageSet
+    from mimflow_train.data.source import load_data
     from mimflow_train.evaluation.scores import Judging, score_run
     from mimflow_train.pretrained import judged_step, trained_model
-    from mimflow_train.run import load_data
 
     extractor = get_extractor(extractor_name, device=device)
     model = trained_model(config, options.run, torch.device(device))

@@ -4,57 +4,39 @@ import importlib.util
 import os
 import socket
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.machine import choose_device, count_devices, torchrun_place
+from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers, usable_workers
 from mimflow_train.errors import ConfigError, DataError, WeightsError
 
 __all__ = [
-    "Launch",
     "choose_engine",
     "choose_launch",
     "cluster_device",
     "idle_gpus",
     "require_answer",
-    "require_divisor",
+    "require_equal_shares",
     "require_gpus_for_torchrun",
-    "require_micro_batch",
     "require_packages",
-    "require_weights",
     "too_many_here",
 ]
 
 
-class Launch(NamedTuple):
-    """Who starts the workers, on what kind of device, how many, and on which cluster if any."""
+def require_equal_shares(config: TrainConfig, workers: Workers) -> None:
+    """Raise if the workers cannot share a batch evenly, in micro-batches of the size that is set.
 
-    engine: str
-    device: str
-    workers: Workers
-    address: str | None
-
-
-def require_divisor(global_batch: int, workers: Workers) -> None:
-    """Raise if the workers cannot share a batch evenly.
-
-    Between the ends of a range the largest divisor trains, and the rest is spare.
-    """
-    if any(global_batch % number for number in workers):
-        raise ConfigError(
-            f"Expected --workers to divide the global batch of {global_batch}; got {workers}. "
-            f"Choose {'divisors for both ends' if workers.is_range else 'a divisor'}."
-        )
-
-
-def require_micro_batch(config: TrainConfig, workers: Workers) -> None:
-    """Raise if the micro-batch that is set does not divide each worker's images.
-
-    Between the ends of a range the most workers whose share it divides train.
+    Between the ends of a range the most workers that can do so train, and the rest is spare.
     """
     for number in workers:
-        share = config.global_batch // number
+        share, rest = divmod(config.global_batch, number)
+        if rest:
+            divisors = "divisors for both ends" if workers.is_range else "a divisor"
+            raise ConfigError(
+                f"Expected --workers to divide the global batch of {config.global_batch}; got "
+                f"{workers}. Choose {divisors}."
+            )
         if config.micro_batch and share % config.micro_batch:
             raise ConfigError(
                 f"Expected --micro-batch to divide a worker's {share} images; "
@@ -240,21 +222,3 @@ def require_gpus_for_torchrun(kind: str, environment: Mapping[str, str]) -> None
             f"Expected at most {count_devices('cuda')} workers on this machine's "
             f"{count_devices('cuda')} GPU(s); torchrun started {started}. Lower --nproc-per-node."
         )
-
-
-def require_weights(config: TrainConfig, *, joint_phase: bool, decoder_phase: bool) -> None:
-    """Find every weight file of a run, or fetch it once, before workers ask for it.
-
-    Args:
-        config: The run.
-        joint_phase: Whether any of the joint phase is left.
-        decoder_phase: Whether it goes on to the decoder phase.
-
-    Raises:
-        WeightsError: If one cannot be had.
-    """
-    from mimflow_train.frozen.weights import find_weights
-    from mimflow_train.teachers import needed_files
-
-    for file in needed_files(config, joint_phase=joint_phase, decoder_phase=decoder_phase):
-        find_weights(file)

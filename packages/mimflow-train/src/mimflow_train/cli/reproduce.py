@@ -17,10 +17,8 @@ from genmetrics.networks.extractor_names import check_extractor_name
 from mimflow_train.cli.build_config import require_scale
 from mimflow_train.cli.command import parse, run
 from mimflow_train.cli.preflight import (
-    Launch,
     choose_launch,
-    require_divisor,
-    require_micro_batch,
+    require_equal_shares,
     require_packages,
 )
 from mimflow_train.config import TrainConfig
@@ -28,6 +26,7 @@ from mimflow_train.config.overrides import override
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout, require_apart
 from mimflow_train.device.machine import choose_device, require_gpu
+from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError, DataError
 from mimflow_train.recipes import IMAGENET_CLASSES, RECIPES
@@ -198,8 +197,7 @@ def _launch(
     workers = Workers.parse(options.workers)
     if any(each.trains for each in experiments):
         require_packages(base.data.source)
-        require_divisor(base.global_batch, workers)
-        require_micro_batch(base, workers)
+        require_equal_shares(base, workers)
     if base.cuda_graph and any(each.measure in ("step", "tokens") for each in experiments):
         raise ConfigError(
             "Expected timings of table4 and table10 without cuda_graph, which they do not record; "

@@ -14,11 +14,9 @@ from mimflow_train.cli.build_config import build_config
 from mimflow_train.cli.command import leave, parse, run
 from mimflow_train.cli.failure_note import failure_noted, forget_failure
 from mimflow_train.cli.preflight import (
-    Launch,
     choose_launch,
     idle_gpus,
-    require_divisor,
-    require_micro_batch,
+    require_equal_shares,
     require_packages,
     too_many_here,
 )
@@ -30,6 +28,7 @@ from mimflow_train.device.machine import (
     require_gpu_for_graph,
     torchrun_place,
 )
+from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError
 from mimflow_train.plan import Plan, checkpoint_interval
@@ -123,8 +122,7 @@ def _main(options: TrainOptions) -> int:
         config = build_config(options)
         _require_trainable(options, config)
         range_of_workers = Workers(min(workers.least, count), count)
-        require_divisor(config.global_batch, range_of_workers)
-        require_micro_batch(config, range_of_workers)
+        require_equal_shares(config, range_of_workers)
         if options.dry_run:
             return _dry_run(options, config, count)
         require_packages(config.data.source)
@@ -132,7 +130,7 @@ def _main(options: TrainOptions) -> int:
         if launch.device == "cpu":
             require_gpu(config.scale, options.device)
         if config.cuda_graph:
-            require_gpu_for_graph(launch.device, shared_out=config.shard and count > 1)
+            require_gpu_for_graph(launch.device, sharded=config.shard and count > 1)
         if options.log == "wandb":
             require_wandb()
         idle = idle_gpus(config, launch)
@@ -146,7 +144,8 @@ def _main(options: TrainOptions) -> int:
     if rank > 0:  # it waits for rank 0 where they meet
         with failure_noted(run_dir, is_held=True):
             _require_weights(options, config, run_dir)
-            _train(options, config, run_dir, launch)
+            plan = _plan(options, config, last_step(config, run_dir, options.phase))
+            launch.train(config, run_dir, plan)
         return 0
     require_begun(run_dir, options.resume)
     with locked(run_dir), failure_noted(run_dir, is_held=True):
@@ -193,7 +192,7 @@ def _require_trainable(options: TrainOptions, config: TrainConfig) -> None:
 def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
     """Say what the run would cost on so many workers; return the exit code."""
     if config.cuda_graph:  # on what --hardware names, or on another GPU
-        require_gpu_for_graph("cuda", shared_out=config.shard and count > 1)
+        require_gpu_for_graph("cuda", sharded=config.shard and count > 1)
     from mimflow_train.cli.dry_run import cost_table
 
     table = cost_table(
@@ -222,7 +221,7 @@ def _plan(options: TrainOptions, config: TrainConfig, until: int) -> Plan:
 
 def _require_weights(options: TrainOptions, config: TrainConfig, run_dir: Path) -> None:
     """Raise if a frozen network of what is left of the run cannot be had."""
-    from mimflow_train.cli.preflight import require_weights  # imports torch
+    from mimflow_train.teachers import require_weights  # imports torch
 
     until = last_step(config, run_dir, options.phase)
     is_joint = options.resume == "never" or steps_done(run_dir) < config.steps
@@ -251,18 +250,19 @@ def _train_and_finish(
     """Train, then judge what came of it; return the exit code."""
     began = time.monotonic()
     (run_dir / "bad_images.txt").unlink(missing_ok=True)  # it is found out anew
-    until = last_step(config, run_dir, options.phase)
-    if steps_done(run_dir) < until:  # these will be others; scripts look whether they are there
+    plan = _plan(options, config, last_step(config, run_dir, options.phase))
+    if steps_done(run_dir) < plan.until:
+        # These will be others; scripts look whether they are there.
         for name in FILES_OF_ITS_END:
             (run_dir / name).unlink(missing_ok=True)
-        _warn_of_disk(config, run_dir, _plan(options, config, until))
-    say(f"{config.scale}: {until} steps of {config.global_batch} images, in {run_dir}")
+        _warn_of_disk(config, run_dir, plan)
+    say(f"{config.scale}: {plan.until} steps of {config.global_batch} images, in {run_dir}")
     if launch.address and launch.device == "cuda" and choose_device("auto") == "cpu":
         say(
             "Warning: the cluster trains on GPUs and this machine has none, so that its CPU will "
             "judge the run, which takes long. Run the command on a node with a GPU."
         )
-    stopped = _train(options, config, run_dir, launch)
+    stopped = launch.train(config, run_dir, plan)
     if stopped is not None:
         say(f"Saved in {run_dir}. Run the same command again to go on.")
         return 128 + stopped
@@ -289,31 +289,6 @@ def _warn_of_disk(config: TrainConfig, run_dir: Path, plan: Plan) -> None:
     short = shortage(config, run_dir, plan)
     if short:
         say(short)
-
-
-def _train(options: TrainOptions, config: TrainConfig, run_dir: Path, launch: Launch) -> int | None:
-    """Train with the engine; return the signal that ended it early, or None."""
-    plan = _plan(options, config, last_step(config, run_dir, options.phase))
-
-    if launch.engine == "ray":
-        from mimflow_train.engine.launch_ray import run_ray
-
-        return run_ray(
-            config,
-            run_dir,
-            launch.device,
-            workers=launch.workers,
-            plan=plan,
-            address=launch.address,
-        )
-
-    import torch
-
-    from mimflow_train.run import run_local, run_torchrun
-
-    if launch.engine == "torchrun":
-        return run_torchrun(config, run_dir, launch.device, plan)
-    return run_local(config, run_dir, torch.device(launch.device), plan)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from mimflow_train.storage.away import patiently
+from mimflow_train.storage.retries import with_retries
 
 __all__ = ["PLAIN", "FolderLayout", "Found", "ImageFiles"]
 
@@ -90,7 +90,7 @@ class ImageFiles:
         Raises:
             OSError: If it is not there, or the tar ends before the member does.
         """
-        return patiently(lambda: self._read(index), _WAITS)
+        return with_retries(lambda: self._read(index), _WAITS)
 
     def _read(self, index: int) -> bytes:
         archive, offset = int(self.archive[index]), int(self.offsets[index])

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +19,7 @@ __all__ = [
     "Split",
     "as_tensor",
     "in_batches",
+    "to_bytes",
     "to_unit",
 ]
 
@@ -114,3 +115,13 @@ def as_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 def to_unit(pixels: UInt8[Tensor, "b 3 h w"]) -> Tensor:
     """Map bytes to floats in [-1, 1]: 0 to -1, 255 to 1."""
     return pixels.float() / 127.5 - 1
+
+
+def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Map images from [-1, 1] to bytes: clamp, scale, round to nearest.
+
+    Example:
+        >>> to_bytes(torch.tensor([-2.0, 0.0, 1.0]).reshape(1, 3, 1, 1)).flatten()
+        tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

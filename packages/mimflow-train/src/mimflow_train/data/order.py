@@ -1,16 +1,12 @@
 """Which image comes at which position of training: a function of the seed, nothing to save."""
 
-from collections.abc import Iterable, Iterator, Sequence
-
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
-from mimflow_train.data.images import Split
-from mimflow_train.data.loading import load
 from mimflow_train.draws import generator
 
-__all__ = ["EpochOrder", "EvenClassOrder", "batches", "image_order"]
+__all__ = ["EpochOrder", "EvenClassOrder", "image_order"]
 
 
 class EpochOrder:
@@ -78,29 +74,3 @@ def image_order(
         even_classes: Whether classes come evenly instead of images.
     """
     return EvenClassOrder(labels, seed) if even_classes else EpochOrder(len(labels), seed)
-
-
-def batches(
-    split: Split,
-    order: EpochOrder | EvenClassOrder,
-    positions: Iterable[Sequence[int]],
-    *,
-    loaders: int = 0,
-    pin_memory: bool = False,
-) -> Iterator[tuple[Int64[Tensor, " b"], UInt8[Tensor, "b 3 h w"]]]:
-    """Yield ``(indices, images)`` for each list of global sample positions.
-
-    Neither order nor pixels depend on ``loaders``. The processes end with the iterator.
-
-    Args:
-        split: The training images.
-        order: Image at each position.
-        positions: One list for each batch.
-        loaders: Processes that decode; 0 decodes here, as for images in memory.
-        pin_memory: Put the pixels where CUDA copies them from without waiting.
-
-    Raises:
-        DataError: If too many images cannot be decoded, or a process dies.
-    """
-    index_lists = ([order[position] for position in batch] for batch in positions)
-    return load(split.images, index_lists, loaders=loaders, pin_memory=pin_memory)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mimflow_train.draws import Draws
-from mimflow_train.micro_batches import Part
+from mimflow_train.micro_batches import MicroBatch
 from mimflow_train.objective import Objective
 
 __all__ = ["CapturedPass"]
@@ -29,7 +29,10 @@ class CapturedPass:
     """
 
     def __init__(
-        self, work: Callable[[Part], Objective], weights: Iterable[nn.Parameter], part: Part
+        self,
+        work: Callable[[MicroBatch], Objective],
+        weights: Iterable[nn.Parameter],
+        part: MicroBatch,
     ) -> None:
         self.weights = list(weights)
         self.part = part._replace(
@@ -53,7 +56,7 @@ class CapturedPass:
         self.gradients = {each: each.grad for each in self.weights if each.grad is not None}
         self._drop_gradients()
 
-    def __call__(self, part: Part) -> Objective:
+    def __call__(self, part: MicroBatch) -> Objective:
         """Add the gradients of a micro-batch; return its objective, good until the next call."""
         earlier = {each: each.grad.clone() for each in self.gradients if each.grad is not None}
         for ours, new in zip(_tensors(self.part), _tensors(part), strict=True):
@@ -70,5 +73,5 @@ class CapturedPass:
             each.grad = None
 
 
-def _tensors(part: Part) -> tuple[Tensor, ...]:
+def _tensors(part: MicroBatch) -> tuple[Tensor, ...]:
     return part.image, part.label, part.indices, *part.draws

@@ -13,7 +13,7 @@ from mimflow_train.adversary.discriminator import PatchDiscriminator
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.memory import kept_bytes, set_computation
 from mimflow_train.device.work import forward_work
-from mimflow_train.engine.sharding import shares_out
+from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.errors import ConfigError
 from mimflow_train.frozen.costs import FrozenCost, frozen_costs
 from mimflow_train.frozen.efflite0 import EffLite0Distance
@@ -32,7 +32,7 @@ from mimflow_train.teachers import Targets
 __all__ = ["BYTES_PER_TRAINED", "PartCost", "RunCost", "run_cost", "training_flops"]
 
 BYTES_PER_TRAINED = 20  # float32 weight, gradient, two moments of AdamW, moving average
-_BYTES_TOGETHER = 8  # weight and gradient of what is not shared out at the moment
+_BYTES_TOGETHER = 8  # weight and gradient of what is not sharded at the moment
 _BYTES_PER_FROZEN = 2  # as in mimflow_train.frozen.teacher; but for a discriminator's eye
 _BYTES_PER_EYE = 4
 
@@ -114,7 +114,7 @@ def run_cost(config: TrainConfig, workers: int = 1) -> RunCost:
     trained = _trained(config)
     copies, activations = _kept_bytes(config)
     weights = BYTES_PER_TRAINED * sum(part.parameters for part in trained)
-    if shares_out(config, workers):
+    if shards_weights(config, workers):
         weights = weights // workers + _BYTES_TOGETHER * _numbers_together(config)
     return RunCost(
         trained=trained,

@@ -62,18 +62,18 @@ def require_gpu(scale: str, wanted: str) -> None:
         )
 
 
-def require_gpu_for_graph(device: str, *, shared_out: bool) -> None:
+def require_gpu_for_graph(device: str, *, sharded: bool) -> None:
     """Raise if a pass could not be a CUDA graph, whatever it computes.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        shared_out: Whether workers have parts of the weights, which they send during a pass.
+        sharded: Whether workers have parts of the weights, which they send during a pass.
 
     Raises:
         ConfigError: If it is no pass of a GPU that has all weights.
     """
-    if device != "cuda" or shared_out:
-        found = "workers that share the weights out (shard)" if shared_out else f"a {device}"
+    if device != "cuda" or sharded:
+        found = "workers that shard the weights (shard=true)" if sharded else f"a {device}"
         raise ConfigError(
             f"Expected a GPU that has all weights with cuda_graph; got {found}. "
             "Leave cuda_graph out."

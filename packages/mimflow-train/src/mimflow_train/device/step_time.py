@@ -5,7 +5,7 @@ from typing import NamedTuple
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.costs import RunCost
 from mimflow_train.device.hardware import Hardware
-from mimflow_train.engine.sharding import shares_out
+from mimflow_train.engine.sharding import shards_weights
 
 __all__ = ["IMAGES", "StepTime", "step_time"]
 
@@ -55,7 +55,7 @@ def step_time(
     pace = 1 / (share * 1e12 * card.tflops) - update * _TRAINED / (IMAGES * _FLOPS)
     work = pace * flops * config.global_batch / workers
     trained = cost.num_trained
-    rounds, own = (3, trained / workers) if shares_out(config, workers) else (2, trained)
+    rounds, own = (3, trained / workers) if shards_weights(config, workers) else (2, trained)
     sending = rounds * (workers - 1) / workers * 4 * trained / _LINK  # float32 around a ring
     waiting = sending if config.cuda_graph else max(0.0, sending - _BACKWARD * work)
     return StepTime(work, update * own, waiting)

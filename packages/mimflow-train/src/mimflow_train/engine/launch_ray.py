@@ -34,6 +34,7 @@ from mimflow_train.engine.driver import (
     STOP_FILE,
     watch,
 )
+from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.processes import descendants, kill
 from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.failures import ended
@@ -45,7 +46,7 @@ from mimflow_train.telemetry.run_log import RunLog
 
 __all__ = ["join_cluster", "run_ray"]
 
-_LAUNCH_FILE = "launch"
+_MARK_FILE = "mark"  # of this launch; nodes that do not find it have another folder
 _RESIZE_SECONDS = 60.0
 _STARTS = 8  # in a row from one checkpoint; one that a joining machine causes counts too
 
@@ -79,44 +80,19 @@ def join_cluster(address: str) -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
-def run_ray(
-    config: TrainConfig,
-    run_dir: Path,
-    device: str,
-    *,
-    workers: int | Workers,
-    plan: Plan,
-    address: str | None = None,
-) -> int | None:
-    """Train on several devices until done or asked to stop.
-
-    Args:
-        config: The run.
-        run_dir: The run folder, which all workers see.
-        device: ``cpu`` or ``cuda``.
-        workers: Devices.
-        plan: How far to go and what to keep.
-        address: Cluster to train on, as for :func:`join_cluster`; None for one of this machine
-            that lives as long as the run.
-
-    Returns:
-        The signal that ended the run early, or None.
-
-    Raises:
-        MimflowError: If a worker ended with one, or workers kept dying.
-    """
-    workers = workers if isinstance(workers, Workers) else Workers(workers, workers)
+def run_ray(config: TrainConfig, run_dir: Path, launch: Launch, plan: Plan) -> int | None:
+    """Train on several devices, as :meth:`Launch.train` says."""
     others = descendants()
     # Ray would take its own record of an earlier launch for the state of this one.
     shutil.rmtree(run_dir / RAY_FOLDER, ignore_errors=True)
     (run_dir / RAY_FOLDER).mkdir(exist_ok=True)
     for each in (BEGAN_FILE, FAILURE_FILE, STOP_FILE):
         (run_dir / RAY_FOLDER / each).unlink(missing_ok=True)
-    if address is None:
-        _start_cluster(workers)
+    if launch.address is None:
+        _start_cluster(launch.workers)
     elif not ray.is_initialized():
-        join_cluster(address)
-    trainer = _trainer(config, run_dir, device, workers=workers, plan=plan)
+        join_cluster(launch.address)
+    trainer = _trainer(config, run_dir, launch, plan)
     # Some of Ray's processes outlive their driver by half a minute. After a second signal they end
     # in place of a shutdown, in which the thread that waits for the job would end this process.
     stop = StopRequest(before_exit=lambda: kill(descendants() - others))
@@ -142,21 +118,20 @@ def _start_cluster(workers: Workers) -> None:
     )
 
 
-def _trainer(
-    config: TrainConfig, run_dir: Path, device: str, *, workers: Workers, plan: Plan
-) -> TorchTrainer:
+def _trainer(config: TrainConfig, run_dir: Path, launch: Launch, plan: Plan) -> TorchTrainer:
     """Return the job, and leave in the run folder what its workers know it by."""
+    workers, use_gpu = launch.workers, launch.device == "cuda"
     # Right after a machine has died Ray still counts its devices; a range soon counts anew.
     seconds = "120" if workers.is_range else "300"
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", seconds)
-    launch, threads = uuid.uuid4().hex, os.environ.get("OMP_NUM_THREADS", "")
-    (run_dir / RAY_FOLDER / _LAUNCH_FILE).write_text(launch)
+    mark, threads = uuid.uuid4().hex, os.environ.get("OMP_NUM_THREADS", "")
+    (run_dir / RAY_FOLDER / _MARK_FILE).write_text(mark)
     return TorchTrainer(
         _work,
         train_loop_config={
             "config": to_dict(config),
             "run_dir": str(run_dir),
-            "launch": launch,
+            "mark": mark,
             "plan": dataclasses.asdict(plan),
             "least": workers.least,
             "is_range": workers.is_range,
@@ -165,8 +140,8 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=tuple(workers) if workers.is_range else workers.most,
             elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
-            use_gpu=device == "cuda",
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if device == "cuda" else {})},
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
             name=RAY_FOLDER,
@@ -202,7 +177,7 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
     share_of_cores = max(1, count_cores() // here.get_local_world_size())
     torch.set_num_threads(options["threads"] or share_of_cores)
     run_dir = Path(options["run_dir"])
-    apart = _nodes_without(run_dir, options["launch"])
+    apart = _nodes_without(run_dir, options["mark"])
     if apart:
         return _failure(
             errors.StorageError(
@@ -287,10 +262,10 @@ def _begin(run_dir: Path) -> None:
         file.write(f"{done}\n")
 
 
-def _nodes_without(run_dir: Path, launch: str) -> list[str]:
-    """Return the nodes that do not see the file of this launch in the run folder."""
-    path = run_dir / RAY_FOLDER / _LAUNCH_FILE
-    seen = path.exists() and path.read_text() == launch
+def _nodes_without(run_dir: Path, mark: str) -> list[str]:
+    """Return the nodes that do not see this launch's mark in the run folder."""
+    path = run_dir / RAY_FOLDER / _MARK_FILE
+    seen = path.exists() and path.read_text() == mark
     nodes = [None if seen else ray.util.get_node_ip_address()]
     if get_context().get_world_size() > 1:
         nodes = nodes * get_context().get_world_size()

@@ -1,4 +1,4 @@
-"""Weights that are shared out over the workers (FSDP2), and how they come together again."""
+"""Weights that are sharded over the workers (FSDP2), and how they come together again."""
 
 import warnings
 
@@ -12,15 +12,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mimflow_train.config import TrainConfig
 from mimflow_train.model import MIMFlow
 
-__all__ = ["is_shared_out", "part_of", "placed_like", "share_out", "shares_out", "whole"]
+__all__ = ["is_sharded", "part_of", "placed_like", "shard", "shards_weights", "whole"]
 
 
-def shares_out(config: TrainConfig, workers: int) -> bool:
-    """Return whether so many workers share the weights out in the joint phase."""
+def shards_weights(config: TrainConfig, workers: int) -> bool:
+    """Return whether so many workers shard the weights in the joint phase."""
     return config.shard and workers > 1
 
 
-def share_out(model: MIMFlow, device: torch.device) -> None:
+def shard(model: MIMFlow, device: torch.device) -> None:
     """Leave each worker its part of every weight, in place; names stay, parameters are new ones.
 
     A layer's weights are together while it computes; those that belong to no layer from the
@@ -39,13 +39,13 @@ def share_out(model: MIMFlow, device: torch.device) -> None:
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
 
 
-def is_shared_out(module: nn.Module) -> bool:
+def is_sharded(module: nn.Module) -> bool:
     """Return whether a worker has only parts of a module's weights."""
     return any(isinstance(each, DTensor) for each in module.parameters())
 
 
 def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return a tensor where a parameter of its shape is: on its device, and shared out as it is.
+    """Return a tensor where a parameter of its shape is: on its device, and sharded as it is.
 
     Args:
         value: The same on every worker.
@@ -59,10 +59,10 @@ def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def part_of(value: Tensor) -> Tensor:
-    """Return what this worker has of a tensor, which may be shared out."""
+    """Return what this worker has of a tensor, which may be sharded."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def whole(value: Tensor) -> Tensor:
-    """Return a tensor with all its parts; all workers call this where it is shared out."""
+    """Return a tensor with all its parts; all workers call this where it is sharded."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -8,13 +8,13 @@ import torch
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
+from mimflow_train.data.source import load_data
 from mimflow_train.evaluation.diagnostics import diagnose, write_diagnostics
 from mimflow_train.evaluation.reconstruction import Reconstruction, evaluate_reconstruction
 from mimflow_train.evaluation.run_pictures import reconstruction_grid, sample_grid
 from mimflow_train.evaluation.summary import Evaluation, evaluate
 from mimflow_train.pretrained import trained_model
 from mimflow_train.report.one_run import write_report
-from mimflow_train.run import load_data
 from mimflow_train.storage.checkpoint import joint_checkpoint, latest_checkpoint, load_model
 from mimflow_train.storage.files import written_whole
 

@@ -22,7 +22,7 @@ _MOST = 256
 class HeldOut:
     """Looks at held-out images with the report of every planned checkpoint.
 
-    Not where weights are shared out, which all workers would have to gather.
+    Not where weights are sharded, which all workers would have to gather.
 
     Args:
         config: The run.
@@ -37,7 +37,7 @@ class HeldOut:
     def __call__(self, state: State) -> dict[str, float]:
         """Return :func:`held_out_values` of the weights that samples are made with, or nothing."""
         is_planned = state.step % self._plan.checkpoint_every == 0 or state.step == state.end
-        if not is_planned or state.is_shared_out or not self._is_readable:
+        if not is_planned or state.is_sharded or not self._is_readable:
             return {}
         try:
             return held_out_values(state.chosen, self._config, self._images)

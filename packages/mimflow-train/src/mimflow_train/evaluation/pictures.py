@@ -5,29 +5,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from einops import rearrange
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from genmetrics import write_npz
 
-__all__ = ["channels_last", "save_grid", "save_npz", "to_bytes"]
+__all__ = ["channels_last", "save_grid", "save_npz"]
 
 _GAP = 2
 _SMALL = 128  # sides below are shown twice as large
 _LABEL_WIDTH = 96  # at least
-
-
-def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """Map images from [-1, 1] to bytes: clamp, scale, round to nearest.
-
-    Example:
-        >>> to_bytes(torch.tensor([-2.0, 0.0, 1.0]).reshape(1, 3, 1, 1)).flatten()
-        tensor([  0, 128, 255], dtype=torch.uint8)
-    """
-    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def save_npz(

@@ -17,11 +17,11 @@ from mimflow_train.data.images import (
     ImageSource,
     LabelledImages,
     in_batches,
+    to_bytes,
     to_unit,
 )
 from mimflow_train.draws import generator
 from mimflow_train.evaluation.features import features_of
-from mimflow_train.evaluation.pictures import to_bytes
 from mimflow_train.evaluation.selection import CHUNK, judged_images, judged_mask, same_classes
 from mimflow_train.model import MIMFlow
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mim_encoder import mask_image
 from mimflow_train.config import TrainConfig
-from mimflow_train.data.images import LabelledImages, to_unit
+from mimflow_train.data.images import LabelledImages, to_bytes, to_unit
 from mimflow_train.draws import generator
-from mimflow_train.evaluation.pictures import save_grid, to_bytes
+from mimflow_train.evaluation.pictures import save_grid
 from mimflow_train.evaluation.reconstruction import decode, encode
 from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import spread

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmetrics import Extractor, get_extractor
-from mimflow_train.cli.preflight import Launch
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.data.images import LabelledImages, in_batches
+from mimflow_train.data.source import load_data
+from mimflow_train.engine.launch import Launch
 from mimflow_train.evaluation.features import features_of
 from mimflow_train.evaluation.selection import CHUNK
 from mimflow_train.recipes import RECIPES
-from mimflow_train.run import load_data
 
 __all__ = ["Session", "digest"]
 

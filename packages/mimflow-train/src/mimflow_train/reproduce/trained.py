@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mimflow_train.cli.preflight import require_weights
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import write_config
+from mimflow_train.engine.launch import Launch
 from mimflow_train.errors import DivergedError, MimflowError, StorageError, WorkerError
 from mimflow_train.model import MIMFlow
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.reproduce.session import Session
-from mimflow_train.run import run_local
 from mimflow_train.storage.checkpoint import (
     damage,
     fingerprint,
@@ -20,6 +19,7 @@ from mimflow_train.storage.checkpoint import (
 )
 from mimflow_train.storage.lock import locked_in_turn
 from mimflow_train.storage.run_folder import read_manifest, steps_done
+from mimflow_train.teachers import require_weights
 from mimflow_train.telemetry.console import say
 
 __all__ = ["InterruptedRunError", "Trained", "trained"]
@@ -86,24 +86,12 @@ def trained(session: Session, config: TrainConfig, *, decoder_phase: bool = Fals
 
 def _train(session: Session, config: TrainConfig, run_dir: Path, until: int) -> None:
     plan = Plan(until=until, checkpoint_every=checkpoint_interval(config.scale))
-    launch = session.launch
-    if launch is not None:
-        from mimflow_train.engine.launch_ray import run_ray
-
-        try:
-            stopped = run_ray(
-                config,
-                run_dir,
-                launch.device,
-                workers=launch.workers,
-                plan=plan,
-                address=launch.address,
-            )
-        except WorkerError as error:
-            if error.exit_code == DivergedError.exit_code:
-                raise DivergedError(str(error), steps_done(run_dir)) from error
-            raise
-    else:
-        stopped = run_local(config, run_dir, session.device, plan)
+    launch = session.launch or Launch("local", str(session.device))
+    try:
+        stopped = launch.train(config, run_dir, plan)
+    except WorkerError as error:
+        if error.exit_code == DivergedError.exit_code:
+            raise DivergedError(str(error), steps_done(run_dir)) from error
+        raise
     if stopped is not None:
         raise InterruptedRunError(stopped)

@@ -21,9 +21,9 @@ from mimflow_train.errors import StorageError, remedy
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.arithmetic import precision_on, versions
-from mimflow_train.storage.away import patiently
 from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.provenance import code_commit
+from mimflow_train.storage.retries import with_retries
 from mimflow_train.storage.run_folder import (
     checkpoint_folder,
     checkpoints,
@@ -75,7 +75,7 @@ def snapshot(state: State, *, keep: bool = True) -> Snapshot:
     """Copy a training state, so that training can go on while the copy is written.
 
     Args:
-        state: Where it is shared out, all workers call this together.
+        state: Where it is sharded, all workers call this together.
         keep: Whether this worker needs the copy; if not, it only sends its parts.
     """
     copies: dict[str, dict[str, Tensor]] = {}
@@ -269,7 +269,7 @@ def damage(folder: Path) -> str | None:
     What cannot be read is tried again for a while: a file system on a network may be away.
     """
     try:
-        return patiently(lambda: _damage(folder), _WAITS)
+        return with_retries(lambda: _damage(folder), _WAITS)
     except OSError as error:
         return str(error)
 

@@ -43,7 +43,7 @@ class Saver:
         data: Images; only its classes are looked at.
         run_dir: The run folder.
         plan: Says which saves have a picture, and which weights are kept for good.
-        writes: Whether this worker writes; the others only send their parts of what is shared out.
+        writes: Whether this worker writes; the others only send their parts of what is sharded.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Saver:
     def __call__(self, state: State) -> None:
         """Save a state, with a grid of samples; at the last step of a phase, to the end.
 
-        All workers call this where the state is shared out, else the one that writes.
+        All workers call this where the state is sharded, else the one that writes.
 
         Raises:
             StorageError: At the third failure in a row, and at the last step of a phase.
@@ -131,8 +131,8 @@ def _steps_of(milestones: Path) -> list[int]:
 
 
 def _model(state: State, copies: Snapshot) -> MIMFlow:
-    """Return what draws samples; where weights are shared out, from what is here together."""
-    if not state.is_shared_out:
+    """Return what draws samples; where weights are sharded, from what is here together."""
+    if not state.is_sharded:
         return state.chosen
     device = next(state.model.parameters()).device
     weights = copies.tensors[chosen_weights(state.config)]

@@ -55,15 +55,6 @@ class Health:
         self._waited, self._steps, self._skipped = 0.0, 0, 0
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time spent in a block as waiting for data."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self._waited += self._clock() - began
-
-    @contextmanager
     def apart(self) -> Iterator[None]:
         """Leave the time spent in a block, such as saving, out of the next line's speed."""
         began = self._clock()
@@ -74,14 +65,11 @@ class Health:
 
     def fetched(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Yield the batches, counting the time that each takes to come as waiting."""
-        iterator = iter(batches)
-        while True:
-            with self.waiting():
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
+        began = self._clock()
+        for batch in batches:
+            self._waited += self._clock() - began
             yield batch
+            began = self._clock()
 
     def after_step(self, *, skipped: bool) -> None:
         """Count a step.

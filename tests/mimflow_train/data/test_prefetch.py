@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mimflow_train.data.ahead import one_ahead
+from mimflow_train.data.prefetch import prefetched
 
 
 def test_the_next_item_is_made_while_one_is_used():
@@ -17,7 +17,7 @@ def test_the_next_item_is_made_while_one_is_used():
                 second.set()
             yield number
 
-    ahead = one_ahead(items())
+    ahead = prefetched(items())
     assert next(ahead) == 0
     assert second.wait(10)
     assert list(ahead) == [1, 2]
@@ -31,7 +31,7 @@ def test_an_error_is_raised_at_the_item_that_it_concerns():
         yield 0
         raise OSError("unreadable")
 
-    ahead = one_ahead(items())
+    ahead = prefetched(items())
     assert next(ahead) == 0
     with pytest.raises(OSError, match="unreadable"):
         next(ahead)
@@ -47,7 +47,7 @@ def test_closing_midway_closes_what_makes_the_items():
             closed.append(threading.active_count())
 
     before, source = threading.active_count(), items()
-    ahead = one_ahead(source)
+    ahead = prefetched(source)
     assert next(ahead) == 0
     ahead.close()
     assert closed == [before], "the thread has ended by then"
@@ -63,4 +63,4 @@ def test_the_thread_is_made_ready_first():
     def prepare():
         ready.device = 3
 
-    assert list(one_ahead(items(), prepare)) == [3]
+    assert list(prefetched(items(), prepare)) == [3]

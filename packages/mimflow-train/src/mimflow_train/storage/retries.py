@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["patiently"]
+__all__ = ["with_retries"]
 
 Read = TypeVar("Read")
 _AWAY = {errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
 
 
-def patiently(read: Callable[[], Read], waits: Sequence[float]) -> Read:
+def with_retries(read: Callable[[], Read], waits: Sequence[float]) -> Read:
     """Return what a function reads; where the storage is away, try again.
 
     Args:

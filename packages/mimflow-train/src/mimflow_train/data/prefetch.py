@@ -4,12 +4,12 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
-__all__ = ["one_ahead"]
+__all__ = ["prefetched"]
 
 Item = TypeVar("Item")
 
 
-def one_ahead(
+def prefetched(
     items: Generator[Item], in_thread: Callable[[], object] = lambda: None
 ) -> Iterator[Item]:
     """Yield the items of an iterator, which makes the next one in a thread meanwhile.
@@ -22,7 +22,7 @@ def one_ahead(
         in_thread: Called in the thread before anything is made there.
 
     Example:
-        >>> list(one_ahead(letter for letter in "abc"))
+        >>> list(prefetched(letter for letter in "abc"))
         ['a', 'b', 'c']
     """
     end = object()
