@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 JOINT, ALL = 60, 80
 PROGRAM = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import mimflow_train.loop
 from mimflow_train.config import TrainConfig
@@ -37,7 +37,8 @@ if __name__ == "__main__":
     engine, workers, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     config = from_dict(TrainConfig, json.loads(Path(sys.argv[4]).read_text()))
     out.mkdir(exist_ok=True)
-    write_config(config, out)
+    if os.environ.get("RANK", "0") == "0":  # one writer, as the command has it
+        write_config(config, out)
     plan = Plan(until=config.all_steps, checkpoint_every=5)
     Launch(engine, "cpu", Workers(workers, workers)).train(config, out, plan)
 """
