@@ -343,7 +343,9 @@ def test_a_run_begins_with_another_s_weights_once(begun, tmp_path, capsys, monke
     monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGTERM)
     second = [*arguments, "--out", out, "--set", "optim.lr=1e-5", "--seed", 7]
     assert run(train_command, *second, "--init", tmp_path / "none") == 2
-    assert run(train_command, *second, "--set", "model.flow.width=24", "--init", first) == 2
+    for more in ([], ["--dry-run"]):
+        other = ["--set", "model.flow.width=24", "--init", first, *more]
+        assert run(train_command, *second, *other) == 2
     assert "of networks like this run's; got flow." in capsys.readouterr().err
     assert not (out / "config.json").exists()
 

@@ -25,7 +25,7 @@ from mimflow_train.storage.checkpoint import (
     snapshot,
     write_checkpoint,
 )
-from mimflow_train.storage.init import first_snapshot
+from mimflow_train.storage.init import first_snapshot, require_weights_that_fit
 from mimflow_train.storage.run_folder import checkpoints, init_of, told_of_init
 from mimflow_train.telemetry.run_log import RunLog
 
@@ -94,6 +94,7 @@ def test_a_run_begins_with_what_the_other_s_samples_are_made_with(config, train,
 def test_classes_are_taken_by_name_and_new_ones_begin_at_random(config, train):
     run, first = train(config)  # of a, b and c
     other = of_classes(config, "c", "new", "a", "newer", seed=1)
+    require_weights_that_fit(run, other)
     begun, fresh = first_snapshot(run, other), TrainState(other, CPU).model.state_dict()
     found, wanted = begun.tensors["model"], first.ema.state_dict()
     tables = [name for name in wanted if name.endswith(".classes")]
@@ -110,6 +111,7 @@ def test_feature_decoders_of_other_teachers_begin_at_random(train):
     config = override(tiny(("a", "b"), "emoji"), SMALL)
     run, first = train(config)
     other = dataclasses.replace(config, model=config.model.imitating(["efflite0", "hog"]))
+    require_weights_that_fit(run, other)
     begun = first_snapshot(run, other)
     fresh = TrainState(other, CPU).model.state_dict()
     for name, value in begun.tensors["ema"].items():
@@ -122,10 +124,11 @@ def test_feature_decoders_of_other_teachers_begin_at_random(train):
     assert first_snapshot(run, wider).init["at_random"] == ["the feature decoder of efflite0"]
 
 
-def test_weights_of_other_networks_are_refused(config, train, tmp_path):
+@pytest.mark.parametrize("look", [first_snapshot, require_weights_that_fit])
+def test_weights_of_other_networks_are_refused(config, train, tmp_path, look):
     run, _ = train(config)
     with pytest.raises(ConfigError) as refusal:
-        first_snapshot(run, override(config, ["model.decoder.depth=2"]))
+        look(run, override(config, ["model.decoder.depth=2"]))
     name = "decoder.to_tokens.trunk"
     assert str(refusal.value) == (
         f"Expected in {run} the weights of networks like this run's; got {name}.rope.freqs of "
@@ -135,9 +138,9 @@ def test_weights_of_other_networks_are_refused(config, train, tmp_path):
     )
     shallower = override(config, ["model.flow.depths=(1,)"])
     with pytest.raises(ConfigError, match=r"got flow\.blocks\.1\.classes, of which this run has"):
-        first_snapshot(run, shallower)
+        look(run, shallower)
     with pytest.raises(ConfigError, match="there is no"):
-        first_snapshot(tmp_path / "none", config)
+        look(tmp_path / "none", config)
 
 
 class Stopping(LocalContext):

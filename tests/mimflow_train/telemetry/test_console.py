@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from mimflow_train.telemetry.console import Progress, duration, said_to, say
+from mimflow_train.telemetry import console
+from mimflow_train.telemetry.console import Progress, counted, duration, said_to, say
 
 
 class Clock:
@@ -25,6 +26,31 @@ def test_a_line_comes_at_most_every_half_minute(clock, capsys):
         progress.show(step, {"loss": 1.0})
     steps = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
     assert steps[:3] == ["50/1000", "100/1000", "150/1000"]
+
+
+def test_images_are_counted_at_most_every_half_minute(clock, capsys):
+    def batches():
+        for _ in range(10):
+            clock.now += 16.0
+            yield range(200)
+
+    assert [len(each) for each in counted(batches(), 2000, "samples", clock=clock)] == [200] * 10
+    assert capsys.readouterr().err == (
+        "samples: 400 of 2,000 images, 2 min 08 s left\n"
+        "samples: 800 of 2,000 images, 1 min 36 s left\n"
+        "samples: 1,200 of 2,000 images, 1 min 04 s left\n"
+        "samples: 1,600 of 2,000 images, 32 s left\n"
+    )
+
+
+def test_images_are_counted_on_a_bar_that_leaves_nothing_behind(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(console, "_BAR_AFTER_SECONDS", 0.0)
+    assert list(counted([range(3)], 3, "samples")) == [range(3)]
+    assert "samples: " in terminal.getvalue()
+    assert terminal.getvalue().split("\r")[-1].strip() == ""
 
 
 def test_last_step_is_shown_at_once(clock, capsys):

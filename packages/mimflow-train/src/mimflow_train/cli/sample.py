@@ -16,6 +16,7 @@ from mimflow_train.config.file import read_config
 from mimflow_train.device.machine import choose_device
 from mimflow_train.errors import ConfigError
 from mimflow_train.storage.run_folder import FILES_OF_A_RUN
+from mimflow_train.telemetry.console import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,7 @@ def _main(options: SampleOptions) -> int:
     draw = generator(options.seed, "mimflow-sample")
     guidance, temperature = config.own_guidance, options.temperature
     batches = generate(model, wanted, draw, guidance=guidance, temperature=temperature)
-    _save(batches, wanted, config.data.class_names, options.out)
+    _save(counted(batches, len(wanted), "samples"), wanted, config.data.class_names, options.out)
     drawn = [config.data.class_names[label] for label in labels]
     whose = f" of {', '.join(drawn)}" if len(drawn) < len(config.data.class_names) else ""
     sys.stdout.write(f"{len(wanted)} images{whose} in {options.out}\n")

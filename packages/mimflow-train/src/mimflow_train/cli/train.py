@@ -193,6 +193,10 @@ def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
     """Say what the run would cost on so many workers; return the exit code."""
     if config.cuda_graph:  # on what --hardware names, or on another GPU
         require_gpu_for_graph("cuda", sharded=config.shard and count > 1)
+    if options.init is not None:
+        from mimflow_train.storage.init import require_weights_that_fit
+
+        require_weights_that_fit(options.init, config)
     from mimflow_train.cli.dry_run import cost_table
 
     table = cost_table(

@@ -34,6 +34,7 @@ from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, drawn_labels
 from mimflow_train.model import MIMFlow
 from mimflow_train.storage.files import written_whole
+from mimflow_train.telemetry.console import counted
 from tarflow_prior import TarFlow, triangular_blocks
 
 __all__ = ["Judging", "RunScores", "flow_spectrum", "score_run"]
@@ -190,7 +191,9 @@ def _written_sets(
         "whole": (decoded(model, latents_whole), held_out.labels),
     }
     images = {
-        name: open_images(save_npz(batches, of_class, folder / f"{name}.npz"))
+        name: open_images(
+            save_npz(counted(batches, len(of_class), name), of_class, folder / f"{name}.npz")
+        )
         for name, (batches, of_class) in sets.items()
     }
     return images, latents

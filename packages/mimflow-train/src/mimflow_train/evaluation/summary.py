@@ -29,6 +29,7 @@ from mimflow_train.evaluation.sampling import generate
 from mimflow_train.evaluation.selection import CHUNK, judged_images, same_classes, spread
 from mimflow_train.model import MIMFlow
 from mimflow_train.objective import nll_floor
+from mimflow_train.telemetry.console import counted
 from tarflow_prior import nll_per_dim
 
 __all__ = ["Evaluation", "evaluate"]
@@ -111,7 +112,10 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         "held_out": in_batches(unseen, CHUNK),
     }
     extractor = get_extractor("efflite0", device=str(posterior.device))
-    features = {name: features_of(batches, extractor) for name, batches in sets.items()}
+    features = {
+        name: features_of(counted(batches, len(label), name.replace("_", " ")), extractor)
+        for name, batches in sets.items()
+    }
     distance = {
         name: frechet_distance_from_features(features[name], features["held_out"]).value
         for name in ("real", "flow", "gaussian")

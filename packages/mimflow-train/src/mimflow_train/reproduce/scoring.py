@@ -29,6 +29,7 @@ from mimflow_train.reproduce.trained import Trained
 from mimflow_train.storage.checkpoint import chosen_weights
 from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.lock import locked_in_turn
+from mimflow_train.telemetry.console import counted
 from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "score", "score_folder"]
@@ -105,6 +106,7 @@ def _samples(
     draw = generator(run.config.seed, "reproduce samples")
     label = drawn_labels(held_out.labels, session.num_samples, draw)
     batches = generate(run.model, label, draw, guidance=guidance)
+    batches = counted(batches, len(label), f"samples of {session.run_dir(run.config).name}")
     samples = save_npz(batches, label, folder / "samples.npz")
     name = session.extractor_name
     metrics = _METRICS.get(name, ("fid", "pr"))

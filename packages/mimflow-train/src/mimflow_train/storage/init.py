@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config, read_metadata
 from mimflow_train.errors import ConfigError
+from mimflow_train.model import MIMFlow
 from mimflow_train.pretrained import weights_file
 from mimflow_train.state import TrainState
 from mimflow_train.storage.checkpoint import Snapshot, chosen_weights
 
-__all__ = ["first_snapshot"]
+__all__ = ["first_snapshot", "require_weights_that_fit"]
 
 _NAMED = 3
 
@@ -37,10 +39,7 @@ def first_snapshot(init: Path, config: TrainConfig) -> Snapshot:
     source = read_config(init)
     file = weights_file(source, init)
     found, state = load_file(file), TrainState(config, torch.device("cpu"))
-    wanted = state.model.state_dict()
-    at_random = _with_own_classes(found, wanted, source.data.class_names, config.data.class_names)
-    at_random += _with_own_features(found, wanted)
-    _require_fit(found, wanted, init)
+    at_random = _fit(found, state.model.state_dict(), init, source=source, config=config)
     state.model.load_state_dict(found)
     state.ema.load_state_dict(found)
     with file.open("rb") as content:
@@ -53,6 +52,41 @@ def first_snapshot(init: Path, config: TrainConfig) -> Snapshot:
         "at_random": at_random,
     }
     return Snapshot(state.phase, 0, 0, "nothing yet", state.tensors(), record)
+
+
+def require_weights_that_fit(init: Path, config: TrainConfig) -> None:
+    """Raise as :func:`first_snapshot` would, by names and shapes alone; takes no memory.
+
+    Args:
+        init: The other run's folder, or a file of weights.
+        config: The run that would begin.
+
+    Raises:
+        ConfigError: If there is no such run, or other weights of it do not fit.
+        StorageError: If the other run has no good checkpoint.
+    """
+    source = read_config(init)
+    with torch.device("meta"):
+        wanted = MIMFlow(config.trained_model).state_dict()
+        with safe_open(weights_file(source, init), framework="pt") as file:
+            names = file.keys()
+            found = {name: torch.empty(file.get_slice(name).get_shape()) for name in names}
+    _fit(found, wanted, init, source=source, config=config)
+
+
+def _fit(
+    found: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+    init: Path,
+    *,
+    source: TrainConfig,
+    config: TrainConfig,
+) -> list[str]:
+    """Leave the weights that the run begins with; return the names of those that are at random."""
+    at_random = _with_own_classes(found, wanted, source.data.class_names, config.data.class_names)
+    at_random += _with_own_features(found, wanted)
+    _require_fit(found, wanted, init)
+    return at_random
 
 
 def _with_own_classes(

@@ -1,22 +1,27 @@
-"""What a person sees while a run goes on: a bar in a terminal, a line now and then elsewhere."""
+"""What a person sees of what takes long: a bar in a terminal, a line now and then elsewhere."""
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from mimflow_train.telemetry.collapse import CollapseWarning
 
-__all__ = ["Progress", "duration", "said_to", "say"]
+__all__ = ["Progress", "counted", "duration", "said_to", "say"]
 
 _LINE_EVERY_SECONDS = 30.0
 _IN_LINE = ("loss", "rate", "gan", "discriminator")
 _IF_ANY = {"skipped_steps": "skipped steps", "bad_images": "bad images"}
+_BAR_AFTER_SECONDS = 2.0
 _IN_BAR = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
+
+
+Batch = TypeVar("Batch", bound=Sized)
 
 
 class _Letterbox:
@@ -68,6 +73,42 @@ def said_to(path: Path) -> Iterator[None]:
         left, _letterbox = _letterbox.kept, before
         for each in left:
             say(each)
+
+
+def counted(
+    batches: Iterable[Batch],
+    total: int,
+    name: str,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Batch]:
+    """Yield batches and show how many images are done, if it takes more than a moment.
+
+    Args:
+        batches: What takes long to make, or to use.
+        total: Images in all.
+        name: What they are.
+        clock: Seconds that pass.
+    """
+    began = spoke = clock()
+    done, is_shown = 0, sys.stderr.isatty()
+    with tqdm(
+        total=total,
+        desc=name,
+        unit="image",
+        leave=False,
+        delay=_BAR_AFTER_SECONDS,
+        disable=not is_shown,
+        file=sys.stderr,
+    ) as bar:
+        for batch in batches:
+            yield batch
+            done, now = done + len(batch), clock()
+            bar.update(len(batch))
+            if not is_shown and now - spoke >= _LINE_EVERY_SECONDS and done < total:
+                spoke = now
+                left = duration((total - done) * (now - began) / done)
+                say(f"{name}: {done:,} of {total:,} images, {left} left")
 
 
 def duration(seconds: float) -> str:
