@@ -463,7 +463,7 @@ def test_teachers_are_asked_for_while_any_of_the_joint_phase_is_left(
 def test_a_cuda_graph_of_sharded_weights_is_refused_by_a_dry_run(folder, capsys):
     graph = ["--set", "cuda_graph=true", "--dry-run", "--workers", "2", "--hardware", "H100"]
     assert run(train_command, "--data", folder, *graph, "--set", "shard=true") == 2
-    said = "Expected a GPU that has all weights with cuda_graph; got workers that share the weights"
+    said = "Expected a GPU that has all weights with cuda_graph; got workers that shard the weights"
     assert said in capsys.readouterr().err
 
 

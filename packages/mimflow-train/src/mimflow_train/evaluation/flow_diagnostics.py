@@ -65,9 +65,9 @@ class BaseNoise:
     Attributes:
         n: Images.
         mean_by_token: Mean of ``u`` over images and dimensions; 0 is perfect.
-        std_by_token: Its deviation; 1 is perfect.
+        std_by_token: Its standard deviation; 1 is perfect.
         mean_by_dim: Mean of ``u`` over images and tokens.
-        std_by_dim: Its deviation.
+        std_by_dim: Its standard deviation.
         ks: Kolmogorov-Smirnov distance of all entries from N(0, 1).
         correlation: Mean absolute correlation of two dimensions, over images and tokens.
         edges: Limits of the histogram's bins.

@@ -147,7 +147,7 @@ def _gap_closed(distance: Mapping[str, float]) -> float | None:
 
 
 def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: int) -> Tensor:
-    """Draw latents from a Gaussian with the mean and deviation of training images' latents."""
+    """Draw latents from a Gaussian with the mean and spread of training images' latents."""
     draw = generator(config.seed, "gaussian latents")
     chosen = torch.randperm(len(split.labels), generator=draw)[:_LATENT_IMAGES].tolist()
     shown = ChosenImages(split.images, chosen)

@@ -45,8 +45,8 @@ def flow_section(diagnostics: Mapping[str, Any]) -> str:
         ),
         figure(
             _moments(base),
-            f"Mean and deviation of u by token and by dimension, N = {base['n']}. Good: every "
-            "mean near 0 and every deviation near 1.",
+            f"Mean and standard deviation of u by token and by dimension, N = {base['n']}. Good: "
+            "every mean near 0 and every standard deviation near 1.",
         ),
         figure(
             _depth(depth, diagnostics["nll_floor"]),
@@ -217,7 +217,7 @@ def _deviations(latents: Mapping[str, Any]) -> bytes:
     drawing, axes = _panel()
     axes.bar(range(len(latents["std_by_dim"])), latents["std_by_dim"], alpha=0.6)
     axes.axhline(latents["sigma"], color="black", linewidth=0.8, label="noise of training")
-    return _finished(drawing, axes, "dimension, by rank", "deviation")
+    return _finished(drawing, axes, "dimension, by rank", "standard deviation")
 
 
 def _probe(probe: Mapping[str, Any]) -> bytes:
