@@ -4,18 +4,25 @@ import signal
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mimflow_train.config.overrides import override
 from mimflow_train.data.images import MemoryImages, Split
+from mimflow_train.device.memory import blank_batch
 from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.joint_phase import JointPhase
-from mimflow_train.loop import Calls, train
+from mimflow_train.loop import Calls, _steps, train
+from mimflow_train.micro_batches import micro_batches
+from mimflow_train.objective import Objective
 from mimflow_train.state import TrainState
 from mimflow_train.storage.checkpoint import load_state, snapshot, write_checkpoint
 from mimflow_train.teachers import Targets
 
 CPU = torch.device("cpu")
+NOTHING = Targets(None, {}, {})
 
 
 def run(config, data, state=None, stop_at=None):
@@ -88,12 +95,67 @@ def test_a_cuda_graph_wants_a_pass_that_stays_on_the_gpu(config, monkeypatch):
     monkeypatch.setattr("mimflow_train.joint_phase.require_gpu_for_graph", lambda *_, **__: None)
     config = dataclasses.replace(config, cuda_graph=True)
     counts = override(config, ["model.encoder.hidden_patches=dropped"])
-    nothing = Targets(None, {}, {})
     on_host = Targets(None, {}, {"hog": torch.zeros(16, 16, 108)})
     context = LocalContext(CPU, lambda *_: None, StopRequest())
-    for each, targets, found in ((counts, nothing, "dropped"), (config, on_host, "memory")):
+    for each, targets, found in ((counts, NOTHING, "dropped"), (config, on_host, "memory")):
         with pytest.raises(ConfigError, match=f"stays on the GPU .*{found}.*Leave cuda_graph out"):
             JointPhase(TrainState(each, CPU), context, each, targets)
+
+
+class Waits(TorchDispatchMode):
+    """Counts copies to another device, and those of them that would wait for all that is queued."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies = self.waiting = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        to = kwargs.get("device")
+        if func is torch.ops.aten._to_copy.default and to not in (None, args[0].device):
+            self.copies += 1
+            self.waiting += not kwargs.get("non_blocking")
+        return func(*args, **kwargs)
+
+
+def test_what_a_step_learns_from_is_sent_without_waiting_for_the_step_before(config, data):
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True))
+    context = LocalContext(torch.device("meta"), lambda *_: None, StopRequest())
+    steps = _steps(context, config, data, range(1), stream=0)
+    with Waits() as sent:
+        batch, draws = next(steps)
+    assert {each.device.type for each in (batch.image, batch.label, *draws)} == {"meta"}
+    assert (sent.copies, sent.waiting) == (3 + len(draws), 0)
+
+
+def test_a_captured_pass_gets_the_places_of_its_images_without_waiting(config):
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    phase, replayed = JointPhase(TrainState(config, CPU), context, config, NOTHING), []
+    phase.is_captured = True
+    phase.captured = lambda part: replayed.append(part) or Objective(torch.zeros(()), {})
+    (part,) = micro_batches(CPU, config, *blank_batch(config, 8))
+    part = part._replace(image=part.image.to("meta"))
+    with Waits() as sent:
+        phase._pass(part)
+    assert replayed[0].indices.device.type == "meta"
+    assert (sent.copies, sent.waiting) == (1, 0)
+
+
+def test_workers_send_each_other_no_buffer_in_a_step(config, tmp_path, monkeypatch):
+    """None of them ever changes: biases of keys, which are 0."""
+    sent = []
+    dist.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        context = LocalContext(CPU, lambda *_: None, StopRequest())
+        context.world_size = 2
+        phase = JointPhase(TrainState(config, CPU), context, config, NOTHING)
+        assert isinstance(phase.module, DistributedDataParallel)
+        assert any(True for _ in phase.module.buffers())
+        monkeypatch.setattr(dist, "_broadcast_coalesced", lambda *given: sent.append(given))
+        phase.gradients(*blank_batch(config, 4))
+    finally:
+        dist.destroy_process_group()
+    assert not sent
 
 
 def test_saves_at_intervals_and_at_the_end(config, data):

@@ -38,3 +38,8 @@ def test_each_jacobian_is_lower_triangular_with_the_scales_on_its_diagonal(flow)
         jacobian = torch.autograd.functional.jacobian(block, x).reshape(8, 8)
         assert torch.equal(jacobian, jacobian.tril())
         torch.testing.assert_close(jacobian.diagonal(), (-block.log_scale(x)).exp().flatten())
+
+
+def test_labels_may_be_on_another_device_than_the_flow_as_everywhere(flow):
+    blocks = triangular_blocks(flow.to("meta"), torch.tensor([2, 0]))
+    assert {block.label.device.type for block in blocks} == {"meta"}

@@ -129,6 +129,20 @@ def test_a_process_that_dies_is_one_sentence(photos):
         list(iterator)
 
 
+def test_a_process_that_dies_amid_a_batch_is_one_sentence_where_batches_are_pinned(
+    photos, monkeypatch
+):
+    """A thread of torch pins them, for a GPU, and ends with the batch that it cannot read."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+    monkeypatch.setattr(torch.utils.data._utils.pin_memory, "_pin_memory_loop", lambda *_: None)
+    split, _ = on_disk(photos)
+    with pytest.raises(DataError, match=r"processes that decode images to live.*data\.loaders"):
+        list(load(split.images, [[0]] * 9, loaders=1, pin_memory=True))
+    assert not multiprocessing.active_children()
+
+
 def test_batches_carry_the_images_of_their_indices(data):
     for indices, pixels in load(data.train.images, iter([[0, 1], [2, 3, 4]])):
         assert torch.equal(pixels, data.train.stack(indices.tolist()))

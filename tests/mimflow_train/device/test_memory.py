@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from mimflow_train.cli.train import TrainOptions, parse
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.decoder_phase import DecoderPhase
-from mimflow_train.device.memory import fit_micro_batch, largest_fitting
+from mimflow_train.device.memory import fit_micro_batch, largest_fitting, set_computation
 from mimflow_train.draws import draw_step
 from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError
+from mimflow_train.frozen.perceptual import level_distance
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.micro_batches import Batch
 from mimflow_train.model import MIMFlow
@@ -192,6 +194,20 @@ def test_the_search_leaves_a_tenth_of_the_memory(config, monkeypatch):
     on_gpu = LocalContext(torch.device("cuda"), lambda *_: None, StopRequest())
     fit_micro_batch(config, on_gpu, attempt, MIMFlow(config.trained_model))
     assert calls == [0.9, "attempt", 1.0, "reset"]
+
+
+def test_frozen_networks_are_compiled_for_the_micro_batches_of_both_phases(config):
+    """The five levels of LPIPS share a function; a GPU may hold more images in the second phase."""
+    with torch._dynamo.config.patch(recompile_limit=8, optimize_ddp=True):
+        set_computation(
+            MIMFlow(config.trained_model), dataclasses.replace(config, compile=True), CPU
+        )
+        graphs = CompileCounter()
+        distance = torch.compile(level_distance, backend=graphs, dynamic=False)
+        for images, side in itertools.product((4, 2), (16, 8, 4, 2, 1)):
+            features = torch.ones(images, 3, side, side)
+            distance(features, features, torch.ones(3))
+    assert graphs.frame_count == 10
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", 0), ("8", 8)])

@@ -91,6 +91,20 @@ def test_a_step_is_computed_as_training_would(quick, monkeypatch, name):
     assert f"steps in fp32, compile, recompute; {samples}" in outcome.counts
 
 
+def test_the_flow_alone_is_trained_by_the_optimiser_of_a_run(quick, monkeypatch):
+    """Where it is not fused, a GPU holds a copy of the weights more."""
+    made, adamw = [], torch.optim.AdamW
+
+    def noted(*given, **settings):
+        made.append(adamw(*given, **settings))
+        return made[-1]
+
+    monkeypatch.setattr(torch.optim, "AdamW", noted)
+    measure(quick, "table10", EXPERIMENTS["table10"])
+    assert made
+    assert all(each.defaults["fused"] for each in made)
+
+
 def test_the_precision_of_steps_and_of_samples_is_said(quick):
     session = dataclasses.replace(quick, base=override(quick.base, ["precision=bf16"]))
     said = timing._conditions(session)

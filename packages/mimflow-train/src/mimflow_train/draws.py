@@ -98,5 +98,5 @@ def mirror(
     if not config.data.flip:
         return image
     uniform = torch.rand(config.global_batch, generator=generator(config.seed, "flip", step))
-    mirrored = (uniform[rows] < 0.5).to(image.device)
+    mirrored = (uniform[rows] < 0.5).to(image.device, non_blocking=True)
     return torch.where(mirrored[:, None, None, None], image.flip(-1), image)

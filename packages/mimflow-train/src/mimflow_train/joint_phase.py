@@ -54,7 +54,9 @@ class JointPhase:
         if shares:
             state.shard(context.device)
         elif context.world_size > 1 and not config.cuda_graph:
-            self.module = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
+            together = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
+            together.broadcast_buffers = False  # they are constants, sent in every pass otherwise
+            self.module = together
             self._settle_buckets()
         self.is_captured = config.cuda_graph
 
@@ -103,7 +105,8 @@ class JointPhase:
     def _pass(self, part: MicroBatch) -> Objective:
         if not self.is_captured:
             return self._add_gradients(part)
-        part = part._replace(indices=part.indices.to(part.image.device))
+        places = part.indices.to(part.image.device, non_blocking=True)
+        part = part._replace(indices=places)
         if self.captured is None:
             weights = self.state.model.parameters()
             self.captured = CapturedPass(self._add_gradients, weights, part)

@@ -192,7 +192,7 @@ def _steps(
         label = drop_labels(data.train.labels[indices], draws.dropped)
         image = mirror(to_unit(pixels.to(device, non_blocking=True)), config, step, rows)
         draws = Draws(*(each.to(device, non_blocking=True) for each in draws))
-        yield Batch(image, label.to(device), indices), draws
+        yield Batch(image, label.to(device, non_blocking=True), indices), draws
 
 
 def _batches(

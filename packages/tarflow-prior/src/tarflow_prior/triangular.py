@@ -44,4 +44,5 @@ def triangular_blocks(
         flow: The flow.
         label: Class of each sample; None is the null class.
     """
+    label = None if label is None else label.to(flow.device)
     return [TriangularBlock(cast(Block, block), label) for block in flow.blocks]

@@ -125,8 +125,10 @@ def _next(batches: Iterator[_Batch]) -> _Batch | None:
     try:
         return next(batches, None)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        # The last three: it died while it handed over what it had announced.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+        # The last three: it died while it handed over what it had announced. Where batches are
+        # pinned, they end the thread that does it.
+        dead = ("DataLoader worker", "Pin memory thread")
+        if isinstance(error, RuntimeError) and not str(error).startswith(dead):
             raise
         raise DataError(
             f"Expected the processes that decode images to live; one died ({str(error).strip()}). "

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _SEARCHED = 0.9  # of the memory, when micro-batches are tried out
+_SHAPES = 64  # of both phases' networks and micro-batches, for which a function is compiled
 
 
 def largest_fitting(share: int, attempt: Callable[[int], object]) -> int:
@@ -168,6 +169,8 @@ def set_computation(model: nn.Module, config: TrainConfig, device: torch.device)
         type(each): type(each).forward for each in layers
     }
     if config.compile:
+        # Else torch refuses the ninth shape of a function: LPIPS alone has five a micro-batch.
+        torch._dynamo.config.recompile_limit = _SHAPES
         # Else every layer of a module under DDP is compiled in parts, one for each of its buckets.
         torch._dynamo.config.optimize_ddp = False
         # Else the adversary's gradient, which leaves the graph for another, finds buffers reused.

@@ -143,7 +143,7 @@ def _flow(session: Session, config: TrainConfig, batch: int) -> Costs:
     z = torch.randn(batch, *shape, device=session.device, generator=draw)
     label = torch.zeros(batch, dtype=torch.int64, device=session.device)
     sampling = _sampling(session, flow, label[:1], lambda z: z)
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-4, fused=True)
     set_computation(flow, config, session.device)  # after sampling, which a run does without it
 
     def step() -> None:
