@@ -65,22 +65,22 @@ def test_reports_of_planned_checkpoints_hold_them_and_training_is_the_same(
         assert all(torch.equal(tensors[key], states[1][name][key]) for key in tensors)
 
 
-def test_held_out_images_that_cannot_be_read_are_said_once_and_end_nothing(
-    config, data, monkeypatch, capsys
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("Expected at most 1 unreadable image(s); got 2."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual."),
+    ],
+)
+def test_held_out_images_that_cannot_be_looked_at_are_said_once_and_end_nothing(
+    config, data, monkeypatch, capsys, error
 ):
-    def unreadable(*_):
-        raise DataError("Expected at most 1 unreadable image(s); got 2.")
+    def failing(*_):
+        raise error
 
-    monkeypatch.setattr(on_the_way, "held_out_values", unreadable)
+    monkeypatch.setattr(on_the_way, "held_out_values", failing)
     judge = HeldOut(config, data.held_out, Plan(until=9, checkpoint_every=1))
     assert judge(TrainState(config, CPU)) == judge(TrainState(config, CPU)) == {}
-    assert capsys.readouterr().err.count("not looked at on the way. Expected at most 1") == 1
-
-
-def test_a_gpu_without_room_for_it_goes_on(config, data, monkeypatch):
-    def full(*_):
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(on_the_way, "held_out_values", full)
-    state = TrainState(config, CPU)
-    assert HeldOut(config, data.held_out, Plan(until=9, checkpoint_every=1))(state) == {}
+    first = str(error).splitlines()[0]
+    said = f"Warning: held-out images are not looked at on the way. {first}\n"
+    assert capsys.readouterr().err == said

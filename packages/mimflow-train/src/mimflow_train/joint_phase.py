@@ -54,9 +54,9 @@ class JointPhase:
         if shares:
             state.shard(context.device)
         elif context.world_size > 1 and not config.cuda_graph:
-            together = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
-            together.broadcast_buffers = False  # they are constants, sent in every pass otherwise
-            self.module = together
+            self.module = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
+            # They are constants. Not an argument, whose name differs between versions of torch.
+            self.module.broadcast_buffers = False
             self._settle_buckets()
         self.is_captured = config.cuda_graph
 

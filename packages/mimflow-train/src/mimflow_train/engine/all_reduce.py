@@ -47,7 +47,8 @@ def mean_over_workers(values: Sequence[Tensor], world_size: int) -> list[Tensor]
         values: This worker's.
         world_size: Number of workers.
     """
-    means = [value.clone() for value in values]
+    # NCCL takes no strides.
+    means = [value.clone(memory_format=torch.contiguous_format) for value in values]
     for mean in means if world_size > 1 else ():
         dist.all_reduce(mean)
         mean /= world_size

@@ -32,20 +32,19 @@ class HeldOut:
 
     def __init__(self, config: TrainConfig, images: Split, plan: Plan) -> None:
         self._config, self._images, self._plan = config, images, plan
-        self._is_readable = True
+        self._is_possible = True
 
     def __call__(self, state: State) -> dict[str, float]:
         """Return :func:`held_out_values` of the weights that samples are made with, or nothing."""
         is_planned = state.step % self._plan.checkpoint_every == 0 or state.step == state.end
-        if not is_planned or state.is_sharded or not self._is_readable:
+        if not is_planned or state.is_sharded or not self._is_possible:
             return {}
         try:
             return held_out_values(state.chosen, self._config, self._images)
-        except torch.OutOfMemoryError:
-            return {}
-        except DataError as error:  # training needs none of these images
-            say(f"Warning: held-out images are not looked at on the way. {error}")
-            self._is_readable = False
+        except (torch.OutOfMemoryError, DataError) as error:  # training needs none of it
+            reason = str(error).strip().partition("\n")[0]
+            say(f"Warning: held-out images are not looked at on the way. {reason}")
+            self._is_possible = False
             return {}
 
 
