@@ -1,20 +1,36 @@
 """How calls fail where nothing checks types."""
 
+import functools
+import json
 import subprocess
 import sys
 
-_TRY = """
-for call in {calls!r}:
+_ANSWER = """
+import json, sys
+
+def first_line(call, names):
     try:
-        print(f"no error: {{eval(call)!r}}"[:80].splitlines()[0])
+        return f"no error: {eval(call, names)!r}"[:80].splitlines()[0]
     except Exception as error:
-        print(f"{{type(error).__name__}}: {{error}}".splitlines()[0])
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+for line in sys.stdin:
+    setup, calls = json.loads(line)
+    names = {}
+    exec(setup, names)
+    print(json.dumps([first_line(call, names) for call in calls]), flush=True)
 """
 
 
+@functools.cache
+def _process():
+    command = [sys.executable, "-c", _ANSWER]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def refusals(setup, calls):
-    """Run calls in a process of its own, as the type checker of this run would speak first."""
-    script = setup + _TRY.format(calls=list(calls))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return dict(zip(calls, done.stdout.splitlines(), strict=True))
+    """Run calls in another process, as the type checker of this run would speak first."""
+    process = _process()
+    process.stdin.write(json.dumps([setup, list(calls)]) + "\n")
+    process.stdin.flush()
+    return dict(zip(calls, json.loads(process.stdout.readline()), strict=True))

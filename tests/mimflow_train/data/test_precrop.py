@@ -329,12 +329,12 @@ def test_a_second_command_on_one_copy_is_refused(source, tmp_path, capsys):
 def test_a_second_command_on_one_new_set_is_refused(tmp_path, capsys):
     out = tmp_path / "photos"
     with locked(tmp_path / ".photos.partial"):
-        assert run("photos", out, "--size", 256) == 2
+        assert run("photos", out, "--size", 8) == 2
     assert "to be free" in capsys.readouterr().err
     assert (tmp_path / ".photos.partial").exists()
     (tmp_path / ".photos.partial/train").mkdir()
     (tmp_path / ".photos.partial/train/old.png").touch()
-    assert run("photos", out, "--size", 256) == 0
+    assert run("photos", out, "--size", 8) == 0
     assert not any(out.rglob(".*"))
     assert not any(out.rglob("old.png"))
     assert not (tmp_path / ".photos.partial").exists()
