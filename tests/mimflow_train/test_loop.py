@@ -14,7 +14,7 @@ from mimflow_train.device.memory import blank_batch
 from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.joint_phase import JointPhase
-from mimflow_train.loop import Calls, _steps, train
+from mimflow_train.loop import Calls, _sent, _steps, train
 from mimflow_train.micro_batches import micro_batches
 from mimflow_train.objective import Objective
 from mimflow_train.state import TrainState
@@ -126,6 +126,22 @@ def test_what_a_step_learns_from_is_sent_without_waiting_for_the_step_before(con
         batch, draws = next(steps)
     assert {each.device.type for each in (batch.image, batch.label, *draws)} == {"meta"}
     assert (sent.copies, sent.waiting) == (3 + len(draws), 0)
+
+
+def test_what_a_gpu_is_sent_comes_from_pinned_memory(monkeypatch):
+    sent, pinned = [], torch.ones(3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda _: pinned)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda *given, **how: sent.append((given, how)) or given[0]
+    )
+    here, gpu = torch.device("cpu"), torch.device("cuda")
+    value = torch.zeros(3)
+    for device in (here, gpu):
+        _sent(value, device)
+    assert [given[0] is pinned for given, _ in sent] == [False, True]
+    assert [(given[1], how) for given, how in sent] == [
+        (device, {"non_blocking": True}) for device in (here, gpu)
+    ]
 
 
 def test_a_captured_pass_gets_the_places_of_its_images_without_waiting(config):

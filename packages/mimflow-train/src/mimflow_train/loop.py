@@ -191,8 +191,14 @@ def _steps(
         draws = draw_step(config, step, rows, stream=stream)
         label = drop_labels(data.train.labels[indices], draws.dropped)
         image = mirror(to_unit(pixels.to(device, non_blocking=True)), config, step, rows)
-        draws = Draws(*(each.to(device, non_blocking=True) for each in draws))
-        yield Batch(image, label.to(device, non_blocking=True), indices), draws
+        draws = Draws(*(_sent(each, device) for each in draws))
+        yield Batch(image, _sent(label, device), indices), draws
+
+
+def _sent(value: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device; a GPU copies from pinned memory without waiting for the step before."""
+    value = value.pin_memory() if device.type == "cuda" else value
+    return value.to(device, non_blocking=True)
 
 
 def _batches(
