@@ -1,4 +1,4 @@
-"""Every test draws the same random numbers, whichever tests ran before it in its process."""
+"""Every test draws the same numbers from torch, whichever tests ran before it in its process."""
 
 import pytest
 import torch

@@ -3,7 +3,7 @@
 Run with `uv run python benchmarks/weak_scaling.py [--batch 64] [--steps 20] [--scale tiny]`; prints
 the table of weak_scaling.md. Two processes of one thread each take steps of the joint phase in
 turns: one of them while the other waits; both at once but apart; both as one run (DDP); and as one
-run that shares its weights out (FSDP2). Frozen networks are left out, as in loop_overhead.py.
+run that shards its weights (FSDP2). Frozen networks are left out, as in loop_overhead.py.
 """
 
 import argparse

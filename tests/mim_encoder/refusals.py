@@ -33,4 +33,8 @@ def refusals(setup, calls):
     process = _process()
     process.stdin.write(json.dumps([setup, list(calls)]) + "\n")
     process.stdin.flush()
-    return dict(zip(calls, json.loads(process.stdout.readline()), strict=True))
+    answer = process.stdout.readline()
+    if not answer:
+        _process.cache_clear()
+    assert answer, "The process has ended; stderr says why."
+    return dict(zip(calls, json.loads(answer), strict=True))

@@ -16,6 +16,7 @@ import torch
 from genmetrics import GenmetricsError
 from mimflow_train import run as run_module
 from mimflow_train.data.layout import read_layout
+from mimflow_train.data.source import load_data
 from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DataError, DivergedError, PeerError, RetriesError
 from mimflow_train.failures import StepError, ended, note_failure
@@ -427,10 +428,10 @@ def test_a_run_does_not_go_on_with_images_that_changed_on_the_way(config, folder
     flow = dataclasses.replace(config.model.flow, num_classes=2)
     model = dataclasses.replace(config.model, flow=flow)
     config = dataclasses.replace(config, data=data, model=model)
-    assert len(run_module.load_data(config).train.labels) == 35
+    assert len(load_data(config).train.labels) == 35
     (folder / "red" / "3.png").rename(folder / "red" / "new.png")
     with pytest.raises(DataError, match="the images that the run began with"):
-        run_module.load_data(config)
+        load_data(config)
 
 
 def test_a_machine_with_other_images_than_rank_0_is_refused(config, data, tmp_path, monkeypatch):

@@ -10,11 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mimflow_train.config.overrides import override
 from mimflow_train.data.images import MemoryImages, Split
+from mimflow_train.data.order import image_order
 from mimflow_train.device.memory import blank_batch
 from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.joint_phase import JointPhase
-from mimflow_train.loop import Calls, _sent, _steps, train
+from mimflow_train.loop import Calls, _batches, _sent, _steps, train
 from mimflow_train.micro_batches import micro_batches
 from mimflow_train.objective import Objective
 from mimflow_train.state import TrainState
@@ -126,6 +127,19 @@ def test_what_a_step_learns_from_is_sent_without_waiting_for_the_step_before(con
         batch, draws = next(steps)
     assert {each.device.type for each in (batch.image, batch.label, *draws)} == {"meta"}
     assert (sent.copies, sent.waiting) == (3 + len(draws), 0)
+
+
+def test_workers_share_the_global_batch_of_the_order_s_images(config, data):
+    order = image_order(data.train.labels, config.seed, even_classes=config.data.even_classes)
+    size, shares = config.global_batch, []
+    for rank in range(2):
+        context = LocalContext(CPU, lambda *_: None, StopRequest())
+        context.rank, context.world_size = rank, 2
+        shares.append(list(_batches(context, config, data, range(3, 5))))
+    for step, both in zip(range(3, 5), zip(*shares, strict=True), strict=True):
+        indices = torch.cat([each for each, _ in both]).tolist()
+        assert indices == [order[step * size + place] for place in range(size)]
+        assert torch.equal(torch.cat([each for _, each in both]), data.train.stack(indices))
 
 
 def test_what_a_gpu_is_sent_comes_from_pinned_memory(monkeypatch):

@@ -361,14 +361,15 @@ def test_a_run_begins_with_another_s_weights_once(begun, tmp_path, capsys, monke
     first.rename(tmp_path / "gone")
     for again in ([], ["--init", first]):
         assert run(train_command, *second, *again) == 143
+        assert run(train_command, *second, *again, "--dry-run") == 0
         assert "The networks began" not in capsys.readouterr().err
-    assert run(train_command, *second, "--init", tmp_path / "gone") == 2
-    assert f"than {out} began with, {first}; got {tmp_path / 'gone'}. Leave it out to go on" in (
-        capsys.readouterr().err
-    )
-    for wrong in (out, tmp_path / "none"):
-        assert run(train_command, *second, "--init", wrong, "--resume", "never") == 2
-        assert (out / "checkpoints" / "step_00000000").exists()
+    for more in ([], ["--dry-run"]):
+        assert run(train_command, *second, "--init", tmp_path / "gone", *more) == 2
+        said = f"than {out} began with, {first}; got {tmp_path / 'gone'}. Leave it out to go on"
+        assert said in capsys.readouterr().err
+        for wrong in (out, tmp_path / "none"):
+            assert run(train_command, *second, "--init", wrong, "--resume", "never", *more) == 2
+            assert (out / "checkpoints" / "step_00000000").exists()
     assert run(train_command, *second, "--resume", "never") == 143
     assert not (out / "checkpoints").exists()
 
@@ -588,10 +589,18 @@ def check_samples(out, tmp_path, capsys):
     assert "Did you mean red?" in capsys.readouterr().err
     assert run(sample_command, out, "--label", 1, "--num", 2, "--out", npz) == 0
     assert capsys.readouterr().out == f"2 images of red in {npz}\n"
+    check_grid(out, tmp_path, capsys)
+
+
+def check_grid(out, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mimflow_train.evaluation.run_pictures._ROWS", 1)  # of a thousand classes 12
-        assert run(sample_command, out, "--num", 2, "--out", tmp_path / "grid.png") == 0
-        assert "2 images of blue in" in capsys.readouterr().out
+        patch.setattr("mimflow_train.evaluation.reconstruction.CHUNK", 2)
+        patch.setattr("mimflow_train.telemetry.console._LINE_EVERY_SECONDS", 0.0)
+        assert run(sample_command, out, "--num", 3, "--out", tmp_path / "grid.png") == 0
+        said = capsys.readouterr()
+        assert "samples: 2 of 3 images, " in said.err
+        assert "3 images of blue in" in said.out
     before = (out / "samples.png").read_bytes()
     assert run(sample_command, out, "--out", out / "samples.png") == 2
     assert "which is the run's own. Name a new file." in capsys.readouterr().err

@@ -21,6 +21,8 @@ from mimflow_train.pretrained import (  # binds load_data before a test replaces
 from mimflow_train.state import TrainState
 from mimflow_train.storage.checkpoint import export_weights, snapshot, write_checkpoint
 
+SETS = ("samples", "real", "masked", "whole")
+
 
 def run(*arguments):
     with pytest.raises(SystemExit) as ended:
@@ -37,10 +39,15 @@ def finished(config, data, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys):
-    out = finished / "scores.json"
+def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys, monkeypatch):
+    out, told = finished / "scores.json", []
+    monkeypatch.setattr(
+        "mimflow_train.evaluation.scores.counted",
+        lambda batches, total, name: told.append(f"{total} of {name}") or batches,
+    )
     options = ["--metrics", "fid,pr", "--num", 24, "--spectra", 2, "--inversion", 13, "--json", out]
     assert run(finished, "--device", "cpu", *options) == 0
+    assert told == [f"{24 if name == 'samples' else 16} of {name}.npz" for name in SETS]
     text = capsys.readouterr().out
     for words in ("hidden in part", "no patch hidden", "sigma_min: exact", "N = 13"):
         assert words in text

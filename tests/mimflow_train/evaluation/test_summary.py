@@ -39,8 +39,15 @@ def model(config):
     return TrainState(config, CPU).ema
 
 
-def test_scores_belong_together_and_repeat(config, data, model):
+def test_scores_belong_together_and_repeat(config, data, model, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "mimflow_train.evaluation.summary.counted",
+        lambda batches, total, name: told.append((total, name)) or batches,
+    )
     scores = evaluate(model, config, data)
+    assert [total for total, _ in told] == [16] * 5
+    assert {"samples", "reconstructions"} < {name for _, name in told}
     gap = scores.fd_gaussian - scores.fd_posterior
     least = 0.01 * scores.fd_posterior
     closed = (scores.fd_gaussian - scores.fd_flow) / gap if gap >= least else None

@@ -171,7 +171,13 @@ def test_a_log_that_takes_no_more_ends_nothing(monkeypatch, is_terminal):
     progress.show(20, {"loss": 1.0})
     say("Warning: the disk is full.")
     progress.close()
+    monkeypatch.setattr(console, "_BAR_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(console, "_LINE_EVERY_SECONDS", 0.0)
+    assert list(counted(["ab", "c"], 3, "samples")) == ["ab", "c"]
     closed = io.StringIO()
     closed.close()
-    monkeypatch.setattr(sys, "stderr", closed)
-    say("Nobody is there.")
+    for gone in (closed, None):
+        monkeypatch.setattr(sys, "stderr", gone)
+        say("Nobody is there.")
+        Progress(0, 20).show(20, {"loss": 1.0})
+        assert list(counted(["ab", "c"], 3, "samples")) == ["ab", "c"]

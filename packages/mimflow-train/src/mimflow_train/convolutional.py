@@ -46,10 +46,10 @@ class ConvolutionalEncoder(nn.Module):
     Args:
         config: Its shape.
         sigma: Standard deviation of the latent noise (Eq. 1), which takes the place of the
-            deviation that SD-VAE's own encoder gives.
+            standard deviation that SD-VAE's own encoder gives.
 
     Attributes:
-        scale: 1, unless the network is fixed: then the deviation that its latents have without.
+        scale: 1, unless the network is fixed: then its latents' standard deviation without it.
     """
 
     def __init__(self, config: ConvolutionalConfig, sigma: float) -> None:

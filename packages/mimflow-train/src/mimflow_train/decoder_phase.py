@@ -86,6 +86,7 @@ class DecoderPhase:
             fake, gradients = self._learn_to_decode(part, terms)
             fakes.append(fake)
             adversarial = list(map(torch.add, adversarial, gradients)) or gradients
+            del gradients  # or they are held while the next part and the discriminator learn
         if not self.phase.fresh_fakes:  # after all parts: the first one moves spectral norms
             for part, fake in zip(self.parts, fakes, strict=True):
                 self._learn_to_judge(part, fake, terms)

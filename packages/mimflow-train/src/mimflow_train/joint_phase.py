@@ -41,17 +41,17 @@ class JointPhase:
         self, state: TrainState, context: Context, config: TrainConfig, targets: Targets
     ) -> None:
         self.state, self.context, self.config, self.targets = state, context, config, targets
-        shares = shards_weights(config, context.world_size)
+        sharded = shards_weights(config, context.world_size)
         if config.cuda_graph:
-            require_gpu_for_graph(context.device.type, sharded=shares)
+            require_gpu_for_graph(context.device.type, sharded=sharded)
             _require_no_wait(config, targets)
         self.module = self.learner
         self.captured: CapturedPass | None = None
         self.is_captured = False  # not while passes are tried out
-        if not shares:  # a worker short of memory amid a pass would leave the others waiting
+        if not sharded:  # a worker short of memory amid a pass would leave the others waiting
             self.config = fit_micro_batch(config, context, self.try_out, state.model)
         set_computation(state.model, config, context.device)
-        if shares:
+        if sharded:
             state.shard(context.device)
         elif context.world_size > 1 and not config.cuda_graph:
             self.module = DistributedDataParallel(self.learner, gradient_as_bucket_view=True)

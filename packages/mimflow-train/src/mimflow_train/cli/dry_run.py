@@ -98,9 +98,9 @@ def _memory(config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
     share = config.global_batch // workers
     micro_batch = config.micro_batch or share
     fixed, each = cost.static_bytes / _GIB, cost.activation_bytes / _GIB
-    shared = ", which shard the weights," if shards_weights(config, workers) else ""
+    sharded = ", which shard the weights," if shards_weights(config, workers) else ""
     yield (
-        f"  memory of each of {workers} worker(s){shared}  "
+        f"  memory of each of {workers} worker(s){sharded}  "
         f"{cost.memory(micro_batch) / _GIB:.1f} GiB at micro_batch {micro_batch}: "
         f"{fixed:.1f} GiB + {each:.3f} GiB an image, estimated for bf16, libraries not counted"
     )

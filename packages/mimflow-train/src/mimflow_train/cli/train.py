@@ -193,7 +193,8 @@ def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
     """Say what the run would cost on so many workers; return the exit code."""
     if config.cuda_graph:  # on what --hardware names, or on another GPU
         require_gpu_for_graph("cuda", sharded=config.shard and count > 1)
-    if options.init is not None:
+    out = _run_dir(options, config)
+    if options.init is not None and begins_with(options.init, out, options.resume):
         from mimflow_train.storage.init import require_weights_that_fit
 
         require_weights_that_fit(options.init, config)
@@ -204,7 +205,7 @@ def _dry_run(options: TrainOptions, config: TrainConfig, count: int) -> int:
         count,
         options.phase,
         plan=_plan(options, config, config.steps if options.phase == "joint" else config.all_steps),
-        out=_run_dir(options, config),
+        out=out,
         hardware=options.hardware,
     )
     sys.stdout.write(table)

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _SEARCHED = 0.9  # of the memory, when micro-batches are tried out
-_SHAPES = 64  # of both phases' networks and micro-batches, for which a function is compiled
+_SHAPES = 64  # most that a function is compiled for, over both phases
 
 
 def largest_fitting(share: int, attempt: Callable[[int], object]) -> int:

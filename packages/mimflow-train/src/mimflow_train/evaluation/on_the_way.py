@@ -32,20 +32,26 @@ class HeldOut:
 
     def __init__(self, config: TrainConfig, images: Split, plan: Plan) -> None:
         self._config, self._images, self._plan = config, images, plan
-        self._is_possible = True
+        self._is_readable, self._is_told = True, False
 
     def __call__(self, state: State) -> dict[str, float]:
         """Return :func:`held_out_values` of the weights that samples are made with, or nothing."""
         is_planned = state.step % self._plan.checkpoint_every == 0 or state.step == state.end
-        if not is_planned or state.is_sharded or not self._is_possible:
+        if not is_planned or state.is_sharded or not self._is_readable:
             return {}
         try:
             return held_out_values(state.chosen, self._config, self._images)
-        except (torch.OutOfMemoryError, DataError) as error:  # training needs none of it
-            reason = str(error).strip().partition("\n")[0]
-            say(f"Warning: held-out images are not looked at on the way. {reason}")
-            self._is_possible = False
-            return {}
+        except torch.OutOfMemoryError:  # there may be room at the next
+            self._warn("The GPU has no room for them beside training.")
+        except DataError as error:  # training needs none of these images
+            self._warn(str(error))
+            self._is_readable = False
+        return {}
+
+    def _warn(self, why: str) -> None:
+        if not self._is_told:
+            say(f"Warning: held-out images are not looked at on the way. {why}")
+        self._is_told = True
 
 
 @torch.no_grad()

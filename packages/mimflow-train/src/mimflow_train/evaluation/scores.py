@@ -192,7 +192,9 @@ def _written_sets(
     }
     images = {
         name: open_images(
-            save_npz(counted(batches, len(of_class), name), of_class, folder / f"{name}.npz")
+            save_npz(
+                counted(batches, len(of_class), f"{name}.npz"), of_class, folder / f"{name}.npz"
+            )
         )
         for name, (batches, of_class) in sets.items()
     }

@@ -38,6 +38,13 @@ _LATENT_IMAGES = 2048
 _PROBE_IMAGES = 1200
 _ASKED_CLASSES = 12
 _SAMPLES_PER_CLASS = 20
+_SHOWN_AS = {
+    "real": "real images",
+    "posterior_unseen": "reconstructions",
+    "flow": "samples",
+    "gaussian": "decoded Gaussian latents",
+    "held_out": "held-out images",
+}
 _LEAST_GAP = 0.01  # of what a perfect prior would reach; below it a share of the gap says nothing
 
 
@@ -113,7 +120,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
     }
     extractor = get_extractor("efflite0", device=str(posterior.device))
     features = {
-        name: features_of(counted(batches, len(label), name.replace("_", " ")), extractor)
+        name: features_of(counted(batches, len(label), _SHOWN_AS[name]), extractor)
         for name, batches in sets.items()
     }
     distance = {
@@ -147,7 +154,7 @@ def _gap_closed(distance: Mapping[str, float]) -> float | None:
 
 
 def _gaussian_latents(model: MIMFlow, config: TrainConfig, split: Split, count: int) -> Tensor:
-    """Draw latents from a Gaussian with the mean and spread of training images' latents."""
+    """Draw Gaussian latents of the mean and standard deviation that training images' have."""
     draw = generator(config.seed, "gaussian latents")
     chosen = torch.randperm(len(split.labels), generator=draw)[:_LATENT_IMAGES].tolist()
     shown = ChosenImages(split.images, chosen)

@@ -24,7 +24,7 @@ def train_two_stages(session: Session, config: TrainConfig, *, decoder_phase: bo
     """Return a flow that was trained on a fixed autoencoder; each stage is made once.
 
     The autoencoder is SD-VAE with its published weights where it has that shape, and is else
-    trained first, without the flow. Noise is added to latents of deviation 1, so that the decoder
+    trained first, without the flow. Noise is added to latents of unit variance, so that the decoder
     meets more of it than before: the decoder phase is where it learns to.
 
     Args:
@@ -46,7 +46,7 @@ def train_two_stages(session: Session, config: TrainConfig, *, decoder_phase: bo
 
 
 def _beginning(session: Session, config: TrainConfig) -> TrainState:
-    """Return a state at step 0 that holds the autoencoder, its latents' deviation brought to 1."""
+    """Return a state at step 0 that holds the autoencoder, its latents scaled to unit variance."""
     state = TrainState(config, session.device)
     model = state.model
     if config.model.convolutional == ConvolutionalConfig(fixed=True):

@@ -55,7 +55,7 @@ def first_snapshot(init: Path, config: TrainConfig) -> Snapshot:
 
 
 def require_weights_that_fit(init: Path, config: TrainConfig) -> None:
-    """Raise as :func:`first_snapshot` would, by names and shapes alone; takes no memory.
+    """Raise as :func:`first_snapshot` would, by names and shapes of a checkpoint that is whole.
 
     Args:
         init: The other run's folder, or a file of weights.
@@ -82,7 +82,7 @@ def _fit(
     source: TrainConfig,
     config: TrainConfig,
 ) -> list[str]:
-    """Leave the weights that the run begins with; return the names of those that are at random."""
+    """Make ``found`` what the run begins with; return the names of what is at random."""
     at_random = _with_own_classes(found, wanted, source.data.class_names, config.data.class_names)
     at_random += _with_own_features(found, wanted)
     _require_fit(found, wanted, init)

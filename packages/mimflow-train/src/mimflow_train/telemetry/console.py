@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ _BAR_AFTER_SECONDS = 2.0
 _IN_BAR = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
 
 
-Batch = TypeVar("Batch", bound=Sized)
+Images = TypeVar("Images", bound=Sized)
 
 
 class _Letterbox:
@@ -54,6 +54,13 @@ def say(message: str) -> None:
         _letterbox.put(message)
 
 
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is no stderr, or it is closed
+        return False
+
+
 def _unheard() -> AbstractContextManager[None]:
     return suppress(OSError, ValueError)  # the latter of a file that was closed
 
@@ -76,12 +83,12 @@ def said_to(path: Path) -> Iterator[None]:
 
 
 def counted(
-    batches: Iterable[Batch],
+    batches: Iterable[Images],
     total: int,
     name: str,
     *,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Batch]:
+) -> Iterator[Images]:
     """Yield batches and show how many images are done, if it takes more than a moment.
 
     Args:
@@ -91,24 +98,31 @@ def counted(
         clock: Seconds that pass.
     """
     began = spoke = clock()
-    done, is_shown = 0, sys.stderr.isatty()
-    with tqdm(
-        total=total,
-        desc=name,
-        unit="image",
-        leave=False,
-        delay=_BAR_AFTER_SECONDS,
-        disable=not is_shown,
-        file=sys.stderr,
-    ) as bar:
+    done, delay = 0, _BAR_AFTER_SECONDS
+    bar = _bar(total=total, desc=name, unit="image", leave=False, delay=delay)
+    try:
         for batch in batches:
             yield batch
             done, now = done + len(batch), clock()
-            bar.update(len(batch))
-            if not is_shown and now - spoke >= _LINE_EVERY_SECONDS and done < total:
+            if bar is not None:
+                with _unheard():
+                    bar.update(len(batch))
+            elif now - spoke >= _LINE_EVERY_SECONDS and done < total:
                 spoke = now
                 left = duration((total - done) * (now - began) / done)
                 say(f"{name}: {done:,} of {total:,} images, {left} left")
+    finally:
+        if bar is not None:
+            with _unheard():
+                bar.close()
+
+
+def _bar(**options: Any) -> "tqdm[None] | None":
+    """Return a bar; None where nobody would see it."""
+    if _is_terminal():
+        with _unheard():
+            return tqdm(**options, file=sys.stderr)
+    return None
 
 
 def duration(seconds: float) -> str:
@@ -145,9 +159,7 @@ class Progress:
         self._steps, self._start, self._clock = steps, start, clock
         self._began = self._spoke = clock()
         self._collapse = CollapseWarning(say)
-        self._bar: tqdm[None] | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(initial=start, total=steps, unit="step", file=sys.stderr)
+        self._bar = _bar(initial=start, total=steps, unit="step")
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Show a report: on the bar, or as a line if the last is half a minute old."""
