@@ -74,9 +74,8 @@ def answer(error: Exception) -> Answer | None:
     """Return what a user is told of an error that is theirs to put right; None of another."""
     if isinstance(error, MimflowError | GenmetricsError):
         return Answer(error.exit_code, str(error))
-    if isinstance(error, OSError) and not isinstance(
-        error, BrokenPipeError
-    ):  # a folder that cannot be written, a file where one should be
+    # Such as a folder that cannot be written; a reader that has gone is nothing to put right.
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return Answer(StorageError.exit_code, f"Expected to read and write files; {error}.")
     advice, code = _ANSWERS.get((type(error).__module__, type(error).__name__), (None, 0))
     return Answer(code, f"{str(error).strip().splitlines()[0]} {advice}") if advice else None
