@@ -145,6 +145,11 @@ def needed_files(
 def require_weights(config: TrainConfig, *, joint_phase: bool, decoder_phase: bool) -> None:
     """Find every file of :func:`needed_files`, or fetch it once, before workers ask for it.
 
+    Args:
+        config: The run.
+        joint_phase: Whether any of the joint phase is left.
+        decoder_phase: Whether it goes on to the decoder phase.
+
     Raises:
         WeightsError: If one cannot be had.
     """
