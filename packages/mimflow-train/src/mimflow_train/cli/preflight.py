@@ -79,7 +79,7 @@ def choose_launch(engine: str, workers: Workers, kind: str, *, address: str | No
     """
     if address is None:
         engine = choose_engine(engine, workers.most, kind)
-        return Launch(engine, choose_device(kind), workers, None)
+        return Launch(engine, choose_device(kind), workers)
     if engine in ("local", "torchrun") or torchrun_place() is not None:
         other = "torchrun's workers" if torchrun_place() else f"--engine {engine}"
         raise ConfigError(f"Expected --ray-address without {other}; got both. Choose one of them.")

@@ -14,12 +14,10 @@ from mimflow_train.telemetry.collapse import CollapseWarning
 
 __all__ = ["Progress", "counted", "duration", "said_to", "say"]
 
-_LINE_EVERY_SECONDS = 30.0
+_BAR_AFTER_SECONDS, _LINE_EVERY_SECONDS = 2.0, 30.0
 _IN_LINE = ("loss", "rate", "gan", "discriminator")
 _IF_ANY = {"skipped_steps": "skipped steps", "bad_images": "bad images"}
-_BAR_AFTER_SECONDS = 2.0
 _IN_BAR = ("loss", "nll", "rate", "pixel", "perceptual", "gan", "discriminator")
-
 
 Images = TypeVar("Images", bound=Sized)
 
