@@ -234,6 +234,31 @@ def changed(config, **fields):
     )
 
 
+def test_adversarial_gradients_of_a_part_are_let_go_when_they_are_added(config, data, monkeypatch):
+    config = dataclasses.replace(changed(config, adaptive=True), micro_batch=2)
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    phase = DecoderPhase(DecoderState(config, CPU), context, config, Targets(None, {}, {}))
+    decode, judge, kept, alive = phase._learn_to_decode, phase._learn_to_judge, [], []
+
+    def decoded(*given):
+        fake, gradients = decode(*given)
+        kept.append([weakref.ref(each) for each in gradients])
+        return fake, gradients
+
+    def judged(*given):
+        alive.append(sum(each() is not None for part in kept[1:] for each in part))
+        judge(*given)
+
+    monkeypatch.setattr(phase, "_learn_to_decode", decoded)
+    monkeypatch.setattr(phase, "_learn_to_judge", judged)
+    image = data.train.images.pixels[:8].float() / 127.5 - 1
+    batch = Batch(image, torch.zeros(8).long(), torch.arange(8))
+    phase.gradients(batch, draw_step(config, 3, slice(0, 8)))
+    assert len(kept) == 4
+    assert all(kept)
+    assert alive == [0] * 4
+
+
 OPTIONS = {
     "plain": {},
     "adaptive": {"adaptive": True},
