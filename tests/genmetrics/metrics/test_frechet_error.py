@@ -97,6 +97,20 @@ def test_statistics_and_features_of_the_reference_give_the_same():
     assert frechet_standard_error(x, y) == frechet_standard_error(x, fitted(y))
 
 
+def test_few_rows_of_the_reference_need_no_eigenvectors_of_all_dimensions(monkeypatch):
+    x, y = random_rows(20, 9, 0), random_rows(7, 9, 1)
+    expected = frechet_standard_error(x, fitted(y))
+    monkeypatch.setattr("genmetrics.metrics.frechet_error.eigen_factor", None)
+    np.testing.assert_allclose(frechet_standard_error(x, y), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+def test_a_reference_that_is_not_finite_is_refused(rows):
+    y = random_rows(rows, 5, 1).index_fill(0, torch.tensor([2]), torch.nan)
+    with pytest.raises(NumericalFailure, match="finite"):
+        frechet_standard_error(random_rows(20, 5, 0), y)
+
+
 def test_features_that_never_fire_change_nothing():
     x, y = random_rows(90, 8, 0), random_rows(80, 8, 1, offset=0.2)
     dead = torch.zeros(90, 5, dtype=torch.float64)

@@ -111,8 +111,8 @@ def frechet_distance_from_features(x: Rows, y: OtherRows) -> FrechetResult:
     if len(x) > dim or len(y) > dim:
         a, b = (StatsAccumulator(dim).update(features).finalize() for features in (x, y))
         return frechet_distance(a, b)
-    mean_x, factor_x = _centred_factor(x)
-    mean_y, factor_y = _centred_factor(y)
+    mean_x, factor_x = centred_factor(x)
+    mean_y, factor_y = centred_factor(y)
     root_trace = torch.linalg.svdvals(factor_x @ factor_y.T).sum()
     traces = factor_x.square().sum() + factor_y.square().sum()
     return _result(mean_x - mean_y, traces, root_trace, (len(x), len(y)))
@@ -127,7 +127,7 @@ def _require_gaussians(*sets: object) -> None:
             )
 
 
-def _centred_factor(
+def centred_factor(
     features: Float[Tensor, "n d"],
 ) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "n d"]]:
     """Return the mean, and ``F`` with ``F^T F`` the unbiased covariance."""

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, NumericalFailure
 from genmetrics.features.stats import GaussianStats, StatsAccumulator
-from genmetrics.metrics.frechet import eigen_factor
+from genmetrics.metrics.frechet import centred_factor, eigen_factor
 
 _ROWS_AT_ONCE = 4096
 
@@ -50,15 +51,13 @@ def frechet_standard_error(
         True
     """
     dim = samples.shape[1]
-    if not isinstance(reference, GaussianStats):
-        reference = StatsAccumulator(reference.shape[1]).update(reference).finalize()
-    if dim != reference.dim:
+    other = reference.dim if isinstance(reference, GaussianStats) else reference.shape[1]
+    if dim != other:
         raise BadInput(
-            f"Expected two sets of features of one dimension; got {dim} and {reference.dim}. "
+            f"Expected two sets of features of one dimension; got {dim} and {other}. "
             "Use one extractor for both."
         )
-    stats = StatsAccumulator(dim).update(samples).finalize()
-    influence = _influence(samples, stats, reference)
+    influence = _influence(samples, *_mean_and_factor(reference))
     error = influence.std().item() / math.sqrt(len(samples))
     if not math.isfinite(error):
         raise NumericalFailure(
@@ -67,18 +66,31 @@ def frechet_standard_error(
     return error
 
 
+def _mean_and_factor(
+    reference: GaussianStats | Tensor,
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d rank"]]:
+    """Return the mean, and ``F`` with ``F F^T`` the covariance; few rows are one as they are."""
+    if not isinstance(reference, GaussianStats):
+        if 2 <= len(reference) <= reference.shape[1]:
+            require_finite(reference, "features")
+            mean, rows = centred_factor(reference)
+            return mean, rows.T
+        reference = StatsAccumulator(reference.shape[1]).update(reference).finalize()
+    lower, failed = torch.linalg.cholesky_ex(reference.cov)
+    return reference.mean, eigen_factor(reference) if failed else lower
+
+
 def _influence(
-    samples: Tensor, stats: GaussianStats, reference: GaussianStats
+    samples: Tensor, reference_mean: Float64[Tensor, " d"], factor: Float64[Tensor, "d rank"]
 ) -> Float64[Tensor, " n"]:
     """Return what each sample adds to the distance, up to a constant."""
-    lower, failed = torch.linalg.cholesky_ex(reference.cov)
-    factor = eigen_factor(reference) if failed else lower
+    stats = StatsAccumulator(samples.shape[1]).update(samples).finalize()
     product = factor.T @ stats.cov @ factor
     eigenvalues, vectors = torch.linalg.eigh((product + product.T) / 2)
     # Samples do not vary along the other directions, whose eigenvalues are rounding.
     keep = eigenvalues > len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues[-1]
     directions = factor @ vectors[:, keep] * eigenvalues[keep] ** -0.25
-    gap = 2 * (stats.mean - reference.mean)
+    gap = 2 * (stats.mean - reference_mean)
     parts = []
     for rows in samples.split(_ROWS_AT_ONCE):
         centred = rows.to("cpu", torch.float64) - stats.mean

@@ -7,6 +7,7 @@ conversion of Google's TensorFlow checkpoint); the network is timm's ``tf_effici
 import re
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
@@ -92,7 +93,8 @@ class EffLite0Features(nn.Module):
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
         self.outputs = {"features": self.dim}
-        self.network = efflite0_network(weights)
+        # channels_last is 1.3x to 1.4x faster on a CPU; changes features by rounding only.
+        self.network = efflite0_network(weights).to(memory_format=torch.channels_last)
         self.classifier: nn.Module | None = self.network.get_submodule("classifier")
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b 1280"]]:

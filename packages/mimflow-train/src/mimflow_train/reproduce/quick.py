@@ -31,7 +31,7 @@ QUICK_SETTINGS = (
     "model.flow.depths=(1,1)",
     "precision=fp32",
 )
-_OF_EACH_CLASS = {"train": 6, "val": 2}
+_OF_EACH_CLASS = {"train": 6, "val": 1}
 
 
 def quick_images(root: Path, size: int) -> Path:
