@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from genmetrics import evaluate, get_extractor, open_images
+from genmetrics.networks.efflite0 import EffLite0Features
 from mimflow_train.cli import eval as command
 from mimflow_train.config.file import read_config, write_config
 from mimflow_train.config.overrides import override
@@ -83,6 +84,17 @@ def test_probe_tells_its_accuracy_by_depth_and_its_n(finished, capsys):
     probe = json.loads((finished / "eval" / "scores.json").read_text())["probe"]
     assert list(probe["accuracy"])[-3:] == ["latents", "block 1", "block 2"]
     assert (probe["n_train"], probe["n_held_out"], probe["chance"]) == (8, 16, 1 / 3)
+
+
+def test_the_network_sees_each_image_once(finished, monkeypatch):
+    seen, forward = [], EffLite0Features.forward
+    monkeypatch.setattr(
+        EffLite0Features, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
+    )
+    assert run(finished, "--device", "cpu", "--num", 5, "--metrics", "fid") == 0
+    assert sum(seen) == 5 + 3 * 16
+    left = {file.name for file in (finished / "eval").iterdir()}
+    assert left == {"scores.json", *(f"{name}.npz" for name in SETS)}
 
 
 def test_the_step_that_is_judged_is_that_of_whole_weights(finished):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jaxtyping import Float
@@ -136,25 +137,13 @@ def score_run(
             tool that reads ADM's format, and ``scores.json``.
         judging: How many samples, and what is asked of them.
     """
-    extractor = judging.extractor
     images, latents = _written_sets(model, config, data.held_out, folder, judging.num)
-    masked_result, whole_result = (
-        reconstruction_metrics(
-            images["real"], images[name], ("psnr", "ssim", "rfid"), "index", extractor=extractor
-        )
-        for name in ("masked", "whole")
-    )
+    samples, masked, whole = _judged_sets(images, judging, config.seed, folder)
     inverted = latents[: judging.num_inverted]
     scores = RunScores(
-        samples=evaluate(
-            images["samples"],
-            images["real"],
-            extractor=extractor,
-            protocol=judging.protocol,
-            seed=config.seed,
-        ),
-        masked=masked_result,
-        whole=whole_result,
+        samples=samples,
+        masked=masked,
+        whole=whole,
         inversion_error=inversion_error(model.flow, inverted),
         num_inverted=len(inverted),
         spectrum=flow_spectrum(model.flow, latents[: judging.num_spectra])
@@ -199,6 +188,34 @@ def _written_sets(
         for name, (batches, of_class) in sets.items()
     }
     return images, latents
+
+
+def _judged_sets(
+    images: Mapping[str, ImageSource], judging: Judging, seed: int, folder: Path
+) -> tuple[Report, ReconstructionResult, ReconstructionResult]:
+    """Compare three sets with the real images, whose features are taken once."""
+    real, extractor = images["real"], judging.extractor
+    with TemporaryDirectory(prefix=".features-", dir=folder) as cache:
+        samples = evaluate(
+            images["samples"],
+            real,
+            extractor=extractor,
+            protocol=judging.protocol,
+            seed=seed,
+            cache=cache,
+        )
+        masked, whole = (
+            reconstruction_metrics(
+                real,
+                images[name],
+                ("psnr", "ssim", "rfid"),
+                "index",
+                extractor=extractor,
+                cache=Path(cache),
+            )
+            for name in ("masked", "whole")
+        )
+    return samples, masked, whole
 
 
 def flow_spectrum(flow: TarFlow, z: Float[Tensor, "b k d"]) -> SpectrumResult:
