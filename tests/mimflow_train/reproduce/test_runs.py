@@ -177,9 +177,11 @@ def test_scores_name_the_run_that_they_are_of(fixed):
     session, config = fixed
     run = train_two_stages(session, config, decoder_phase=False)
     score(session, run, None)
-    (found,) = (session.out / "scores").glob("*/scores.json")
-    named = session.out / "runs" / json.loads(found.read_text())["of"]["run"]
-    assert fingerprint(joint_checkpoint(config, named)) == run.checkpoint
+    found = [json.loads(each.read_text()) for each in session.out.glob("scores/*/scores.json")]
+    assert {each["of"]["part"] for each in found} == {"samples", "autoencoder"}
+    for each in found:
+        named = session.out / "runs" / each["of"]["run"]
+        assert fingerprint(joint_checkpoint(config, named)) == run.checkpoint
 
 
 def test_the_same_weights_are_scored_once(session, monkeypatch):
@@ -196,12 +198,25 @@ def test_the_same_weights_are_scored_once(session, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", ["checkpoint", "weights", "mask", "images", "num", "extractor", "version"]
+    ("guidance", "num"), [(Guidance(2.0), 0), (None, 5)], ids=["guidance", "number"]
 )
-def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypatch):
+def test_other_samples_repeat_no_reconstruction_and_no_probe(guidance, num, session, monkeypatch):
     run = trained.trained(session, session.base)
-    score(session, run, None)
-    monkeypatch.setattr(scoring, "evaluate", None)
+    first = score(session, run, None)
+    for name in ("_reconstructions", "probe_encoder"):
+        monkeypatch.setattr(scoring, name, None)
+    other = score(dataclasses.replace(session, num=num), run, guidance)
+    of_samples = {"gfid", "is", "precision", "recall"}
+    assert other["gfid"] != first["gfid"]
+    assert {key: other[key] for key in other if key not in of_samples} == {
+        key: first[key] for key in first if key not in of_samples
+    }
+
+
+CHANGES = ["checkpoint", "weights", "mask", "images", "extractor", "version"]
+
+
+def changed(change, session, run, monkeypatch):
     if change == "checkpoint":
         run = run._replace(checkpoint="0" * 16)
     elif change == "images":
@@ -218,6 +233,27 @@ def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypa
         vars(session)["extractor"] = other
     else:
         monkeypatch.setattr(scoring, "SCORING_VERSION", 0)
+    return session, run
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "num"])
+def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypatch):
+    run = trained.trained(session, session.base)
+    score(session, run, None)
+    monkeypatch.setattr(scoring, "evaluate", None)
+    session, run = changed(change, session, run, monkeypatch)
+    with pytest.raises(TypeError):
+        score(session, run, None)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nor_an_old_one_of_reconstructions(change, session, monkeypatch):
+    run = trained.trained(session, session.base)
+    for name in ("_samples", "_rest"):
+        monkeypatch.setattr(scoring, name, lambda *_: {})
+    score(session, run, None)
+    monkeypatch.setattr(scoring, "_rest", None)
+    session, run = changed(change, session, run, monkeypatch)
     with pytest.raises(TypeError):
         score(session, run, None)
 
@@ -240,7 +276,7 @@ def test_a_kill_while_scores_are_written_leaves_none(session, monkeypatch):
 def test_scores_that_another_command_makes_are_waited_for(session, monkeypatch):
     run = trained.trained(session, session.base)
     score(session, run, None)
-    (folder,) = (each.parent for each in (session.out / "scores").glob("*/scores.json"))
+    folder = scoring.score_folder(session, run, None)
     (folder / "scores.json").rename(folder / "later")
     monkeypatch.setattr(scoring, "evaluate", None)
     found = []

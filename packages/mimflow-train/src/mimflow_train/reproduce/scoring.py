@@ -1,7 +1,9 @@
 """Scores of one run: samples, reconstructions, and how semantic its latents are."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +56,20 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         ``accuracy_features`` and ``fd_rebuilt``, of images that are not those they are compared
         with.
     """
-    how, folder = _how(session, run, guidance), score_folder(session, run, guidance)
+    of_samples = _of_samples(session, run, guidance)
+    drawn = _once(session, of_samples, partial(_samples, session, run, guidance))
+    return drawn | _once(session, _of_autoencoder(session, run), lambda _: _rest(session, run))
+
+
+def _once(
+    session: Session, of: Mapping[str, Any], judge: Callable[[Path], dict[str, float]]
+) -> dict[str, float]:
+    """Return scores by what they are of; ``judge`` makes them if they are not there."""
+    folder = _folder(session, of)
     found = folder / "scores.json"
     with locked_in_turn(folder):
         if not found.exists():
-            values = _samples(session, run, guidance, folder) | _reconstructions(session, run)
-            if _encodes_whole(run):
-                learn = enough_to_probe(len(session.data.class_names))
-                probe = probe_encoder(run.model, run.config, session.data, learn)
-                values |= {"accuracy": probe["latents"], "accuracy_features": probe["features"]}
-            text = json.dumps({"scores": values, "of": how}, indent=2, allow_nan=False)
+            text = json.dumps({"scores": judge(folder), "of": of}, indent=2, allow_nan=False)
             with written_whole(found) as draft:
                 draft.write_text(text + "\n")
     scores: dict[str, float] = json.loads(found.read_text())["scores"]
@@ -71,28 +77,49 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
 
 
 def score_folder(session: Session, run: Trained, guidance: Guidance | None) -> Path:
-    """Return where scores of a run lie, and its samples as ``samples.npz``.
+    """Return where a run's samples lie, as ``samples.npz``, and their scores.
 
     Args:
         session: Images, feature network and number of samples.
         run: The networks.
         guidance: How samples lean towards their class; None for not at all.
     """
-    return session.out.resolve() / "scores" / digest(_how(session, run, guidance))
+    return _folder(session, _of_samples(session, run, guidance))
 
 
-def _how(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, Any]:
+def _folder(session: Session, of: Mapping[str, Any]) -> Path:
+    return session.out.resolve() / "scores" / digest(of)
+
+
+def _of_samples(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, Any]:
+    return _of_autoencoder(session, run) | {
+        "part": "samples",
+        "guidance": guidance and asdict(guidance),
+        "num": session.num_samples,
+    }
+
+
+def _of_autoencoder(session: Session, run: Trained) -> dict[str, Any]:
     return {
         "version": SCORING_VERSION,
+        "part": "autoencoder",
         "run": session.run_dir(run.config).name,
         "checkpoint": run.checkpoint,
         "weights": chosen_weights(run.config),
         "images": session.base.data.fingerprint,
-        "guidance": guidance and asdict(guidance),
         "extractor": session.extractor_name,
         "extractor_sha256": session.extractor.weights_sha256,
-        "num": session.num_samples,
     }
+
+
+def _rest(session: Session, run: Trained) -> dict[str, float]:
+    """Judge what neither guidance nor the number of samples changes."""
+    values = _reconstructions(session, run)
+    if _encodes_whole(run):
+        learn = enough_to_probe(len(session.data.class_names))
+        probe = probe_encoder(run.model, run.config, session.data, learn)
+        values |= {"accuracy": probe["latents"], "accuracy_features": probe["features"]}
+    return values
 
 
 def _encodes_whole(run: Trained) -> bool:
