@@ -191,7 +191,7 @@ def test_the_same_weights_are_scored_once(session, monkeypatch):
         "gfid", "is", "precision", "recall", "rfid", "rfid_masked", "fd_rebuilt", "psnr",
         "accuracy", "accuracy_features",
     }  # fmt: skip
-    monkeypatch.setattr(scoring, "evaluate", None)
+    monkeypatch.setattr(scoring, "Evaluator", None)
     assert score(session, run, None) == first
     with pytest.raises(TypeError):
         score(session, run, Guidance(2.0))
@@ -240,7 +240,7 @@ def changed(change, session, run, monkeypatch):
 def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypatch):
     run = trained.trained(session, session.base)
     score(session, run, None)
-    monkeypatch.setattr(scoring, "evaluate", None)
+    monkeypatch.setattr(scoring, "Evaluator", None)
     session, run = changed(change, session, run, monkeypatch)
     with pytest.raises(TypeError):
         score(session, run, None)
@@ -278,7 +278,7 @@ def test_scores_that_another_command_makes_are_waited_for(session, monkeypatch):
     score(session, run, None)
     folder = scoring.score_folder(session, run, None)
     (folder / "scores.json").rename(folder / "later")
-    monkeypatch.setattr(scoring, "evaluate", None)
+    monkeypatch.setattr(scoring, "Evaluator", None)
     found = []
     second = threading.Thread(target=lambda: found.append(score(session, run, None)))
     with locked_in_turn(folder):

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genmetrics import get_extractor
-from mimflow_train.data.images import LabelledImages, Split
+from genmetrics import evaluate, get_extractor
+from genmetrics.networks.efflite0 import EffLite0Features
+from mimflow_train.data.images import LabelledImages, Split, in_batches
 from mimflow_train.evaluation import selection
+from mimflow_train.evaluation.features import features_of
 from mimflow_train.reproduce import figures, scoring, tables
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
@@ -16,6 +18,7 @@ from mimflow_train.reproduce.figures import map_latents, probe_depths
 from mimflow_train.reproduce.paper import TABLE1
 from mimflow_train.reproduce.tables import score_columns, score_rows
 from mimflow_train.reproduce.trained import trained
+from tarflow_prior import Guidance
 
 
 @pytest.mark.parametrize(
@@ -29,11 +32,12 @@ from mimflow_train.reproduce.trained import trained
 def test_spatial_features_are_inceptions_alone(extractor, metrics, session, monkeypatch, tmp_path):
     asked = []
 
-    def evaluate(*_, protocol, **__):
+    def judging(*_, protocol, **__):
         asked.append(protocol.metrics)
-        return SimpleNamespace(scores={"sfid": SimpleNamespace(value=2.0)})
+        report = SimpleNamespace(scores={"sfid": SimpleNamespace(value=2.0)})
+        return SimpleNamespace(update=lambda _: None, result=lambda: report)
 
-    monkeypatch.setattr(scoring, "evaluate", evaluate)
+    monkeypatch.setattr(scoring, "Evaluator", judging)
     session = dataclasses.replace(session, extractor_name=extractor)
     vars(session)["extractor"] = get_extractor("efflite0")
     found = scoring._samples(session, trained(session, session.base), None, tmp_path)
@@ -57,6 +61,38 @@ def test_all_held_out_images_are_rebuilt_and_judged_however_many(session, monkey
     monkeypatch.setattr(selection, "_MOST_IMAGES", 4)  # which a run's own report thins them to
     vars(session).pop("real_features")
     assert scoring._reconstructions(session, run) == whole
+
+
+def test_the_network_sees_the_held_out_images_once(session, monkeypatch):
+    run = trained(session, session.base)
+    seen, forward = [], EffLite0Features.forward
+    monkeypatch.setattr(
+        EffLite0Features, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
+    )
+    for guidance in (None, Guidance(2.0)):
+        scoring.score(session, run, guidance)
+    drawn, rebuilt, real = 2 * 16, 3 * 16, 16
+    assert sum(seen) == drawn + rebuilt + real
+    scoring.score(dataclasses.replace(session), run, Guidance(1.0))
+    assert sum(seen) == drawn + rebuilt + real + 16
+    files = session.out.glob("scores/held-out-features/*/0*.npz")
+    assert [each.name for each in files] == ["000000000-000000016.npz"]
+
+
+def test_samples_score_as_their_file_does(session):
+    run = trained(session, session.base)
+    found = scoring.score(session, run, None)
+    report = evaluate(
+        scoring.score_folder(session, run, None) / "samples.npz",
+        session.reference,
+        extractor=session.extractor,
+        metrics=("fid", "is", "pr"),
+        seed=run.config.seed,
+    )
+    assert found["gfid"] == report["fd_efflite0"].value
+    assert found["is"] == report["is_efflite0"].value
+    of_files = features_of(in_batches(session.data.held_out.images, 64), session.extractor)
+    assert torch.equal(session.real_features, of_files)
 
 
 def test_table_1_has_the_papers_sfid_with_guidance():

@@ -1,16 +1,18 @@
 """Scores of one run: samples, reconstructions, and how semantic its latents are."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from genmetrics import (
-    evaluate,
+    Evaluator,
     extract_features,
     frechet_distance_from_features,
     open_images,
@@ -134,19 +136,29 @@ def _samples(
     label = drawn_labels(held_out.labels, session.num_samples, draw)
     batches = generate(run.model, label, draw, guidance=guidance)
     batches = counted(batches, len(label), f"samples of {session.run_dir(run.config).name}")
-    samples = save_npz(batches, label, folder / "samples.npz")
     name = session.extractor_name
     metrics = _METRICS.get(name, ("fid", "pr"))
-    report = evaluate(
-        open_images(samples),
-        open_images(_reference(session)),
+    evaluator = Evaluator(
+        open_images(session.reference),
         extractor=session.extractor,
         protocol=choose_protocol(None, name, metrics=metrics),
         seed=run.config.seed,
+        cache=session.real_features_folder,
     )
+    save_npz(_shown(batches, evaluator.update), label, folder / "samples.npz")
+    report = evaluator.result()
     ours = {"fid": "gfid", "fd": "gfid"}
     heads = {name.partition("_")[0]: each.value for name, each in report.scores.items()}
     return {ours.get(head, head): value for head, value in heads.items()}
+
+
+def _shown(
+    batches: Iterable[UInt8[Tensor, "b 3 h w"]], show: Callable[[Tensor], None]
+) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Yield batches of images that have been shown."""
+    for batch in batches:
+        show(batch)
+        yield batch
 
 
 def _reconstructions(session: Session, run: Trained) -> dict[str, float]:
@@ -181,16 +193,3 @@ def _rebuilt_others(session: Session, run: Trained) -> float:
     z = encode(run.model, unmasked(run.config), others, "reproduce").z
     features = features_of(decoded(run.model, z), session.extractor)
     return frechet_distance_from_features(features, session.real_features).value
-
-
-def _reference(session: Session) -> Path:
-    """Return the held-out images as a file that all rows are judged against."""
-    split = session.data.held_out
-    data, size = session.base.data, session.base.model.encoder.image_size
-    place = "" if data.fingerprint else data.source
-    name = digest([place, data.fingerprint, size])
-    path = session.out.resolve() / "scores" / f"held-out-{name}.npz"
-    with locked_in_turn(path.parent):
-        if not path.exists():
-            save_npz(in_batches(split.images, CHUNK), split.labels, path)
-    return path

@@ -12,15 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genmetrics import Extractor, get_extractor
+from genmetrics import Extractor, extract, get_extractor, open_images
 from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.data.images import LabelledImages, in_batches
 from mimflow_train.data.source import load_data
 from mimflow_train.engine.launch import Launch
-from mimflow_train.evaluation.features import features_of
+from mimflow_train.evaluation.pictures import save_npz
 from mimflow_train.evaluation.selection import CHUNK
 from mimflow_train.recipes import RECIPES
+from mimflow_train.storage.lock import locked_in_turn
 
 __all__ = ["Session", "digest"]
 
@@ -62,10 +63,28 @@ class Session:
         return get_extractor(self.extractor_name, device=str(self.device))
 
     @cached_property
+    def reference(self) -> Path:
+        """The held-out images as a file that all rows are judged against; made if need be."""
+        split, size = self.data.held_out, self.base.model.encoder.image_size
+        place = "" if self.base.data.fingerprint else self.base.data.source
+        name = digest([place, self.base.data.fingerprint, size])
+        path = self.out.resolve() / "scores" / f"held-out-{name}.npz"
+        with locked_in_turn(path.parent):
+            if not path.exists():
+                save_npz(in_batches(split.images, CHUNK), split.labels, path)
+        return path
+
+    @cached_property
     def real_features(self) -> Float[Tensor, "b f"]:
         """What the feature network says of the held-out images."""
-        features: Tensor = features_of(in_batches(self.data.held_out.images, CHUNK), self.extractor)
-        return features
+        cache = self.real_features_folder
+        features = extract(open_images(self.reference), self.extractor, cache=cache)
+        return features[self.extractor.main_output]
+
+    @property
+    def real_features_folder(self) -> Path:
+        """Where features of the held-out images are kept, all outputs of each network."""
+        return self.out.resolve() / "scores" / "held-out-features"
 
     @property
     def num_samples(self) -> int:
