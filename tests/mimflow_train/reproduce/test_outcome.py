@@ -55,6 +55,18 @@ def test_a_diverged_seed_is_named_and_the_others_are_compared():
     assert "over 2 seeds" in found
 
 
+def test_a_seed_whose_scores_overflowed_did_not_diverge():
+    whole = Row(label="a", ours={"gfid": (5.0, 6.0, 7.0)})
+    b = Row(label="b", ours={"gfid": (nan, 7.0, nan)}, overflowed=(0, 2))
+    found = verdict(LESS, (whole, b))
+    assert found.startswith("overflowed: `b` overflowed at seed 0, 2; over the other seeds one ")
+    assert verdict(LESS, (whole, Row(label="b", overflowed=(0,)))).endswith("at seed 0")
+    both = Row(label="b", diverged=(1,), overflowed=(0, 2))
+    assert verdict(LESS, (whole, both)) == (
+        "diverged: `b` diverged at seed 1 and overflowed at seed 0, 2"
+    )
+
+
 def test_a_row_that_always_diverged_has_no_order():
     a, b = Row(label="a", ours={"gfid": (5.0, 6.0)}), Row(label="b", diverged=(0, 1))
     assert verdict(LESS, (a, b)) == "diverged: `b` diverged at seed 0, 1"
@@ -69,6 +81,12 @@ def test_a_row_that_always_diverged_has_no_order():
             {"ours": {"gfid": (nan, 1.0)}, "diverged": (0,)},
             "holds in part: `b` diverged at seed 0",
         ),
+        (
+            {"ours": {"gfid": (1.0, 2.0)}},
+            {"diverged": (0,), "overflowed": (1,)},
+            "holds in part: `b` diverged at seed 0 and overflowed at seed 1",
+        ),
+        ({"ours": {"gfid": (1.0,)}}, {"overflowed": (0,)}, "does not hold: `b` did not diverge"),
         ({"diverged": (0,)}, {"diverged": (0,)}, "both diverged: "),
         ({"diverged": (0,)}, {"ours": {"gfid": (1.0,)}}, "does not hold: `b` did not diverge"),
         ({"ours": {"gfid": (1.0,)}}, {"why_not": "another scale"}, "not run"),

@@ -224,6 +224,7 @@ def probe_depths(session: Session, name: str, experiment: Experiment) -> Outcome
             ours={"accuracy": row.ours[stage]} if stage in row.ours else {},
             why_not=row.why_not,
             diverged=row.diverged,
+            overflowed=row.overflowed,
             runs=row.runs,
         )
         for stage, label in labels.items()

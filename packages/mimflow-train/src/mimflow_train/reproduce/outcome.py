@@ -60,7 +60,8 @@ class Row:
         ours: Ours, one for each seed; NaN where a seed has none.
         why_not: Why the row was not run; empty if it was.
         diverged: Seeds whose training diverged.
-        runs: What our numbers are of; two for a seed that was trained in two stages.
+        overflowed: Seeds whose samples or scores are not finite.
+        runs: What was measured; two for a seed that was trained in two stages.
         samples: Files of the samples, from the output folder.
     """
 
@@ -69,6 +70,7 @@ class Row:
     ours: Mapping[str, Sequence[float]] = field(default_factory=dict)
     why_not: str = ""
     diverged: tuple[int, ...] = ()
+    overflowed: tuple[int, ...] = ()
     runs: tuple[Origin, ...] = ()
     samples: tuple[str, ...] = ()
 
@@ -82,10 +84,10 @@ class Row:
 
     @property
     def lost(self) -> str:
-        """Which seeds have no numbers because they diverged, in words; empty if none did."""
-        if not self.diverged:
-            return ""
-        return f"diverged at seed {', '.join(map(str, self.diverged))}"
+        """Which seeds have no numbers and why, in words; empty if all have."""
+        reasons = {"diverged": self.diverged, "overflowed": self.overflowed}
+        words = (f"{why} at seed {', '.join(map(str, of))}" for why, of in reasons.items() if of)
+        return " and ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,8 +133,8 @@ def verdict(claim: Claim, rows: Sequence[Row]) -> str:
     Returns:
         A sentence that begins with ``holds``, ``within the spread`` (the 95 % interval of the
         mean difference, by Student's t, contains 0), ``does not hold``, ``one seed`` or ``one
-        measurement``; with ``diverged`` where seeds have no number for that reason, ``unresolved``
-        where a number is infinite, ``not run`` or ``not measured``.
+        measurement``; with ``diverged`` or ``overflowed`` where seeds have no number for that
+        reason, ``unresolved`` where a number is infinite, ``not run`` or ``not measured``.
     """
     found = {row.label: row for row in rows}
     better, worse = found[claim.better], found[claim.worse]
@@ -146,11 +148,12 @@ def verdict(claim: Claim, rows: Sequence[Row]) -> str:
     if not lost:
         return judged or "not measured"
     others = f"; over the other seeds {judged}" if judged else ""
-    return f"diverged: {' and '.join(lost)}{others}"
+    reason = "diverged" if better.diverged or worse.diverged else "overflowed"
+    return f"{reason}: {' and '.join(lost)}{others}"
 
 
 def _was_run(row: Row) -> bool:
-    return bool(row.diverged or any(row.ours.values()))
+    return bool(row.lost or any(row.ours.values()))
 
 
 def _collapse(better: Row, worse: Row) -> str:
@@ -159,7 +162,7 @@ def _collapse(better: Row, worse: Row) -> str:
         return f"does not hold: `{worse.label}` did not diverge"
     if better.diverged:
         return f"both diverged: `{worse.label}` {worse.lost}, `{better.label}` {better.lost}"
-    partly = any(map(worse.numbers, worse.ours))
+    partly = worse.overflowed or any(map(worse.numbers, worse.ours))
     return f"{'holds in part' if partly else 'holds'}: `{worse.label}` {worse.lost}"
 
 

@@ -1,9 +1,10 @@
-"""One row over all seeds: trained, measured, and where training diverged."""
+"""One row over all seeds: trained, measured, and where training diverged or scores overflowed."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from genmetrics import NumericalFailure
 from mimflow_train.errors import DivergedError
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Origin, Row
@@ -12,6 +13,8 @@ from mimflow_train.reproduce.trained import Trained, trained
 from mimflow_train.reproduce.two_stage import train_two_stages
 from mimflow_train.reproduce.variants import planned_runs, variant_config
 from mimflow_train.storage.run_folder import checkpoint_folder, read_manifest
+from mimflow_train.telemetry.console import say
+from tarflow_prior import NonFiniteError
 
 __all__ = ["measure_row", "train_row"]
 
@@ -22,7 +25,9 @@ def measure_row(
     variant: Variant,
     measure: Callable[[Trained], Mapping[str, float]],
 ) -> Row:
-    """Train and measure a row for every seed; seeds that diverge are told, the others kept.
+    """Train and measure a row for every seed; seeds that are lost are told, the others kept.
+
+    Lost are those whose training diverges, or whose samples or scores are not finite.
 
     Args:
         session: What to do it with.
@@ -33,16 +38,20 @@ def measure_row(
     why_not = variant.why_not(session.base.scale)
     found: list[Mapping[str, float]] = []
     diverged: list[int] = []
+    overflowed: list[int] = []
     runs: list[Origin] = []
     for seed in () if why_not else session.seeds:
+        numbers: Mapping[str, float] = {}
         try:
             run = train_row(session, experiment, variant, seed)
+            runs += _origins(session, experiment, variant, seed)
+            numbers = measure(run)
         except DivergedError:
             diverged.append(seed)
-            found.append({})
-        else:
-            found.append(measure(run))
-            runs += _origins(session, experiment, variant, seed)
+        except (NonFiniteError, NumericalFailure) as error:
+            say(f"{variant.label}, seed {seed}: {error}")
+            overflowed.append(seed)
+        found.append(numbers)
     keys = dict.fromkeys(key for each in found for key in each)
     ours = {key: [each.get(key, math.nan) for each in found] for key in keys}
     return Row(
@@ -51,6 +60,7 @@ def measure_row(
         ours=ours,
         why_not=why_not,
         diverged=tuple(diverged),
+        overflowed=tuple(overflowed),
         runs=tuple(runs),
     )
 

@@ -108,8 +108,9 @@ def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Ro
 
     def measure_run(run: Trained) -> dict[str, float]:
         guidance = row_guidance(variant, run.config)
+        scores = score(session, run, guidance)
         folders.append(score_folder(session, run, guidance).name)
-        return score(session, run, guidance)
+        return scores
 
     row = measure_row(session, experiment, variant, measure_run)
     return replace(row, samples=tuple(f"scores/{name}/samples.npz" for name in folders))
