@@ -176,7 +176,7 @@ def test_a_flow_in_two_pieces_is_one(fixed, tmp_path):
 def test_scores_name_the_run_that_they_are_of(fixed):
     session, config = fixed
     run = train_two_stages(session, config, decoder_phase=False)
-    score(session, run, None)
+    score(session, run, None, 16)
     found = [json.loads(each.read_text()) for each in session.out.glob("scores/*/scores.json")]
     assert {each["of"]["part"] for each in found} == {"samples", "autoencoder"}
     for each in found:
@@ -186,26 +186,26 @@ def test_scores_name_the_run_that_they_are_of(fixed):
 
 def test_the_same_weights_are_scored_once(session, monkeypatch):
     run = trained.trained(session, session.base)
-    first = score(session, run, None)
+    first = score(session, run, None, 16)
     assert set(first) == {
         "gfid", "is", "precision", "recall", "rfid", "rfid_masked", "fd_rebuilt", "psnr",
         "accuracy", "accuracy_features",
     }  # fmt: skip
     monkeypatch.setattr(scoring, "Evaluator", None)
-    assert score(session, run, None) == first
+    assert score(session, run, None, 16) == first
     with pytest.raises(TypeError):
-        score(session, run, Guidance(2.0))
+        score(session, run, Guidance(2.0), 16)
 
 
 @pytest.mark.parametrize(
-    ("guidance", "num"), [(Guidance(2.0), 0), (None, 5)], ids=["guidance", "number"]
+    ("guidance", "num"), [(Guidance(2.0), 16), (None, 5)], ids=["guidance", "number"]
 )
 def test_other_samples_repeat_no_reconstruction_and_no_probe(guidance, num, session, monkeypatch):
     run = trained.trained(session, session.base)
-    first = score(session, run, None)
+    first = score(session, run, None, 16)
     for name in ("_reconstructions", "probe_encoder"):
         monkeypatch.setattr(scoring, name, None)
-    other = score(dataclasses.replace(session, num=num), run, guidance)
+    other = score(session, run, guidance, num)
     of_samples = {"gfid", "is", "precision", "recall"}
     assert other["gfid"] != first["gfid"]
     assert {key: other[key] for key in other if key not in of_samples} == {
@@ -222,8 +222,6 @@ def changed(change, session, run, monkeypatch):
     elif change == "images":
         data = dataclasses.replace(session.base.data, fingerprint="other")
         session = dataclasses.replace(session, base=dataclasses.replace(session.base, data=data))
-    elif change == "num":
-        session = dataclasses.replace(session, num=5)
     elif change == "weights":
         run = run._replace(config=override(run.config, ["weights=raw"]))
     elif change == "mask":
@@ -231,7 +229,7 @@ def changed(change, session, run, monkeypatch):
     elif change == "extractor":
         other = dataclasses.replace(session.extractor, weights_sha256="0")
         vars(session)["extractor"] = other
-    else:
+    elif change == "version":
         monkeypatch.setattr(scoring, "SCORING_VERSION", 0)
     return session, run
 
@@ -239,11 +237,11 @@ def changed(change, session, run, monkeypatch):
 @pytest.mark.parametrize("change", [*CHANGES, "num"])
 def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypatch):
     run = trained.trained(session, session.base)
-    score(session, run, None)
+    score(session, run, None, 16)
     monkeypatch.setattr(scoring, "Evaluator", None)
     session, run = changed(change, session, run, monkeypatch)
     with pytest.raises(TypeError):
-        score(session, run, None)
+        score(session, run, None, 5 if change == "num" else 16)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -251,11 +249,11 @@ def test_nor_an_old_one_of_reconstructions(change, session, monkeypatch):
     run = trained.trained(session, session.base)
     for name in ("_samples", "_rest"):
         monkeypatch.setattr(scoring, name, lambda *_: {})
-    score(session, run, None)
+    score(session, run, None, 16)
     monkeypatch.setattr(scoring, "_rest", None)
     session, run = changed(change, session, run, monkeypatch)
     with pytest.raises(TypeError):
-        score(session, run, None)
+        score(session, run, None, 16)
 
 
 def test_a_kill_while_scores_are_written_leaves_none(session, monkeypatch):
@@ -269,24 +267,24 @@ def test_a_kill_while_scores_are_written_leaves_none(session, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", killed)
         with pytest.raises(KeyboardInterrupt):
-            score(session, run, None)
-    assert "gfid" in score(session, run, None)
+            score(session, run, None, 16)
+    assert "gfid" in score(session, run, None, 16)
 
 
 def test_scores_that_another_command_makes_are_waited_for(session, monkeypatch):
     run = trained.trained(session, session.base)
-    score(session, run, None)
-    folder = scoring.score_folder(session, run, None)
+    score(session, run, None, 16)
+    folder = scoring.score_folder(session, run, None, 16)
     (folder / "scores.json").rename(folder / "later")
     monkeypatch.setattr(scoring, "Evaluator", None)
     found = []
-    second = threading.Thread(target=lambda: found.append(score(session, run, None)))
+    second = threading.Thread(target=lambda: found.append(score(session, run, None, 16)))
     with locked_in_turn(folder):
         second.start()
         second.join(0.3)
         (folder / "later").rename(folder / "scores.json")
     second.join()
-    assert found == [score(session, run, None)]
+    assert found == [score(session, run, None, 16)]
 
 
 def damaged(folder):

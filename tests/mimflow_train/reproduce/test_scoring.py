@@ -40,7 +40,7 @@ def test_spatial_features_are_inceptions_alone(extractor, metrics, session, monk
     monkeypatch.setattr(scoring, "Evaluator", judging)
     session = dataclasses.replace(session, extractor_name=extractor)
     vars(session)["extractor"] = get_extractor("efflite0")
-    found = scoring._samples(session, trained(session, session.base), None, tmp_path)
+    found = scoring._samples(session, trained(session, session.base), None, 16, tmp_path)
     assert found == {"sfid": 2.0}
     assert asked == [metrics]
 
@@ -70,10 +70,10 @@ def test_the_network_sees_the_held_out_images_once(session, monkeypatch):
         EffLite0Features, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
     )
     for guidance in (None, Guidance(2.0)):
-        scoring.score(session, run, guidance)
+        scoring.score(session, run, guidance, 16)
     drawn, rebuilt, real = 2 * 16, 3 * 16, 16
     assert sum(seen) == drawn + rebuilt + real
-    scoring.score(dataclasses.replace(session), run, Guidance(1.0))
+    scoring.score(dataclasses.replace(session), run, Guidance(1.0), 16)
     assert sum(seen) == drawn + rebuilt + real + 16
     files = session.out.glob("scores/held-out-features/*/0*.npz")
     assert [each.name for each in files] == ["000000000-000000016.npz"]
@@ -81,9 +81,9 @@ def test_the_network_sees_the_held_out_images_once(session, monkeypatch):
 
 def test_samples_score_as_their_file_does(session):
     run = trained(session, session.base)
-    found = scoring.score(session, run, None)
+    found = scoring.score(session, run, None, 16)
     report = evaluate(
-        scoring.score_folder(session, run, None) / "samples.npz",
+        scoring.score_folder(session, run, None, 16) / "samples.npz",
         session.reference,
         extractor=session.extractor,
         metrics=("fid", "is", "pr"),
@@ -126,7 +126,7 @@ def test_probes_learn_from_fifty_images_of_each_class(session, data, monkeypatch
     )
     for name in ("_samples", "_reconstructions"):
         monkeypatch.setattr(scoring, name, lambda *_: {})
-    found = scoring.score(session, trained(session, session.base), None)
+    found = scoring.score(session, trained(session, session.base), None, 16)
     assert found == {"accuracy": 0.5, "accuracy_features": 0.6}
     probe_depths(session, "fig6", EXPERIMENTS["fig6"])
     assert asked == [3200, 3200]
@@ -152,16 +152,19 @@ def test_a_table_says_what_its_probe_learned_from(session, monkeypatch):
 )
 def test_ablations_draw_ten_thousand_samples_off_tiny(scale, num, wanted, session, monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        tables, "_score_row", lambda *rest: drawn.append(rest[0]) or tables.Row(label="a")
-    )
+    monkeypatch.setattr(tables, "score", lambda *rest: drawn.append(rest) or {})
+    run = trained(session, session.base)
+    monkeypatch.setattr(tables, "measure_row", lambda *rest: rest[-1](run) or tables.Row(label="a"))
     base = dataclasses.replace(session.base, scale=scale)
     session = dataclasses.replace(session, base=base, num=num)
+    extractor, real = session.extractor, session.real_features
     experiment = dataclasses.replace(
         EXPERIMENTS["table9"], variants=(Variant(label="a"),), claims=()
     )
     outcome = score_rows(session, "x", experiment)
-    assert [each.num_samples for each in drawn] == [wanted]
+    ((used, *_, count),) = drawn
+    assert (used.extractor is extractor, used.real_features is real) == (True, True)
+    assert count == wanted
     assert outcome.counts.startswith(f"N = {wanted} samples")
 
 

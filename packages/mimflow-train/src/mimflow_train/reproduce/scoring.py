@@ -44,13 +44,14 @@ _METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", 
 CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
 
 
-def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, float]:
+def score(session: Session, run: Trained, guidance: Guidance | None, num: int) -> dict[str, float]:
     """Judge a run, or return what was found of the same weights in the same way before.
 
     Args:
-        session: Images, feature network and number of samples.
+        session: Images and feature network.
         run: The networks.
         guidance: How samples lean towards their class; None for not at all.
+        num: How many samples.
 
     Returns:
         ``gfid``, ``is``, ``precision`` and ``recall`` of the samples, by Inception ``sfid`` too;
@@ -58,8 +59,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None) -> dict[str
         ``accuracy_features`` and ``fd_rebuilt``, of images that are not those they are compared
         with.
     """
-    of_samples = _of_samples(session, run, guidance)
-    drawn = _once(session, of_samples, partial(_samples, session, run, guidance))
+    of_samples = _of_samples(session, run, guidance, num)
+    drawn = _once(session, of_samples, partial(_samples, session, run, guidance, num))
     return drawn | _once(session, _of_autoencoder(session, run), lambda _: _rest(session, run))
 
 
@@ -78,26 +79,29 @@ def _once(
     return scores
 
 
-def score_folder(session: Session, run: Trained, guidance: Guidance | None) -> Path:
+def score_folder(session: Session, run: Trained, guidance: Guidance | None, num: int) -> Path:
     """Return where a run's samples lie, as ``samples.npz``, and their scores.
 
     Args:
-        session: Images, feature network and number of samples.
+        session: Images and feature network.
         run: The networks.
         guidance: How samples lean towards their class; None for not at all.
+        num: How many samples.
     """
-    return _folder(session, _of_samples(session, run, guidance))
+    return _folder(session, _of_samples(session, run, guidance, num))
 
 
 def _folder(session: Session, of: Mapping[str, Any]) -> Path:
     return session.out.resolve() / "scores" / digest(of)
 
 
-def _of_samples(session: Session, run: Trained, guidance: Guidance | None) -> dict[str, Any]:
+def _of_samples(
+    session: Session, run: Trained, guidance: Guidance | None, num: int
+) -> dict[str, Any]:
     return _of_autoencoder(session, run) | {
         "part": "samples",
         "guidance": guidance and asdict(guidance),
-        "num": session.num_samples,
+        "num": num,
     }
 
 
@@ -129,11 +133,10 @@ def _encodes_whole(run: Trained) -> bool:
 
 
 def _samples(
-    session: Session, run: Trained, guidance: Guidance | None, folder: Path
+    session: Session, run: Trained, guidance: Guidance | None, num: int, folder: Path
 ) -> dict[str, float]:
-    held_out = session.data.held_out
     draw = generator(run.config.seed, "reproduce samples")
-    label = drawn_labels(held_out.labels, session.num_samples, draw)
+    label = drawn_labels(session.data.held_out.labels, num, draw)
     batches = generate(run.model, label, draw, guidance=guidance)
     batches = counted(batches, len(label), f"samples of {session.run_dir(run.config).name}")
     name = session.extractor_name

@@ -21,6 +21,7 @@ from mimflow_train.engine.launch import Launch
 from mimflow_train.evaluation.pictures import save_npz
 from mimflow_train.evaluation.selection import CHUNK
 from mimflow_train.recipes import RECIPES
+from mimflow_train.reproduce.design import Experiment
 from mimflow_train.storage.lock import locked_in_turn
 
 __all__ = ["Session", "digest"]
@@ -38,7 +39,7 @@ class Session:
         device: Where everything is computed.
         launch: How runs are trained under Ray; None for on the device, in this process.
         extractor_name: Feature network of the scores.
-        num: Samples of each row; 0 is as many as there are held-out images.
+        num: Samples of each row; 0 is the experiment's number.
         quick: Whether this is a smoke test, whose numbers mean nothing.
     """
 
@@ -86,10 +87,14 @@ class Session:
         """Where features of the held-out images are kept, all outputs of each network."""
         return self.out.resolve() / "scores" / "held-out-features"
 
-    @property
-    def num_samples(self) -> int:
-        """Samples of each row."""
-        return self.num or len(self.data.held_out.labels)
+    def num_samples(self, experiment: Experiment) -> int:
+        """Return how many samples of each row are drawn: all rows of a table have as many.
+
+        Args:
+            experiment: The table.
+        """
+        usual = 0 if self.base.scale == "tiny" else experiment.num
+        return self.num or usual or len(self.data.held_out.labels)
 
     def run_dir(self, config: TrainConfig) -> Path:
         """Return the folder of a run, the same for equal configurations.

@@ -44,8 +44,6 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
         name: The experiment's folder.
         experiment: The rows.
     """
-    if experiment.num and not session.num and session.base.scale != "tiny":
-        session = replace(session, num=experiment.num)
     rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
     columns = score_columns(session.extractor_name)
     distance = next(each for each in columns if each.key == "gfid")
@@ -53,7 +51,7 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
     if any(row.numbers("gfid") for row in rows):
         pictures = (f"{name}.png",)
         draw_rows(rows, distance, session.out / name / pictures[0])
-    count, real = session.num_samples, len(session.data.held_out.labels)
+    count, real = session.num_samples(experiment), len(session.data.held_out.labels)
     counts = (
         f"N = {count} samples against {real} held-out images, of all of which reconstructions are; "
         f"linear probes are judged on at most 5,000 and learn from {_learned(session)}; "
@@ -105,11 +103,12 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
 
 def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Row:
     folders: list[str] = []
+    num = session.num_samples(experiment)
 
     def measure_run(run: Trained) -> dict[str, float]:
         guidance = row_guidance(variant, run.config)
-        scores = score(session, run, guidance)
-        folders.append(score_folder(session, run, guidance).name)
+        scores = score(session, run, guidance, num)
+        folders.append(score_folder(session, run, guidance, num).name)
         return scores
 
     row = measure_row(session, experiment, variant, measure_run)
