@@ -349,9 +349,25 @@ def test_linked_folders_are_followed_as_classes_and_else_left_out_aloud(photos, 
     before = read_layout(photos).fingerprint
     (photos / "train/n1/more").symlink_to(tmp_path / "n2")
     assert remarks(photos) == (
-        "1 link(s) to folders inside of classes are not followed (train/n1/more)."
+        "1 link(s) to folders inside of or around classes are not followed (train/n1/more)."
     )
     assert read_layout(photos).fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [("train/latest", "."), ("train/latest", ".."), ("val/n1", "../train/../.."), ("valid", ".")],
+)
+def test_links_back_to_a_folder_around_are_no_classes_and_left_out_aloud(photos, place, target):
+    shutil.rmtree(photos / place, ignore_errors=True)
+    before = read_layout(photos)
+    expected = before.class_names, before.fingerprint
+    (photos / place).symlink_to(target)
+    assert remarks(photos) == (
+        f"1 link(s) to folders inside of or around classes are not followed ({place})."
+    )
+    layout = read_layout(photos)
+    assert (layout.class_names, layout.fingerprint) == expected
 
 
 def test_remarks_name_a_few(photos):
