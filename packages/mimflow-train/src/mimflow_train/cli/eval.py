@@ -87,7 +87,7 @@ def _main(options: EvalOptions) -> int:
 
     extractor = get_extractor(extractor_name, device=device)
     model = trained_model(config, options.run, torch.device(device))
-    data = load_data(config, None, lambda _: None)
+    data = load_data(config)
     num_real = len(data.held_out.labels)
     count = options.num or num_real
     if "kid" in names:
