@@ -47,7 +47,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
         config: Where to start.
         assignments: Dotted field name, ``=``, and a Python literal or a plain word. Two sections
             take names: ``decoder_phase=rae`` is that preset with the recipe's steps and optimiser,
-            and ``model.features=dinov2,hog`` are the teachers to imitate, or none. Four names change
+            ``model.features=dinov2,hog`` are the teachers to imitate, or none. Four names change
             all networks that have to agree: ``model.image_size``, ``model.patch_size``,
             ``model.num_latents`` and ``model.latent_dim``.
 
