@@ -89,6 +89,10 @@ def test_override_sets_nested_values_of_each_type():
         ("optim", "Expected --set key=value"),
         ("precision=fp8", "precision"),
         ("mask.low=0.9", "low <= high"),
+        (
+            "model.encoder.hidden_patches=dropped mask.per_sample=true",
+            "mask.per_sample=False with model.encoder.hidden_patches=dropped",
+        ),
         ("model.encoder.sigma=0", "model.encoder.sigma > 0, since the likelihood of latents"),
         ("loss.perceptual_network=vgg", "loss.perceptual_network"),
         ("loss.nll=-1", "loss.nll >= 0"),
@@ -111,7 +115,7 @@ def test_override_sets_nested_values_of_each_type():
 )
 def test_override_says_what_is_wrong(assignment, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        override(tiny(), [assignment])
+        override(tiny(), assignment.split())
 
 
 def test_teachers_are_chosen_by_name():
