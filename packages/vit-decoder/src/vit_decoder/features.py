@@ -30,6 +30,7 @@ class FeatureDecoder(nn.Module):
         advice = "Write FeatureDecoderConfig(grid=(8, 8))."
         require_type(FeatureDecoderConfig, "a FeatureDecoderConfig", advice, config=config)
         self.config = config
+        kinds: dict[str, type[_TransformerFeatures | _RepeatedMlpFeatures]]
         kinds = {"transformer": _TransformerFeatures, "mlp": _RepeatedMlpFeatures}
         self.decoder = kinds[config.kind](config)
 
