@@ -142,6 +142,14 @@ def test_lpips_is_the_packages(pairs, backbone, net, version):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_mixed_precision_around_lpips_changes_nothing(pairs, backbone):
+    distance = perceptual_distance(weights=backbone("alex")[1])
+    x, y = map(channels_first, pairs)
+    wanted = distance(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(x, y), wanted)
+
+
 def test_vgg_backbone_has_the_expected_names(backbone):
     network, file = backbone("vgg")
     loaded = perceptual_distance("vgg", weights=file).network.net

@@ -18,10 +18,11 @@ from torch import Tensor
 from genmetrics.checks import Images, require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.features.cache import FeatureCache
+from genmetrics.full_precision import full_float32
 from genmetrics.images.contents import Contents
 from genmetrics.images.decoding import Decoded, Processes, batches_ahead
 from genmetrics.images.sources import ImageSource, PictureSet, as_images
-from genmetrics.networks.extractors import Extractor, as_extractor, full_float32
+from genmetrics.networks.extractors import Extractor, as_extractor
 
 BATCHES_PER_SHARD = 8
 # Beside the outputs in a shard.
@@ -110,7 +111,7 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     run = _Run(source, extractor, batch_size, cache, progress or (lambda count: None))
     feed = _Feed(run.missing_batches(workers))
     replicas = _replicas(extractor, devices)
-    with full_float32():
+    with full_float32(extractor.device):
         if len(replicas) == 1:
             run.work(replicas[0], feed)
         else:

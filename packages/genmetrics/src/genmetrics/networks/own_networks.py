@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from genmetrics.checks import described
 from genmetrics.errors import UsageError
+from genmetrics.full_precision import full_float32
 from genmetrics.images.float_images import FloatRange, check_float_range
 
 
@@ -67,7 +68,7 @@ class OwnFeatures(nn.Module):
         noise = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=noise)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), full_float32(place):
                 rows = self.network(self._seen(images.to(place)))
         except Exception as error:  # a user's network raises anything
             raise UsageError(
