@@ -1,5 +1,8 @@
 """Scores are those of float32, whatever precision the rest of the process works in."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -82,3 +85,86 @@ def test_an_evaluator_works_within_a_validation_step_of_mixed_precision():
     wanted = scores()
     with torch.autocast("cpu", torch.bfloat16):
         assert scores() == wanted
+
+
+PRECISIONS = """
+import itertools, multiprocessing
+import torch
+from contextlib import nullcontext
+
+backends, cpu = torch.backends, torch.device("cpu")
+PLACES = {
+    "all": backends,
+    "cudnn": backends.cudnn,
+    "matmul": backends.cuda.matmul,
+    "conv": backends.cudnn.conv,
+    "rnn": backends.cudnn.rnn,
+    "cpu matmul": backends.mkldnn.matmul,
+    "cpu conv": backends.mkldnn.conv,
+}
+LEGACY = (
+    torch.get_float32_matmul_precision,
+    lambda: backends.cudnn.allow_tf32,
+    lambda: backends.cuda.matmul.allow_tf32,
+)
+CHOICES = [
+    ("legacy", "high"),
+    ("all", "tf32"),
+    ("all", "ieee"),
+    ("matmul", "tf32"),
+    ("matmul", "ieee"),
+    ("conv", "tf32"),
+    ("cudnn", "tf32"),
+    ("cpu matmul", "bf16"),
+    ("legacy cudnn", False),
+    ("legacy", "highest"),
+]
+
+
+def choose(place, value):
+    if place == "legacy":
+        torch.set_float32_matmul_precision(value)
+    elif place == "legacy cudnn":
+        backends.cudnn.allow_tf32 = value
+    else:
+        PLACES[place].fp32_precision = value
+
+
+def state():
+    found = [place.fp32_precision for place in PLACES.values()]
+    for legacy in LEGACY:
+        try:
+            found.append(legacy())
+        except RuntimeError:  # torch's, where the one way contradicts the other
+            found.append("mixed")
+    return found
+
+
+def states(block, choices):
+    found = []
+    for choice in choices:
+        choose(*choice)
+        with block(cpu):
+            if block is full_float32:
+                with full_float32(cpu):
+                    pass
+                assert {place.fp32_precision for place in PLACES.values()} == {"ieee"}, choices
+                assert torch.get_float32_matmul_precision() == "highest"
+        found.append(state())
+    return found
+
+
+cases = list(itertools.permutations(CHOICES, 2))
+fork = multiprocessing.get_context("fork")
+with fork.Pool(1, maxtasksperchild=1) as pool:  # some settings cannot be put back by hand
+    without, within = (
+        pool.starmap(states, [(block, case) for case in cases], chunksize=1)
+        for block in (nullcontext, full_float32)
+    )
+for case, wanted, found in zip(cases, without, within, strict=True):
+    assert found == wanted, (case, wanted, found)
+"""
+
+
+def test_tf32_chosen_in_either_way_is_overruled_and_comes_back():
+    subprocess.run([sys.executable, "-c", PRECISIONS], check=True)
