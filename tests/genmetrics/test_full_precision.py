@@ -28,7 +28,7 @@ def own():
 
 
 def own_digest():
-    return own().weights_sha256
+    return own().network.tried_sha256
 
 
 def labelled(n, seed):

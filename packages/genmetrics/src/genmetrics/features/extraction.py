@@ -23,6 +23,7 @@ from genmetrics.images.contents import Contents
 from genmetrics.images.decoding import Decoded, Processes, batches_ahead
 from genmetrics.images.sources import ImageSource, PictureSet, as_images
 from genmetrics.networks.extractors import Extractor, as_extractor
+from genmetrics.networks.own_networks import OwnFeatures
 
 BATCHES_PER_SHARD = 8
 # Beside the outputs in a shard.
@@ -220,9 +221,11 @@ def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) ->
         fingerprint = f"tensor {tuple(source.shape)} {images.hexdigest()}"
     else:
         fingerprint = source.fingerprint()
-    how = {}
+    how: dict[str, object] = {}
     if isinstance(source, PictureSet):
-        how = {"allow_16bit": source.allow_16bit}
+        how["allow_16bit"] = source.allow_16bit
+    if isinstance(extractor.network, OwnFeatures):
+        how["tried"] = extractor.network.tried_sha256
     return {
         **how,
         "images": fingerprint,
