@@ -219,6 +219,18 @@ def test_a_network_of_one_size_is_tried_on_it():
     assert Extractor.of(network, name="mine", float_range=(0.0, 1.0), side=9).dim == 7
 
 
+@pytest.mark.parametrize("float_range", [None, (0.0, 1.0)])
+def test_a_network_may_rely_on_how_images_lie_in_memory(float_range):
+    class Views(torch.nn.Module):
+        def forward(self, x):
+            return x.view(len(x), -1)[:, :5].float()
+
+    extractor = Extractor.of(Views(), name="mine", float_range=float_range)
+    images = images_of(4)
+    files_way = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(extract_features(files_way, extractor), extract_features(images, extractor))
+
+
 @pytest.mark.parametrize("name", ["inception", "efflite0", ""])
 def test_names_of_other_networks_are_refused(name):
     with pytest.raises(UsageError, match="Expected a name of its own"):

@@ -61,7 +61,7 @@ class OwnFeatures(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
         """Return the rows as ``features``."""
-        rows: Tensor = self.network(self._seen(images))
+        rows: Tensor = self.network(self._seen(images.contiguous()))  # as in the trial
         return {"features": rows.float()}
 
     def _seen(self, images: Tensor) -> Tensor:
