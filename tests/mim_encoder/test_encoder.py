@@ -76,6 +76,12 @@ def test_hidden_patches_keep_their_place(position):
     assert place.grad.any()
 
 
+@pytest.mark.parametrize("hidden_patches", ["mask-token", "dropped"])
+def test_a_mask_may_lie_elsewhere_than_the_images(hidden_patches):
+    encoder = build(hidden_patches=hidden_patches).to("meta")
+    assert encoder(images(2).to("meta"), masks(2)).mean.shape == (2, 5, 3)
+
+
 def test_no_mask_equals_a_mask_that_hides_nothing():
     encoder, image = build(), images(2)
     nothing = torch.zeros(2, 9, dtype=torch.bool)

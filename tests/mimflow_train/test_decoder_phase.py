@@ -351,7 +351,9 @@ def test_presets_are_the_two_published_recipes(config):
     assert rae.augment
     assert rae.fresh_fakes
     chosen = override(config, ["decoder_phase=rae", "decoder_phase.gan_weight=0.1"]).decoder_phase
-    assert chosen == dataclasses.replace(rae, steps=3, gan_weight=0.1)
+    recipe = config.decoder_phase.optim
+    assert chosen == dataclasses.replace(rae, steps=3, gan_weight=0.1, optim=recipe)
+    assert recipe != rae.optim
     with pytest.raises(ConfigError, match="decoder phase of released or rae; got vqgan"):
         override(config, ["decoder_phase=vqgan"])
 

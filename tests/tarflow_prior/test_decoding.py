@@ -20,6 +20,7 @@ from tarflow_prior import (
     TarFlowConfig,
     nll_per_dim,
 )
+from tarflow_prior.attention import causal_attention
 from tarflow_prior.decoding import Decoder
 from tarflow_prior.inversion import BlockDecoder
 
@@ -304,7 +305,7 @@ def test_kept_decoder_draws_the_samples_of_the_flow(config, random_flow, random_
     assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("how", ["hook", "wrapped", "parametrized"])
+@pytest.mark.parametrize("how", ["hook", "wrapped", "parametrized", "patched"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_decoding_goes_through_what_wraps_or_hooks_a_layer(config, random_flow, how, dtype):
     flow = random_flow(config).to(dtype)
@@ -313,6 +314,9 @@ def test_decoding_goes_through_what_wraps_or_hooks_a_layer(config, random_flow, 
         layer.register_forward_hook(lambda _, __, output: output + 1.0)
     elif how == "wrapped":
         layer.mlp_in = LowRank(layer.mlp_in)
+    elif how == "patched":
+        forward = layer.forward
+        layer.forward = lambda h, attend=causal_attention: 1.5 * forward(h, attend)
     else:
         torch.nn.utils.parametrizations.spectral_norm(layer.mlp_out)
         flow.eval()

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,6 +63,18 @@ def test_batch_of_one_equals_a_row_of_a_batch(kind):
     together = decoder(z)
     for row in range(4):
         torch.testing.assert_close(decoder(z[row : row + 1])[0], together[row], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_replica_of_data_parallel_predicts_what_the_decoder_does(kind):
+    decoder = build(kind)
+    replica = copy.deepcopy(decoder)
+    for module in replica.modules():  # as torch's replicate leaves them
+        for name, weight in list(module._parameters.items()):
+            del module._parameters[name]
+            module.__dict__[name] = None if weight is None else weight.detach()
+    assert not list(replica.parameters())
+    assert torch.equal(replica(latents(2)), decoder(latents(2)))
 
 
 def test_mlp_answers_each_place_from_its_own_latent_only():

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -88,6 +89,10 @@ def test_override_sets_nested_values_of_each_type():
         ("optim", "Expected --set key=value"),
         ("precision=fp8", "precision"),
         ("mask.low=0.9", "low <= high"),
+        (
+            "model.encoder.hidden_patches=dropped mask.per_sample=true",
+            "mask.per_sample=False with model.encoder.hidden_patches=dropped",
+        ),
         ("model.encoder.sigma=0", "model.encoder.sigma > 0, since the likelihood of latents"),
         ("loss.perceptual_network=vgg", "loss.perceptual_network"),
         ("loss.nll=-1", "loss.nll >= 0"),
@@ -110,7 +115,7 @@ def test_override_sets_nested_values_of_each_type():
 )
 def test_override_says_what_is_wrong(assignment, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        override(tiny(), [assignment])
+        override(tiny(), assignment.split())
 
 
 def test_teachers_are_chosen_by_name():
@@ -121,6 +126,34 @@ def test_teachers_are_chosen_by_name():
         "hog": dataclasses.replace(shape, feature_dim=108, depth=1),
     }
     assert override(tiny(), ["model.features=none"]).model.features == {}
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["decoder_phase.gan_weight=0.1", "decoder_phase.optim.lr=1e-3", "decoder_phase=rae"],
+        ["model.flow.token_dim=8", "model.decoder.latent_dim=8", "model.latent_dim=4"],
+        [
+            "model.convolutional.num_groups=8",
+            "model.convolutional.widths=(32,64,128)",
+            "mask.low=0.0",
+            "mask.high=0.0",
+        ],
+    ],
+    ids=["decoder phase", "shared", "convolutional"],
+)
+def test_the_order_of_changes_does_not_matter(assignments):
+    def changed(order):
+        try:
+            return override(tiny(), order)
+        except ConfigError as error:
+            return str(error).partition(": ")[2]
+
+    first = changed(assignments)
+    assert all(changed(order) == first for order in itertools.permutations(assignments))
+    if "decoder_phase=rae" in assignments:
+        assert (first.decoder_phase.gan_weight, first.decoder_phase.optim.lr) == (0.1, 1e-3)
+        assert first.decoder_phase.optim.clip_norm == tiny().decoder_phase.optim.clip_norm
 
 
 def test_a_choice_called_none_can_be_set():

@@ -244,6 +244,22 @@ def test_grid_places_images_row_by_row(tmp_path):
         assert grid.getpixel((96 + 10, 11)) == (0, 0, 255)
 
 
+def test_a_grid_that_could_not_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    image, path = torch.zeros(1, 3, 4, 4).to(torch.uint8), tmp_path / "grid.png"
+    save_grid([image], ["one"], path)
+    before, save = path.read_bytes(), Image.Image.save
+
+    def torn(self, file, **how):
+        save(self, file, **how)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", torn)
+    with pytest.raises(OSError, match="disk full"):
+        save_grid([image + 255, image], ["one", "two"], path)
+    assert [each.name for each in tmp_path.iterdir()] == ["grid.png"]
+    assert path.read_bytes() == before
+
+
 def test_long_names_have_room_beside_their_row(tmp_path):
     image = torch.zeros(1, 3, 4, 4).to(torch.uint8)
     for names in (["a", "american_staffordshire_terrier"], ["a", "american_staffordshire"]):

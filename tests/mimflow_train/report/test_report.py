@@ -17,6 +17,7 @@ from mimflow_train.config.file import write_config
 from mimflow_train.evaluation.diagnostics import diagnose, write_diagnostics
 from mimflow_train.model import MIMFlow
 from mimflow_train.report import curves, tables
+from mimflow_train.report.page import escaped, write
 
 VOID = ("meta", "img", "link")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -213,6 +214,19 @@ def test_large_pictures_are_made_smaller(folder, capsys):
     page = Page(written(folder, capsys))
     assert page.sources[0].startswith("data:image/webp;base64,")
     assert (folder / "report.html").stat().st_size < 6e6
+
+
+def test_a_torn_picture_costs_no_page(folder, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "samples.png")
+    whole = (folder / "samples.png").read_bytes()
+    (folder / "samples.png").write_bytes(whole[: len(whole) - 1000])
+    assert "samples.png: not there yet" in written(folder, capsys)
+
+
+def test_a_name_that_is_no_unicode_is_written_with_its_bytes(tmp_path):
+    write(escaped("caf\udce9"), tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == r"caf\udce9"
 
 
 def test_folder_without_a_run_is_one_sentence(tmp_path, capsys):

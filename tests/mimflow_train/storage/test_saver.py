@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from mimflow_train.config.overrides import override
+from mimflow_train.device.memory import set_computation
 from mimflow_train.errors import StorageError
 from mimflow_train.plan import Plan
 from mimflow_train.state import TrainState
@@ -133,6 +135,23 @@ def test_an_old_checkpoint_that_cannot_be_removed_ends_no_run(state, saver, tmp_
     saver(state)
     saver.wait()
     assert len([*(tmp_path / "checkpoints").iterdir()]) == 2
+
+
+def test_samples_of_raw_weights_are_drawn_by_layers_as_written(config, data, tmp_path, monkeypatch):
+    config = override(config, ["weights=raw", "recompute=true"])
+    state, drew = TrainState(config, CPU), []
+    set_computation(state.model, config, CPU)
+    monkeypatch.setattr(
+        saver_module, "sample_rows", lambda model, *_: drew.append(model) or ([], [])
+    )
+    monkeypatch.setattr(saver_module, "save_grid", lambda *_: None)
+    saver = Saver(config, data, tmp_path, Plan(until=1, checkpoint_every=1))
+    saver(state)
+    saver.wait()
+    (model,) = drew
+    assert not any("forward" in vars(each) for each in model.modules())
+    wanted = state.model.state_dict()
+    assert all(torch.equal(each, wanted[name]) for name, each in model.state_dict().items())
 
 
 def test_a_picture_that_cannot_be_written_is_no_failed_save(state, saver, monkeypatch, capsys):

@@ -93,7 +93,7 @@ class MaskedEncoder(nn.Module):
         """Return the normalised tokens that become latents."""
         patches, places = self.embed(image), None
         if masked is not None and self.mask_token is not None:
-            hidden = rearrange(masked, "b n -> b n 1")
+            hidden = rearrange(masked, "b n -> b n 1").to(image.device)
             patches = torch.where(hidden, self.mask_token, patches)
         patches = patches + self.positions
         if masked is not None and self.mask_token is None:

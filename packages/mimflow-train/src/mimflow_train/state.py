@@ -13,7 +13,7 @@ from mimflow_train.adversary.discriminator import LeCam
 from mimflow_train.config import OptimConfig, TrainConfig
 from mimflow_train.draws import generator
 from mimflow_train.engine.sharding import is_sharded, placed_like, shard, whole
-from mimflow_train.model import MIMFlow
+from mimflow_train.model import MIMFlow, transformer_layers
 
 __all__ = ["DecoderState", "State", "TrainState", "learning_rate", "take_step"]
 
@@ -229,7 +229,10 @@ def _gathered(model: MIMFlow) -> MIMFlow:
 
 
 def _frozen_copy(model: MIMFlow) -> MIMFlow:
-    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    frozen = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    for layer in transformer_layers(frozen):
+        vars(layer).pop("forward", None)  # compiled or recomputed, for training alone
+    return frozen
 
 
 @torch.no_grad()

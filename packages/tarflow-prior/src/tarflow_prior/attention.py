@@ -124,11 +124,13 @@ class Attention(nn.Module):
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Tell whether a layer computes what its weights say: no part is wrapped or has a hook."""
+    """Tell whether a layer computes what its weights say: no part is wrapped, patched or hooked."""
     kinds = (Layer, Attention, nn.LayerNorm, nn.Linear, GatedLinear, GeluLinear)
     layer = getattr(layer, "_orig_mod", layer)  # of torch.compile
     return all(
-        type(part) in kinds and not (part._forward_hooks or part._forward_pre_hooks)
+        type(part) in kinds
+        and not (part._forward_hooks or part._forward_pre_hooks)
+        and "forward" not in vars(part)
         for part in layer.modules()
     )
 

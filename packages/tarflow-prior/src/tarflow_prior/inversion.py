@@ -20,6 +20,7 @@ from tarflow_prior.packed import PackedLayer, can_pack
 from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential, Solver, cut
 
 DecodingLayer = Callable[[Tensor, Attend], Tensor]
+_LARGEST_GUESS = 1e12  # its square, times the width of a layer, is a float32
 
 
 class DecodingBuffers:
@@ -209,8 +210,10 @@ class BlockDecoder:
             is_open = ~(gap <= limits.tol)  # NaN stays open
             if not is_open.any():
                 return count, 0.0
-            # A guess that overflowed would poison its successors by 0 * NaN; any start will do.
-            guess = torch.where(update.isfinite(), update, 0.0)
+            # The first tokens are exact. A guess that overflows in a norm would poison all tokens
+            # by 0 * NaN; any start will do.
+            guess = update.nan_to_num(0.0).clamp(-_LARGEST_GUESS, _LARGEST_GUESS)
+            guess[:, :count] = update[:, :count]
             tokens.copy_(torch.where(is_open, guess, tokens))
         # What the last sweep could not make finite is no sample, whatever the guess was.
         sound = rearrange(update.isfinite().all(2).all(1), "b -> b 1 1")

@@ -30,6 +30,7 @@ class FeatureDecoder(nn.Module):
         advice = "Write FeatureDecoderConfig(grid=(8, 8))."
         require_type(FeatureDecoderConfig, "a FeatureDecoderConfig", advice, config=config)
         self.config = config
+        kinds: dict[str, type[_TransformerFeatures | _RepeatedMlpFeatures]]
         kinds = {"transformer": _TransformerFeatures, "mlp": _RepeatedMlpFeatures}
         self.decoder = kinds[config.kind](config)
 
@@ -46,8 +47,8 @@ class FeatureDecoder(nn.Module):
             TypeError: If the latents are no tensor.
             ValueError: If number, width or dtype of the latents is not that of the weights.
         """
-        dtype = next(self.parameters()).dtype
-        require_latents(z, self.config.num_latents, self.config.latent_dim, dtype)
+        config, dtype = self.config, self.decoder.last_weight.dtype
+        require_latents(z, config.num_latents, config.latent_dim, dtype)
         features: Tensor = self.decoder(z)
         return features
 
@@ -62,6 +63,11 @@ class _TransformerFeatures(nn.Module):
             config.trunk, num_latents=config.num_latents, latent_dim=config.latent_dim
         )
         self.head = nn.Linear(config.width, config.feature_dim)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """That of the last layer; nn.DataParallel's replicas have no parameters to look at."""
+        return self.head.weight
 
     def forward(self, z: Float[Tensor, "b k d"]) -> Float[Tensor, "b n feature_dim"]:
         features: Tensor = self.head(self.to_tokens(z, self.grid))
@@ -82,6 +88,13 @@ class _RepeatedMlpFeatures(nn.Module):
             nn.SiLU(),
             nn.Linear(config.hidden_width, config.feature_dim),
         )
+
+    @property
+    def last_weight(self) -> Tensor:
+        """That of the last layer, as in the other kind."""
+        weight = self.mlp[-1].weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def forward(self, z: Float[Tensor, "b k d"]) -> Float[Tensor, "b n feature_dim"]:
         per_latent: Tensor = self.mlp(z)

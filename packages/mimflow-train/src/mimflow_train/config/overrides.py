@@ -46,7 +46,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     Args:
         config: Where to start.
         assignments: Dotted field name, ``=``, and a Python literal or a plain word. Two sections
-            take names: ``decoder_phase=rae`` is that preset with the recipe's steps, and
+            take names: ``decoder_phase=rae`` is that preset with the recipe's steps and optimiser,
             ``model.features=dinov2,hog`` are the teachers to imitate, or none. Four names change
             all networks that have to agree: ``model.image_size``, ``model.patch_size``,
             ``model.num_latents`` and ``model.latent_dim``.
@@ -60,6 +60,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
         0.0002
     """
     named = [assignment.partition("=") for assignment in assignments]
+    named.sort(key=lambda each: each[0].count("."))  # a section whole, then what is in it
     for key, separator, text in named:
         if not separator:
             raise ConfigError(f"Expected --set key=value; got {key!r}. Write optim.lr=2e-4.")
@@ -126,11 +127,12 @@ def _merge(tree: dict[str, Any], config: Any, values: Mapping[str, Any], prefix:
         now = config[name] if isinstance(config, dict) else getattr(config, name)
         if key == "model.convolutional" and now is None and isinstance(value, Mapping):
             now = ConvolutionalConfig()
-            tree[name] = to_dict(now)
+            tree[name] = tree[name] or to_dict(now)
         if key in _OF_THE_IMAGES or (key == _TEACHERS_KEY and isinstance(value, list)):
             continue  # decided already
         if key == "decoder_phase" and isinstance(value, str):
-            tree[name] = to_dict(DecoderPhaseConfig.preset(value, steps=now.steps))
+            preset = DecoderPhaseConfig.preset(value, steps=now.steps, optim=now.optim)
+            tree[name] = to_dict(preset)
         elif isinstance(now, dict) or dataclasses.is_dataclass(now):
             if not isinstance(value, Mapping):
                 raise ConfigError(

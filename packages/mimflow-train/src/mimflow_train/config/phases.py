@@ -166,7 +166,7 @@ class DecoderPhaseConfig:
         """Return the adversary of MIMFlow's released code, ``released``, or of RAE, ``rae``.
 
         The paper's text describes the second, its released configuration is the first. Optimiser,
-        reconstruction losses and schedule are this recipe's in both, not RAE's.
+        average, reconstruction losses and schedule are this recipe's in both, not RAE's.
 
         Args:
             name: The recipe.
@@ -188,7 +188,6 @@ class DecoderPhaseConfig:
                 adaptive=True,
                 augment=True,
                 fresh_fakes=True,
-                optim=OptimConfig(ema_decay=0.9978),
             ),
         }
         if name not in presets:

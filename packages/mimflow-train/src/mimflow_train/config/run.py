@@ -260,6 +260,13 @@ class TrainConfig:
                 "Expected mask.low = mask.high = 0 with a convolutional autoencoder, which sees "
                 f"whole images; got {self.mask.low} to {self.mask.high}. Set both to 0."
             )
+        are_dropped = self.model.encoder.hidden_patches == "dropped"
+        if are_dropped and self.mask.per_sample and self.mask.low < self.mask.high:
+            raise ConfigError(
+                "Expected mask.per_sample=False with model.encoder.hidden_patches=dropped, since "
+                "all images of a batch keep as many patches; got True. Set one of the two, such as "
+                "model.encoder.hidden_patches=mask-token."
+            )
         if self.model.is_autoencoder_fixed and self.shard:
             raise ConfigError(
                 "Expected shard=False where the autoencoder is fixed; got True. Leave it out."

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from genmetrics import write_npz
+from mimflow_train.storage.files import written_whole
 
 __all__ = ["channels_last", "save_grid", "save_npz"]
 
@@ -46,6 +47,8 @@ def channels_last(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
 def save_grid(rows: Sequence[UInt8[Tensor, "_ 3 h w"]], names: Sequence[str], path: Path) -> None:
     """Write one PNG with a named row of images for each batch, small images twice as large.
 
+    The file appears when it is whole.
+
     Args:
         rows: Batches of equal image size.
         names: What to write to the left of each row.
@@ -69,4 +72,5 @@ def save_grid(rows: Sequence[UInt8[Tensor, "_ 3 h w"]], names: Sequence[str], pa
             tile = tile.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
             canvas.paste(tile, (label_width + column * cell_width, top))
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path)
+    with written_whole(path) as draft:
+        canvas.save(draft, format="PNG")

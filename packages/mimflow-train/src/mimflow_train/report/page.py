@@ -116,8 +116,11 @@ def picture(path: Path, caption: str) -> str:
     content = path.read_bytes()
     if len(content) <= _LARGEST:
         return figure(content, caption)
-    with Image.open(io.BytesIO(content)) as image:
-        shown = image.convert("RGB")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            shown = image.convert("RGB")
+    except OSError:  # a machine that went down can leave a part of it
+        return missing(path.name)
     shown.thumbnail((_WIDEST, 2 * _WIDEST))
     smaller = io.BytesIO()
     shown.save(smaller, format="webp", quality=85)
@@ -135,7 +138,7 @@ def write(text: str, path: Path) -> Path:
         StorageError: If it cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StorageError(f"Expected to write {path}; {error}. {remedy(error)}") from error
     return path
