@@ -397,3 +397,32 @@ def test_probes_take_arrays_lists_and_pairs_and_refuse_other_kinds(tmp_path):
             f"{kind}. Read files with load_probe_file."
         )
         assert val == train.replace("training", "validation")
+
+
+STATISTICS = """
+from genmetrics import GaussianStats, frechet_distance
+mean, cov = torch.arange(3.0), torch.tensor([[3.0, 1, 0], [1, 2, 0], [0, 0, 1]])
+mapped = cov.double().numpy()
+mapped.flags.writeable = False
+other = GaussianStats(9, 2 * mean.double(), 3 * cov.double())
+wanted = frechet_distance(GaussianStats(9, mean.double(), cov.double()), other)
+for given in (
+    (mean, cov), (mean.numpy(), cov.numpy()), (mean.double().numpy(), mapped), (mean.double(), cov)
+):
+    stats = GaussianStats(9, *given)
+    print(frechet_distance(stats, other) == wanted, stats.mean.dtype, stats.cov.dtype)
+told(
+    lambda: GaussianStats(9, mean, cov[:2, :2]),
+    lambda: GaussianStats(9, mean, cov[0]),
+    lambda: GaussianStats(9, mean[None], cov),
+)
+"""
+
+
+def test_statistics_may_be_arrays_and_float32_of_shapes_that_fit(tmp_path):
+    *found, one, two, three = lines_of(STATISTICS, tmp_path)
+    assert found == 4 * ["True torch.float64 torch.float64"]
+    wanted = "Expected a mean (d,) and a covariance (d, d); got"
+    assert one == f"{wanted} (3,) and (2, 2). Take both of one file."
+    assert two == f"{wanted} (3,) and (3,). Take both of one file."
+    assert three == f"{wanted} (1, 3) and (3, 3). Take both of one file."

@@ -191,6 +191,26 @@ def test_names_replace_numbers_in_the_legend(tmp_path):
     assert "<!-- latents -->" in drawn
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("caf\udce9", r"caf\udce9"), ("$x_{$", "$x_{$"), ("$0-$50", "$0-$50"), ("café", "café")],
+    ids=["no UTF-8", "no formula", "prices", "accent"],
+)
+def test_names_and_titles_are_shown_literally(tmp_path, name, shown, monkeypatch):
+    monkeypatch.setitem(importlib.import_module("matplotlib").rcParams, "svg.fonttype", "none")
+    x, labels = gaussian(20, 2), torch.arange(20) % 2
+    plot_latents(x, tmp_path / "x.svg", labels=labels, names={1: name}, title=f"of {name}")
+    ones = torch.ones(3)
+    plot_spectra({name: Extremes(ones, ones, ones)}, tmp_path / "y.svg")
+    map_, histograms = (
+        (tmp_path / f"{each}.svg").read_text(encoding="utf-8") for each in ("x", "y")
+    )
+    assert f">{shown}</text>" in map_
+    assert f">of {shown}</text>" in map_
+    assert f">{shown} (n = 3)</text>" in histograms
+    plot_latents(x, tmp_path / "x.png", labels=labels, names={1: name}, title=name)
+
+
 def test_spectra_stand_side_by_side(tmp_path):
     s = gaussian(64, 3).exp()
     extremes = Extremes(10 + s[:, 0], s[:, 1], torch.log10((10 + s[:, 0]) / s[:, 1]))

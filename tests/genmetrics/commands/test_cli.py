@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import torch
 
 from genmetrics.cli import main
 
@@ -68,6 +69,23 @@ def test_eval_gives_the_same_numbers_as_fid_in_json(folders, capsys):
     assert score["value"] == pytest.approx(score["mean_term"] + score["covariance_term"])
     assert (score["n_samples"], score["n_ref"], score["floor"]["n"]) == (6, 18, 6)
     assert score["at_equal_count"]["n"] == 6
+
+
+def test_a_batch_that_does_not_fit_is_told_in_a_sentence(folders, capsys, monkeypatch):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("genmetrics.networks.efflite0.EffLite0Features.forward", full)
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 8.00 GiB."
+    )
+    assert fails(capsys, ["fid", *folders, *EFFLITE0], 2).endswith(
+        "genmetrics: Expected room for a batch on the device; got 'CUDA out of memory. Tried to "
+        "allocate 2.50 GiB'. Give a smaller --batch-size.\n"
+    )
+    error = RuntimeError("another")
+    with pytest.raises(RuntimeError, match="another"):
+        main(["fid", *folders, *EFFLITE0])
 
 
 def test_a_set_against_itself_scores_zero(folders, capsys):

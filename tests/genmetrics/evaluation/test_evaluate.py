@@ -272,6 +272,19 @@ def test_the_spatial_distance_needs_features_of_that_name(sets, extractor, monke
         evaluate(*sets, extractor=two, protocol=protocol)
 
 
+def test_only_inception_s_spatial_distance_has_the_plain_name(sets, extractor):
+    own = replace(extractor, name="own")
+    protocol = choose_protocol(None, "own", metrics=("fid", "sfid"))
+    samples, real = (each.select([0, 1, 2]) for each in sets)
+    wanted = evaluate(samples, real, extractor=extractor, protocol=protocol)
+    found = evaluate(samples, real, extractor=own, protocol=protocol)
+    assert list(found.scores) == ["fd_own", "sfid_own"]
+    assert found["sfid_own"] == wanted["sfid"]
+    for report, name in ((found, "sfid_own"), (wanted, "sfid")):
+        told = [each.message for each in report.remarks if each.code == "RANK_DEFICIENT"]
+        assert any(f"not more than the 3 dimensions: {name} is far above" in each for each in told)
+
+
 def test_statistics_alone_do_not_leave_an_empty_report(sets, extractor, tmp_path, capsys):
     mean, cov = torch.zeros(4).double(), torch.eye(4).double()
     save_stats(tmp_path / "real.npz", {"pool3": GaussianStats(9, mean, cov)})

@@ -101,6 +101,23 @@ def test_bytes_against_floats_are_refused():
             score(image.byte(), image)
 
 
+def test_ssim_of_a_large_batch_is_that_of_each_pair_in_bounded_memory(monkeypatch):
+    generator, shape = torch.Generator().manual_seed(0), (3, 1, 1100, 1300)
+    x, y = (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for _ in range(2))
+    alone = [ssim(*pair, window="uniform") for pair in zip(x.split(1), y.split(1), strict=True)]
+    sizes, conv2d = [], torch.nn.functional.conv2d
+    monkeypatch.setattr(
+        torch.nn.functional, "conv2d", lambda x, w: sizes.append(x.numel()) or conv2d(x, w)
+    )
+    assert torch.equal(ssim(x, y, window="uniform"), torch.cat(alone))
+    assert max(sizes) < 5 * 2**22  # float64: 168 MB
+
+
+def test_ssim_of_no_pair_is_empty():
+    nothing = torch.zeros(0, 3, 19, 23, dtype=torch.uint8)
+    assert ssim(nothing, nothing).shape == (0,)
+
+
 @pytest.mark.parametrize(("window", "side"), [("gaussian", 11), ("uniform", 7)])
 def test_ssim_needs_a_whole_window(window, side):
     image = torch.zeros(1, 3, side, 19, dtype=torch.uint8)
@@ -140,6 +157,14 @@ def test_lpips_is_the_packages(pairs, backbone, net, version):
         expected = network(x / 127.5 - 1, y / 127.5 - 1).flatten()
     assert found.min() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_mixed_precision_around_lpips_changes_nothing(pairs, backbone):
+    distance = perceptual_distance(weights=backbone("alex")[1])
+    x, y = map(channels_first, pairs)
+    wanted = distance(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(x, y), wanted)
 
 
 def test_vgg_backbone_has_the_expected_names(backbone):

@@ -130,6 +130,27 @@ def test_touching_an_image_or_changing_the_network_invalidates(folder, extractor
     assert len({shard.parent for shard in shards(tmp_path / "cache")}) == 6
 
 
+def test_pictures_of_the_same_names_sizes_and_times_are_told_apart(
+    images, extractor, tmp_path, write_images
+):
+    others = images.copy()
+    others[24:48] ^= 255  # the second of three shards
+    found = []
+    for name, pictures in (("first", images), ("second", others)):
+        folder = write_images(pictures, name)
+        for file in folder.iterdir():
+            file.write_bytes(file.read_bytes().ljust(1000))
+            os.utime(file, (1, 1))
+        found.append(read(open_images(folder), extractor, tmp_path / "cache"))
+    assert open_images(tmp_path / "first").fingerprint() == open_images(folder).fingerprint()
+    (first, _), (second, computed) = found
+    assert computed == 24
+    assert same(second, read(open_images(folder), extractor)[0])
+    assert not same(first, second)
+    _, computed = read(open_images(folder), extractor, tmp_path / "cache")
+    assert computed == 0
+
+
 def test_a_chosen_part_is_not_taken_for_the_whole(folder, extractor, tmp_path):
     source = open_images(folder)
     whole, _ = read(source, extractor, tmp_path / "cache")

@@ -83,6 +83,17 @@ def test_precision_settings_are_those_promised_and_come_back(points):
     assert result.sigma_max.dtype == torch.float32
 
 
+def test_precision_may_be_chosen_in_torch_s_newer_way(points):
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        result = jacobian_spectrum(lambda x: 2 * x, points(2, 3))
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+    assert result.sigma_max.tolist() == [2, 2]
+
+
 def test_a_kernel_without_forward_mode_is_named(points):
     class Fused(torch.autograd.Function):
         @staticmethod

@@ -191,6 +191,15 @@ def test_below_the_machine_epsilon_there_is_no_number(points, method, dtype, rat
         assert sample["ln_kappa"] == pytest.approx(-math.log(ratio), rel=1e-3)
 
 
+def test_a_log_determinant_that_is_no_number_has_none_in_json(points):
+    log_det = torch.tensor([-math.inf, math.nan, 0.0])
+    result = jacobian_spectrum(lambda x: (x + 0, log_det.to(x)), points(3, 5))
+    written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert [sample["log_det"] for sample in written["samples"]] == [None, None, 0.0]
+    assert [sample["log_det_consistent"] for sample in written["samples"]] == [False, False, True]
+    assert "log-determinant consistent in 1 of 3" in result.to_text()
+
+
 def test_the_log_determinant_of_the_flow_is_held_against_the_values(toy_flow, points):
     exact = jacobian_spectrum(toy_flow, points(3, 5, 3))
     check = log_det_check(exact, exact.log_det)

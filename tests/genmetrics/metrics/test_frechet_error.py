@@ -141,3 +141,10 @@ def test_an_overflow_is_refused_and_not_returned():
     x = 1e90 * random_rows(9, 2, 0)
     with pytest.raises(NumericalFailure, match="finite standard error"):
         frechet_standard_error(x, x * 3)
+
+
+def test_features_may_be_arrays():
+    x, y = random_rows(40, 3, 0), random_rows(31, 3, 1)
+    wanted = frechet_standard_error(x, y)
+    assert frechet_standard_error(x.numpy(), y.numpy()) == wanted
+    assert frechet_standard_error(x.numpy(), fitted(y)) == frechet_standard_error(x, fitted(y))

@@ -107,3 +107,8 @@ def test_too_few_samples_are_refused():
 def test_too_few_points_are_refused(options):
     with pytest.raises(UsageError, match="at least 3 points and 1 repeat"):
         fd_infinity(rows(50, 3, 0), fitted(rows(50, 3, 1)), **options)
+
+
+def test_features_may_be_an_array():
+    x, reference = rows(100, 5, 0), fitted(rows(400, 5, 1))
+    assert fd_infinity(x.numpy(), reference) == fd_infinity(x, reference)

@@ -1,11 +1,17 @@
 """``Extractor.of``: a network of the user's own as a feature network."""
 
 import copy
+import importlib.util
+import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from genmetrics import Extractor, UsageError, check_extractor, extract_features
+from genmetrics import Extractor, StatsAccumulator, UsageError, check_extractor, extract_features
+from genmetrics.features.extraction import extract
+from genmetrics.features.stats import IncompatibleStats, require_compatible
 
 
 class Own(torch.nn.Module):
@@ -91,6 +97,88 @@ def test_the_digest_tells_weights_buffers_and_layers_apart():
     assert len({digest(), *others}) == 4
 
 
+class Scaled(torch.nn.Module):
+    def __init__(self, **attributes):
+        super().__init__()
+        vars(self).update(attributes)
+
+    def forward(self, x):
+        return x.mean((2, 3)) * 3
+
+
+class Doubled(Scaled):
+    def forward(self, x):
+        return x.mean((2, 3)) * 2
+
+
+def wrapped(network):
+    return Extractor.of(network, name="mine", float_range=(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (1.0, 2.0),
+        ([0.4, 0.5], [0.4, 0.6]),
+        ({"mean": 1}, {"mean": 2}),
+        (torch.zeros(2000), torch.arange(2000) / 1999),
+        (np.zeros(2000), np.arange(2000)),
+        ((torch.zeros(2), "a"), (torch.ones(2), "a")),
+        (torch.relu, torch.tanh),
+        (images_of, wrapped),
+        ({"a", "b"}, {"a", "c"}),
+    ],
+    ids=["number", "list", "dict", "tensor", "array", "nested", "builtin", "function", "set"],
+)
+def test_the_digest_tells_plain_attributes_apart(first, second):
+    one, same, other = (
+        wrapped(Scaled(mean=each)).weights_sha256 for each in (first, copy.copy(first), second)
+    )
+    assert one == same != other
+
+
+def test_the_digest_tells_code_apart(tmp_path):
+    """Of one name, as before and after an edit of a file."""
+    digests = set()
+    for factor in (2, 3, 3):
+        network = loaded(tmp_path, f"return x.mean((2, 3)) * {factor}")
+        digests.add(wrapped(network).weights_sha256)
+    assert len(digests) == 2
+    inherited = type("Doubled", (Doubled,), {})
+    assert wrapped(inherited()).weights_sha256 != wrapped(Doubled()).weights_sha256
+
+
+def loaded(folder, body):
+    """Return a network of a fresh module with this forward."""
+    file = folder / f"edited{len(list(folder.iterdir()))}.py"
+    file.write_text(
+        f"import torch\nclass Mine(torch.nn.Module):\n    def forward(self, x):\n        {body}\n"
+    )
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    sys.modules[file.stem] = module = importlib.util.module_from_spec(spec)  # for inspect
+    spec.loader.exec_module(module)
+    return module.Mine()
+
+
+def test_an_attribute_without_a_text_of_its_own_leaves_the_digest_the_same():
+    assert wrapped(Scaled(kept=object())).weights_sha256 == (
+        wrapped(Scaled(kept=object())).weights_sha256
+    )
+
+
+def test_statistics_and_cached_features_of_an_edited_network_are_not_shared(tmp_path):
+    images, means = images_of(5), [wrapped(Scaled(mean=each)) for each in (0, 1)]
+    stats = StatsAccumulator(3).update(extract_features(images, means[0])).finalize()
+    with pytest.raises(IncompatibleStats, match="weights_sha256"):
+        require_compatible(*(replace(stats, meta=each.provenance) for each in means))
+    factor, helper = [1.0], Scaled()
+    helper.forward = lambda x: x.mean((2, 3)) * factor[0]  # what no digest shows
+    found = []
+    for factor[0] in (1.0, 2.0):
+        found.append(extract(images, wrapped(helper), cache=tmp_path)["features"])
+    torch.testing.assert_close(found[1], 2 * found[0])
+
+
 def test_ranges_have_ids_of_their_own():
     ids = {
         Extractor.of(Own(), name="mine", float_range=each).preprocess_id
@@ -129,6 +217,18 @@ def test_a_network_of_floats_without_a_range_is_told_of_it():
 def test_a_network_of_one_size_is_tried_on_it():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 9 * 9, 7))
     assert Extractor.of(network, name="mine", float_range=(0.0, 1.0), side=9).dim == 7
+
+
+@pytest.mark.parametrize("float_range", [None, (0.0, 1.0)])
+def test_a_network_may_rely_on_how_images_lie_in_memory(float_range):
+    class Views(torch.nn.Module):
+        def forward(self, x):
+            return x.view(len(x), -1)[:, :5].float()
+
+    extractor = Extractor.of(Views(), name="mine", float_range=float_range)
+    images = images_of(4)
+    files_way = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(extract_features(files_way, extractor), extract_features(images, extractor))
 
 
 @pytest.mark.parametrize("name", ["inception", "efflite0", ""])

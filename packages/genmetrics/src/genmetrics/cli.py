@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from genmetrics.commands.output import logs_on_stderr
-from genmetrics.errors import GenmetricsError, did_you_mean
+from genmetrics.errors import GenmetricsError, UsageError, did_you_mean
 
 # Modules of genmetrics.commands.
 COMMANDS = (
@@ -74,6 +74,15 @@ def _run(words: list[str]) -> int:
     except GenmetricsError as error:
         sys.stderr.write(f"genmetrics: {error}\n")
         return error.exit_code
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        told = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+        sys.stderr.write(
+            f"genmetrics: Expected room for a batch on the device; got '{told}'. "
+            "Give a smaller --batch-size.\n"
+        )
+        return UsageError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("genmetrics: interrupted\n")
         return 130

@@ -74,7 +74,8 @@ def plot_latents(
             if len(classes) <= _MAX_LEGEND:
                 called = [(names or {}).get(c, str(c)) for c in classes.tolist()]
                 _legend(figure, axes, called, looks)
-        axes.set(xticks=[], yticks=[], title=title)
+        axes.set(xticks=[], yticks=[])
+        _take_literally(axes.set_title(title))
         axes.set_aspect("equal", adjustable="datalim")
         for side in axes.spines.values():
             side.set_visible(False)
@@ -130,9 +131,10 @@ def plot_spectra(spectra: Mapping[str, SpectrumResult | Extremes], file: str | P
             for colour in _SERIES[: len(spectra)]
         ]
         labels = [f"{name} ({_count(spectrum)})" for name, spectrum in spectra.items()]
-        figure.legend(
+        legend = figure.legend(
             handles, labels, loc="outside upper center", ncols=min(len(labels), 4), handlelength=1.0
         )
+        _take_literally(*legend.get_texts())
         _save(plt, figure, file)
 
 
@@ -181,7 +183,7 @@ def _legend(figure: Any, axes: Any, names: Sequence[str], looks: Sequence[_Look]
         for look in looks
     ]
     columns = 1 if len(names) <= 14 else 2
-    figure.legend(
+    legend = figure.legend(
         handles,
         names,
         loc="outside right center",
@@ -191,6 +193,14 @@ def _legend(figure: Any, axes: Any, names: Sequence[str], looks: Sequence[_Look]
         labelspacing=0.35,
         columnspacing=0.8,
     )
+    _take_literally(*legend.get_texts())
+
+
+def _take_literally(*texts: Any) -> None:
+    """Show names as they are: dollar signs are no formula, and bytes without a letter are told."""
+    for text in texts:
+        letters = text.get_text().encode(errors="backslashreplace").decode()
+        text.set(text=letters, parse_math=False)
 
 
 def pyplot() -> Any:

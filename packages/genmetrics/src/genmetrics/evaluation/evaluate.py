@@ -236,7 +236,7 @@ def _remarks(
 
 
 def _frechet_remarks(name: str, score: Score, outputs: Mapping[str, int]) -> Iterator[Remark]:
-    dim = outputs["spatial"] if name == "sfid" else next(iter(outputs.values()))
+    dim = outputs["spatial"] if name.startswith("sfid") else next(iter(outputs.values()))
     fewest = min(score.n_samples, score.n_ref or score.n_samples)
     yield Remark(
         "RANK_DEFICIENT",

@@ -69,7 +69,7 @@ def _fid(sets: Sets) -> dict[str, Score]:
 
 
 def _sfid(sets: Sets) -> dict[str, Score]:
-    return {"sfid": _frechet(sets, "spatial")}
+    return {sets.named("sfid"): _frechet(sets, "spatial")}
 
 
 def _frechet(sets: Sets, output: str) -> Score:

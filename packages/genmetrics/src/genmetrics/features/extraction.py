@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,12 @@ from torch import Tensor
 from genmetrics.checks import Images, require_bytes
 from genmetrics.errors import UsageError
 from genmetrics.features.cache import FeatureCache
-from genmetrics.images.contents import Contents
+from genmetrics.full_precision import full_float32
+from genmetrics.images.contents import Contents, digest
 from genmetrics.images.decoding import Decoded, Processes, batches_ahead
 from genmetrics.images.sources import ImageSource, PictureSet, as_images
-from genmetrics.networks.extractors import Extractor, as_extractor, full_float32
+from genmetrics.networks.extractors import Extractor, as_extractor
+from genmetrics.networks.own_networks import OwnFeatures
 
 BATCHES_PER_SHARD = 8
 # Beside the outputs in a shard.
@@ -81,8 +83,9 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
             an array ``(n, h, w, 3)``.
         extractor: The feature network, or its name.
         batch_size: Images per forward pass, at least 1; changes features by rounding only.
-        cache: A folder in which features are kept, by the content of the images and the network;
-            a run that was killed goes on from there.
+        cache: A folder in which features are kept, by the network and the content of the images,
+            which a folder's is taken to be if names, sizes, times of change and one picture in
+            each shard of eight batches are the same; a run that was killed goes on from there.
         workers: Threads that decode, or :class:`~genmetrics.images.decoding.Processes`.
         devices: Where copies of the network run side by side, such as ``("cuda:0", "cuda:1")``;
             empty for the extractor's own device.
@@ -110,7 +113,7 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
     run = _Run(source, extractor, batch_size, cache, progress or (lambda count: None))
     feed = _Feed(run.missing_batches(workers))
     replicas = _replicas(extractor, devices)
-    with full_float32():
+    with full_float32(extractor.device):
         if len(replicas) == 1:
             run.work(replicas[0], feed)
         else:
@@ -204,13 +207,19 @@ class _Run:
 
     def _restored(self, rows: range) -> bool:
         found = self.cache and self.cache.load(rows, self.arrays)
-        if not found:
+        if not found or self._is_of_others(rows, found):
             return False
         for name, values in found.items():
             self.arrays[name][rows.start : rows.stop] = values
         self.num_restored += len(rows)
         self.progress(len(rows))
         return True
+
+    def _is_of_others(self, rows: range, found: Mapping[str, np.ndarray]) -> bool:
+        """Say whether the first picture is another: files may share name, size and time."""
+        if not isinstance(self.source, PictureSet) or self.source.kind != "folder":
+            return False  # the fingerprint is of their bytes, or of their CRC-32s
+        return digest(self.source.read(rows.start)) != int(found[_DIGESTS][0])
 
 
 def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) -> dict[str, object]:
@@ -219,9 +228,11 @@ def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) ->
         fingerprint = f"tensor {tuple(source.shape)} {images.hexdigest()}"
     else:
         fingerprint = source.fingerprint()
-    how = {}
+    how: dict[str, object] = {}
     if isinstance(source, PictureSet):
-        how = {"allow_16bit": source.allow_16bit}
+        how["allow_16bit"] = source.allow_16bit
+    if isinstance(extractor.network, OwnFeatures):
+        how["tried"] = extractor.network.tried_sha256
     return {
         **how,
         "images": fingerprint,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -30,14 +31,14 @@ class GaussianStats:
 
     Args:
         n: Samples behind the numbers, at least 2; None if a file does not say.
-        mean: Mean of the features.
-        cov: Unbiased covariance, divided by ``n - 1``.
+        mean: Mean of the features ``(d,)``; kept in float64, as a tensor, whatever it comes as.
+        cov: Unbiased covariance ``(d, d)``, divided by ``n - 1``; likewise.
         meta: Where they are from: ``extractor``, ``weights_sha256``, ``preprocess_id``,
             ``output``, ``source_fingerprint``, ``split``, versions; ``parts`` of merged ones, as
             JSON. Values are words or counts.
 
     Raises:
-        BadInput: If ``n`` is below 2 or a number is not finite.
+        BadInput: If ``n`` is below 2, the shapes are others or a number is not finite.
     """
 
     n: int | None
@@ -49,6 +50,13 @@ class GaussianStats:
         if self.n is not None and self.n < 2:
             raise BadInput(
                 f"Expected at least 2 samples for a covariance; got {self.n}. Add images."
+            )
+        for name in ("mean", "cov"):
+            object.__setattr__(self, name, _in_float64(getattr(self, name)))  # it is frozen
+        if self.mean.ndim != 1 or self.cov.shape != (len(self.mean),) * 2:
+            raise BadInput(
+                "Expected a mean (d,) and a covariance (d, d); got "
+                f"{tuple(self.mean.shape)} and {tuple(self.cov.shape)}. Take both of one file."
             )
         bad = ~(torch.isfinite(self.mean) & torch.isfinite(self.cov).all(dim=1))
         if bad.any():
@@ -67,6 +75,12 @@ class GaussianStats:
     def rank_bound(self) -> int:
         """Largest rank that a covariance of ``n`` samples can have; ``dim`` if ``n`` is unknown."""
         return self.dim if self.n is None else min(self.dim, self.n - 1)
+
+
+def _in_float64(values: object) -> Tensor:
+    if isinstance(values, np.ndarray):
+        values = np.require(values, requirements=("C", "W"))
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 def require_compatible(

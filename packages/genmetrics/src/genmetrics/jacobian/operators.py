@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genmetrics.errors import BadInput, GenmetricsError, NumericalFailure, UsageError
+from genmetrics.full_precision import full_float32
 
 JvpMode = Literal["forward", "differences"]
 
@@ -183,16 +184,12 @@ def deterministic(device: torch.device, *functions: object) -> Iterator[None]:
     """
     owners = [getattr(f, "__self__", f) for f in functions]
     training = [m for o in owners if isinstance(o, nn.Module) for m in o.modules() if m.training]
-    precision = torch.get_float32_matmul_precision()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(full_float32(device))
         stack.enter_context(warnings.catch_warnings())
         # Forward mode compiles its rules by torch.jit at the first call and says so 18 times.
         warnings.filterwarnings("ignore", r"`torch\.jit\.script", FutureWarning)
-        stack.callback(torch.set_float32_matmul_precision, precision)
-        torch.set_float32_matmul_precision("highest")
         for module in training:
             stack.callback(setattr, module, "training", True)  # noqa: FBT003  # a value, no flag
             module.training = False

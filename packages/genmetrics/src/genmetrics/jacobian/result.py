@@ -134,7 +134,7 @@ class SpectrumResult:
             "converged": bool(self.converged[row]),
             "largest": self.largest.certificate(row),
             "smallest": self.smallest.certificate(row),
-            "log_det": None if self.log_det is None else self.log_det[row].item(),
+            "log_det": None if self.log_det is None else _finite(self.log_det[row]),
             "log_det_gap": _finite(check.gap[row]),
             "log_det_consistent": None if self.log_det is None else bool(check.consistent[row]),
         }

@@ -11,10 +11,10 @@ reference and ``T`` the linear map that transports the samples' Gaussian to the 
 import math
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from genmetrics.checks import require_finite
+from genmetrics.checks import OtherRows, Rows, as_features, require_finite
 from genmetrics.errors import BadInput, NumericalFailure
 from genmetrics.features.stats import GaussianStats, StatsAccumulator
 from genmetrics.metrics.frechet import centred_factor, eigen_factor
@@ -22,9 +22,7 @@ from genmetrics.metrics.frechet import centred_factor, eigen_factor
 _ROWS_AT_ONCE = 4096
 
 
-def frechet_standard_error(
-    samples: Float[Tensor, "n d"], reference: GaussianStats | Float[Tensor, "m d"]
-) -> float:
+def frechet_standard_error(samples: Rows, reference: GaussianStats | OtherRows) -> float:
     """Estimate the standard error of the Frechet distance of these samples, without resampling.
 
     The reference counts as fixed, as it does for whoever compares two models against one file.
@@ -50,6 +48,9 @@ def frechet_standard_error(
         >>> 0.15 < frechet_standard_error(samples, reference) < 0.2  # 2 sqrt(3 / 400) = 0.173
         True
     """
+    samples = as_features(samples, "features of the samples")
+    if not isinstance(reference, GaussianStats):
+        reference = as_features(reference, "features of the reference")
     dim = samples.shape[1]
     other = reference.dim if isinstance(reference, GaussianStats) else reference.shape[1]
     if dim != other:

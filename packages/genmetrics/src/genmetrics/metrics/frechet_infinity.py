@@ -8,10 +8,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from genmetrics.checks import require_finite
+from genmetrics.checks import Rows, as_features, require_finite
 from genmetrics.errors import BadInput, UsageError
 from genmetrics.features.stats import GaussianStats, StatsAccumulator
 from genmetrics.metrics.frechet import frechet_distance
@@ -56,7 +56,7 @@ class FDInfinity:
 
 
 def fd_infinity(
-    samples: Float[Tensor, "n d"],
+    samples: Rows,
     reference: GaussianStats,
     *,
     points: int = 15,
@@ -93,6 +93,7 @@ def fd_infinity(
             f"Expected at least 3 points and 1 repeat; got {points} and {repeats}. "
             "A line with an error needs three points."
         )
+    samples = as_features(samples, "features of the samples")
     if len(samples) < FEWEST_SAMPLES:
         raise BadInput(
             f"Expected at least {FEWEST_SAMPLES} samples to extrapolate from; got {len(samples)}. "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genmetrics.checks import OtherRows, Rows, as_two_sets, require_finite
 from genmetrics.errors import BadInput, UsageError
+from genmetrics.full_precision import full_float32
 
 Arithmetic = Literal["float32", "float64", "adm-fp16"]
 # Squared distances between some rows of the two blocks that it was made for.
@@ -110,11 +111,12 @@ def precision_recall(
     _check(generated, reference, k, tile)
     reference = reference.to(generated.device)
     distances = _Distances(precision, tile, _middle(generated, reference))
-    found = _memberships(
-        distances,
-        (reference, _squared_radii(distances, reference, k)),
-        (generated, _squared_radii(distances, generated, k)),
-    )
+    with full_float32(generated.device):
+        found = _memberships(
+            distances,
+            (reference, _squared_radii(distances, reference, k)),
+            (generated, _squared_radii(distances, generated, k)),
+        )
     hits, recalled = found.balls_around > 0, found.balls_of_generated > 0
     density, covered = found.balls_around.double() / k, found.covered
     jackknife = _jackknife_error(found.sole, len(reference))

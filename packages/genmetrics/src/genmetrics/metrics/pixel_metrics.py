@@ -22,6 +22,7 @@ GAUSSIAN_SIGMA = 1.5
 GAUSSIAN_RADIUS = 5  # 3.5 sigma, rounded: 11 taps
 UNIFORM_SIDE = 7
 K1, K2 = 0.01, 0.03
+_VALUES_AT_ONCE = 2**22  # of the originals, in SSIM
 
 
 def mean_squared_error(
@@ -125,7 +126,23 @@ def ssim(
             f"Expected images of at least {len(taps)} pixels a side for SSIM's {window} window; "
             f"got {width}x{height}. Leave ssim out."
         )
-    x, y = real.double(), recon.double()
+    # Five planes of float64 of a whole batch would take 8 GB for 64 pairs of 1024 px.
+    at_once = max(1, _VALUES_AT_ONCE // (c * height * width))
+    parts = []
+    for start in range(0, max(b, 1), at_once):
+        x, y = (images[start : start + at_once].double() for images in (real, recon))
+        parts.append(_similarity(x, y, taps, window, data_range))
+    return torch.cat(parts)
+
+
+def _similarity(
+    x: Float64[Tensor, "b c h w"],
+    y: Float64[Tensor, "b c h w"],
+    taps: Float64[Tensor, " side"],
+    window: SSIMWindow,
+    data_range: float,
+) -> Float64[Tensor, " b"]:
+    b, c, height, width = x.shape
     planes = torch.stack([x, y, x * x, y * y, x * y]).reshape(-1, 1, height, width)
     rows = F.conv2d(planes, taps.reshape(1, 1, -1, 1))
     means = F.conv2d(rows, taps.reshape(1, 1, 1, -1)).unflatten(0, (5, b, c)).squeeze(3)

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from genmetrics.networks.extractors import Extractor, full_float32
+from genmetrics.full_precision import full_float32
+from genmetrics.networks.extractors import Extractor
 
 _SIZES = ((29, 31), (41, 23))
 _ROUNDING = 1e-3  # of the largest feature; batches change float32 features by 1e-6 or so
@@ -50,7 +51,7 @@ def _images(height: int, width: int) -> UInt8[Tensor, "3 3 h w"]:
 
 def _call(extractor: Extractor, images: Tensor) -> Mapping[str, Tensor]:
     """Run the network itself, since the extractor's annotations may be checked where it is used."""
-    with full_float32():
+    with full_float32(extractor.device):
         features = extractor.network(images)
     if not isinstance(features, Mapping):
         raise TypeError(f"a {type(features).__name__} in place of a dictionary of outputs")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from genmetrics.checks import described, require_bytes
 from genmetrics.errors import UsageError, did_you_mean
 from genmetrics.factories import call_factory, is_factory
+from genmetrics.full_precision import full_float32
 from genmetrics.networks.extractor_names import (
     BUILT_IN,
     FAMILIES,
@@ -57,7 +58,8 @@ class Extractor:
         """Wrap a network of your own, as it is now: a copy is kept, frozen and in eval mode.
 
         It gets images as they are, of any size that a set has: what resizes and normalises them
-        belongs into it. Its output is called ``features``.
+        belongs into it. Its output is called ``features``. With other weights, attributes or code
+        it is another network to caches and statistics.
 
         Args:
             network: Maps images ``(b, 3, h, w)`` to rows of floats ``(b, d)``.
@@ -104,14 +106,14 @@ class Extractor:
         )
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
-        """Return every output on the extractor's device, in full float32 (no TF32).
+        """Return every output on the extractor's device, in full float32 (no autocast, no TF32).
 
         Raises:
             BadInput: If the images are not bytes.
             UsageError: If the network returns other outputs or widths than were declared.
         """
         require_bytes(images)
-        with full_float32(), eval_mode(self.network):
+        with full_float32(self.device), eval_mode(self.network):
             features: dict[str, Tensor] = self.network(images.to(self.device))
         self._require_declared(features, len(images))
         return features
@@ -149,7 +151,7 @@ class Extractor:
                 f"Expected an extractor with a classifier (inception, efflite0); got {self.name}. "
                 "Choose one of these for class scores."
             )
-        with full_float32(), eval_mode(self.classifier):
+        with full_float32(self.device), eval_mode(self.classifier):
             logits: Tensor = self.classifier(features.to(self.device))
         return logits.to(features.device)
 
@@ -286,24 +288,6 @@ def _built_in(name: str, weights: Path | None) -> FeatureNetwork:
     if family == "timm":
         return timm_networks.timm_features(rest, weights)
     return open_clip_networks.open_clip_features(rest, weights)
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Switch TF32 and autotuning off for the block: both change features by more than rounding.
-
-    These are settings of the whole process: threads that run networks side by side need one block
-    around all of them.
-    """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager

@@ -2,13 +2,19 @@
 
 import copy
 import hashlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from genmetrics.checks import described
 from genmetrics.errors import UsageError
+from genmetrics.full_precision import full_float32
 from genmetrics.images.float_images import FloatRange, check_float_range
 
 
@@ -48,11 +54,14 @@ class OwnFeatures(nn.Module):
             low, high = self.float_range
             self.preprocess_id = f"float32 from {low!r} to {high!r}"
         self.weights_sha256 = _digest(self.network)
-        self.outputs = {"features": self._width(side)}
+        rows = self._tried(side)
+        self.outputs = {"features": rows.shape[1]}
+        # Shows what no digest does, such as the functions that the network calls.
+        self.tried_sha256 = hashlib.sha256(_bytes(rows)).hexdigest()
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
         """Return the rows as ``features``."""
-        rows: Tensor = self.network(self._seen(images))
+        rows: Tensor = self.network(self._seen(images.contiguous()))  # as in the trial
         return {"features": rows.float()}
 
     def _seen(self, images: Tensor) -> Tensor:
@@ -62,12 +71,13 @@ class OwnFeatures(nn.Module):
         low, high = self.float_range
         return images.float() / 255 * (high - low) + low
 
-    def _width(self, side: int) -> int:
+    def _tried(self, side: int) -> Float[Tensor, "2 d"]:
+        """Return the network's rows of two images of noise."""
         place = next(self.network.parameters(), torch.empty(0)).device
         noise = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=noise)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), full_float32(place):
                 rows = self.network(self._seen(images.to(place)))
         except Exception as error:  # a user's network raises anything
             raise UsageError(
@@ -84,7 +94,7 @@ class OwnFeatures(nn.Module):
                 f"Expected features of two images as rows (2, d) of floats; got {described(rows)}. "
                 "Pool or flatten them in the network."
             )
-        return rows.shape[1]
+        return rows
 
 
 def _require_network(network: object) -> None:
@@ -96,10 +106,49 @@ def _require_network(network: object) -> None:
 
 
 def _digest(network: nn.Module) -> str:
-    """Return the hex sha256 of layers, parameters and buffers."""
+    """Return the hex sha256 of layers, their code, parameters, buffers and plain attributes."""
     digest = hashlib.sha256(repr(network).encode())
-    for name, values in [*network.named_parameters(), *network.named_buffers()]:
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        content = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(content.numpy().tobytes())
+    for kind in dict.fromkeys(each for part in network.modules() for each in type(part).__mro__):
+        if not kind.__module__.startswith(("torch.", "builtins")):
+            digest.update(_source(kind).encode())
+    every_module_s = vars(nn.Module()).keys()
+    attributes = [
+        (f"{name}.{key}", value)
+        for name, part in network.named_modules()
+        for key, value in sorted(vars(part).items())
+        if key not in every_module_s
+    ]
+    for name, value in [*network.named_parameters(), *network.named_buffers(), *attributes]:
+        digest.update(name.encode())
+        for content in _contents(value):
+            digest.update(content)
     return digest.hexdigest()
+
+
+def _contents(value: object) -> Iterator[bytes]:
+    """Yield what tells a value from others, the same in every process."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        yield f"{value.dtype} {value.shape}".encode()
+        yield value.tobytes()
+    elif isinstance(value, Tensor) and value.layout == torch.strided:
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        yield _bytes(value)
+    elif isinstance(value, dict | list | tuple | set | frozenset):
+        yield f"{type(value).__name__} {len(value)}".encode()
+        ordered = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+        for each in ordered.items() if isinstance(ordered, dict) else ordered:
+            yield from _contents(each)
+    else:
+        yield (re.sub(" at 0x[0-9a-fA-F]+", "", repr(value)) + _source(value)).encode()
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _source(code: Any) -> str:
+    """Return the text of a class or function; nothing of what was typed into a session."""
+    try:
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        return ""

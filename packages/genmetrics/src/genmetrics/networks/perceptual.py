@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from genmetrics.checks import require_bytes, require_pairs
 from genmetrics.errors import BadInput, WeightsUnavailable
-from genmetrics.networks.extractors import full_float32
+from genmetrics.full_precision import full_float32
 from genmetrics.networks.pretrained_networks import import_library
 from genmetrics.networks.weights import (
     FOLDER_VARIABLE,
@@ -74,7 +74,7 @@ class PerceptualDistance:
                 f"got {real.shape[3]}x{real.shape[2]}. Leave lpips out."
             )
         x, y = (images.to(self.device).float() / 127.5 - 1 for images in (real, recon))
-        with torch.no_grad(), full_float32():
+        with torch.no_grad(), full_float32(self.device):
             distance: Tensor = self.network(x, y)
         return distance.flatten().cpu().double()
 

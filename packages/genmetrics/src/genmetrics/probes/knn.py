@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, UsageError
+from genmetrics.full_precision import full_float32
 from genmetrics.probes.data import Labelled, as_probe_data, labels_as_in
 
 
@@ -81,7 +82,8 @@ def knn_accuracy(
     truth = labels_as_in(train, val).cpu()
     top1 = top5 = 0
     for start in range(0, len(queries), tile):
-        cosines, neighbours = _nearest(queries[start : start + tile].to(device), rows, k, tile)
+        with full_float32(torch.device(device)):
+            cosines, neighbours = _nearest(queries[start : start + tile].to(device), rows, k, tile)
         votes = torch.zeros(len(cosines), len(classes), dtype=torch.float64)
         # Relative to the nearest one, so that no temperature overflows.
         weight = ((cosines - cosines[:, :1]).double() / temperature).exp()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genmetrics.checks import require_finite
 from genmetrics.errors import BadInput, NumericalFailure, UsageError
+from genmetrics.full_precision import full_float32
 from genmetrics.probes.data import Labelled, ProbeData, as_probe_data, labels_as_in
 from genmetrics.probes.presets import PresetName, ProbePreset, probe_preset
 from genmetrics.probes.report import ProbeResult, ProbeRun, TopK
@@ -126,11 +127,12 @@ def probe_depths(  # noqa: PLR0913  # those of linear_probe
     runs: dict[str, list[ProbeRun]] = {name: [] for name in tasks}
     for seed in seeds:
         curves: dict[str, list[TopK]] = {name: [] for name in tasks}
-        for scores in _train(tasks, recipe, seed, (epochs, batch_size), torch.device(device)):
-            for name, score in scores.items():
-                curves[name].append(score)
-            if progress is not None:
-                progress(1)
+        with full_float32(torch.device(device)):
+            for scores in _train(tasks, recipe, seed, (epochs, batch_size), torch.device(device)):
+                for name, score in scores.items():
+                    curves[name].append(score)
+                if progress is not None:
+                    progress(1)
         for name, curve in curves.items():
             best = max(range(epochs), key=[score.top1 for score in curve].__getitem__)
             runs[name].append(ProbeRun(seed, curve[-1], curve[best], best + 1))
