@@ -1,6 +1,11 @@
+import ctypes
 import dataclasses
 import os
 import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -253,3 +258,76 @@ def test_a_first_signal_after_another_worker_s_ends_nothing():
         stop.received = signal.SIGTERM  # as a torchrun worker learns it from the others
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stop.received == signal.SIGTERM
+
+
+@contextmanager
+def amid_a_call(done):
+    """Hold this thread in a call that runs no Python until a function of another thread returns."""
+    mutex, held = ctypes.create_string_buffer(64), threading.Event()  # of zeros, it is unlocked
+    library = ctypes.CDLL(None)
+
+    def hold():
+        library.pthread_mutex_lock(mutex)
+        held.set()
+        time.sleep(0.1)  # until the other waits
+        try:
+            done()
+        finally:
+            library.pthread_mutex_unlock(mutex)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    library.pthread_mutex_lock(mutex)  # unlike a sleep it is not ended by a signal
+    yield
+    thread.join()
+
+
+def test_an_echo_amid_a_long_call_ends_nothing():
+    """As one that waits for a GPU, whose end Python's handlers await."""
+    ended, stop = [], StopRequest()
+    stop.end = lambda: ended.append("end")
+
+    def echo():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.8)
+
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with amid_a_call(echo):
+            assert (stop.received, ended) == (signal.SIGUSR1, [])
+
+
+def test_a_second_signal_ends_a_process_that_hangs():
+    passed, ended = iter([7.0, 8.5]), threading.Event()
+    stop = StopRequest(clock=lambda: next(passed))
+    stop.end = ended.set
+
+    def second():
+        os.kill(os.getpid(), signal.SIGINT)
+        was_ended.append(ended.wait(5.0))
+
+    was_ended = []
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with amid_a_call(second):
+            assert (stop.received, was_ended) == (signal.SIGINT, [True])
+
+
+def test_signals_are_heard_where_another_has_their_bytes():
+    passed, ended = iter([7.0, 7.1, 8.5]), []
+    stop = StopRequest(clock=lambda: next(passed))
+    stop.end = lambda: ended.append("end")
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        ours.setblocking(False)
+        signal.set_wakeup_fd(ours.fileno())
+        try:
+            with stop.listening():
+                for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                    assert not ended
+                    os.kill(os.getpid(), number)
+                    assert theirs.recv(8) == bytes([number])
+        finally:
+            assert signal.set_wakeup_fd(-1) == ours.fileno()
+    assert (stop.received, ended) == (signal.SIGINT, ["end"])
