@@ -434,6 +434,22 @@ def test_a_run_does_not_go_on_with_images_that_changed_on_the_way(config, folder
         load_data(config)
 
 
+def test_all_workers_end_where_rank_0_cannot_list_its_checkpoints(config, tmp_path, monkeypatch):
+    def lost(*_, **__):
+        raise OSError("Stale file handle")
+
+    said = []
+    monkeypatch.setattr(run_module, "latest_checkpoint", lost)
+    monkeypatch.setattr(
+        run_module.dist, "broadcast_object_list", lambda found, **_: said.extend(found)
+    )
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    context.world_size = 2
+    with pytest.raises(OSError, match="Stale"):
+        run_module._newest_checkpoint(context, tmp_path)
+    assert str(said) == "[OSError('Stale file handle')]"
+
+
 def test_a_machine_with_other_images_than_rank_0_is_refused(config, data, tmp_path, monkeypatch):
     def broadcast(found, device):
         found[0] = "rank 0's"

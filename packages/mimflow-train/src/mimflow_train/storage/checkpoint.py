@@ -47,7 +47,6 @@ __all__ = [
 
 FORMAT = 1
 _KEEP = 2
-_WAITS = (2.0, 2.0, 2.0, 2.0)  # seconds
 
 
 class Snapshot(NamedTuple):
@@ -246,10 +245,8 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
 
 
 def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, Any]:
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.glob("*.safetensors"))
-    }
+    paths = sorted(folder / f"{name}.safetensors" for name in state.tensors)
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
     return {
         "format": FORMAT,
         "phase": state.phase,
@@ -269,7 +266,7 @@ def damage(folder: Path) -> str | None:
     What cannot be read is tried again for a while: a file system on a network may be away.
     """
     try:
-        return with_retries(lambda: _damage(folder), _WAITS)
+        return with_retries(lambda: _damage(folder))
     except OSError as error:
         return str(error)
 
