@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from mimflow_train.errors import StorageError, remedy
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.arithmetic import precision_on, versions
-from mimflow_train.storage.files import written_whole
+from mimflow_train.storage.files import to_disk, written_whole
 from mimflow_train.storage.provenance import code_commit
 from mimflow_train.storage.retries import with_retries
 from mimflow_train.storage.run_folder import (
@@ -111,10 +110,10 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
         manifest = _manifest(draft, state, config) | {"init": state.init or init_of(run_dir)}
         (draft / "manifest.json").write_text(json.dumps(manifest))
         for path in (*draft.iterdir(), draft):
-            _to_disk(path)
+            to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise StorageError(
@@ -282,15 +281,6 @@ def _damage(folder: Path) -> str | None:
     except (ValueError, KeyError) as error:
         return str(error)
     return None
-
-
-def _to_disk(path: Path) -> None:
-    """Make sure that a file, or the list of a folder's files, outlives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:
