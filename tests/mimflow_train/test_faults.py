@@ -104,6 +104,16 @@ def test_a_later_divergence_rolls_back_as_well(train, breaks, capsys):
     assert capsys.readouterr().err.count("Rolling back to the last checkpoint") == 2
 
 
+def test_skips_before_the_checkpoint_that_a_run_rolls_back_to_are_forgotten(train, breaks):
+    def wrong(state, _):
+        if (state.draw_stream, state.step) in ((0, 2), (0, 3), (0, 4), (4, 4)):
+            spoil(state)  # the checkpoint of step 4 is amid them
+
+    breaks(wrong)
+    state = train()
+    assert (state.step, state.draw_stream, state.skips) == (9, 4, 0)
+
+
 def test_what_was_rolled_back_is_reported_once(train, breaks, tmp_path):
     breaks(lambda state, _: spoil(state) if state.draw_stream == 0 and state.step >= 3 else None)
     train()

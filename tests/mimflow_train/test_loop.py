@@ -1,5 +1,6 @@
 import ctypes
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -210,6 +211,25 @@ def test_nan_gradient_is_skipped_and_then_stops_the_run(config, data):
         run(config, data, state)
     for name, value in state.tensors()["model"].items():
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_skips_in_a_row_are_counted_on_after_a_resume(config, data, tmp_path):
+    state = TrainState(config, CPU)
+    with torch.no_grad():
+        next(state.model.decoder.parameters()).fill_(torch.nan)
+    part, _ = run(config, data, state, stop_at=2)
+    folder = write_checkpoint(snapshot(part), config, tmp_path)
+    with pytest.raises(DivergedError, match="3 steps in a row") as diverged:
+        run(config, data, load_state(folder, config, CPU))
+    assert diverged.value.step == 2
+
+
+def test_a_checkpoint_of_before_skips_were_counted_has_none(config, tmp_path):
+    folder = write_checkpoint(snapshot(TrainState(config, CPU)), config, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest.pop("skips") == 0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert load_state(folder, config, CPU).skips == 0
 
 
 def test_reported_rate_is_the_distance_to_the_floor(config, data):

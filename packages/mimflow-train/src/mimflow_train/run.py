@@ -131,7 +131,7 @@ def _with_roll_backs(
         del state  # so that two states are never on the device
         gc.collect()
         state = _restored(context, config, run_dir, until)
-        state.draw_stream = stream
+        state.draw_stream, state.skips = stream, 0
 
 
 def _require_same_images(context: Context, config: TrainConfig) -> None:

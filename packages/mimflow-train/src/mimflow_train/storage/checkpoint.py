@@ -56,6 +56,7 @@ class Snapshot(NamedTuple):
         step: Optimiser steps done.
         draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
             depend on it.
+        skips: Newest steps in a row without a finite gradient.
         precision: In which it was trained, and on what: ``bf16 on cuda``, say.
         tensors: Everything a checkpoint holds, by file and name.
         init: What the run began with, where it begins now, if not at random.
@@ -64,6 +65,7 @@ class Snapshot(NamedTuple):
     phase: str
     step: int
     draw_stream: int
+    skips: int
     precision: str
     tensors: dict[str, dict[str, Tensor]]
     init: Mapping[str, Any] | None = None
@@ -85,7 +87,7 @@ def snapshot(state: State, *, keep: bool = True) -> Snapshot:
                 copies[name][key] = together.to("cpu", copy=True).contiguous()
     device = next(state.model.parameters()).device
     precision = precision_on(device, state.config.precision)
-    return Snapshot(state.phase, state.step, state.draw_stream, precision, copies)
+    return Snapshot(state.phase, state.step, state.draw_stream, state.skips, precision, copies)
 
 
 def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Path:
@@ -192,6 +194,7 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     state = kind(config, device)
     state.load(lambda name: load_file(folder / f"{name}.safetensors"), int(manifest["step"]))
     state.draw_stream = int(manifest.get("draw_stream", 0))
+    state.skips = int(manifest.get("skips", 0))
     return state
 
 
@@ -251,6 +254,7 @@ def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, A
         "phase": state.phase,
         "step": state.step,
         "draw_stream": state.draw_stream,
+        "skips": state.skips,
         "versions": versions(),
         "commit": code_commit(),
         "precision": state.precision,
