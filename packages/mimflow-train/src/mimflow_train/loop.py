@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
@@ -131,7 +131,7 @@ def _train(
                 phase.gradients(batch, draws)  # anew, since clipping has spread what was not finite
                 raise DivergedError(
                     f"Expected finite gradients; got {state.skips} steps in a row without, at step "
-                    f"{state.step}, {diagnosis(values, state.model)}. {_slower(state)}",
+                    f"{state.step}, {diagnosis(values | norms, _weights(state))}. {_slower(state)}",
                     state.step,
                 )
         state.step += 1
@@ -161,6 +161,12 @@ def _slower(state: State) -> str:
         "Begin a new --out from the last checkpoint or milestone with --init RUN_OR_FILE, and "
         "lower optim.lr."
     )
+
+
+def _weights(state: State) -> Iterator[tuple[str, nn.Parameter]]:
+    yield from state.model.named_parameters()
+    if isinstance(state, DecoderState):
+        yield from state.discriminator.named_parameters("discriminator")
 
 
 def _are_finite(values: dict[str, Tensor]) -> bool:
