@@ -222,6 +222,7 @@ def _leaving_a_trace(
     """Report from the state's step on; at the end the newest checkpoint is whole, come what may."""
     if context.rank == 0:
         run_log.begin(state.step)
+        saver.begin(state.step)
     try:
         try:
             yield
