@@ -33,7 +33,7 @@ from mimflow_train.cli.command import parse
 from mimflow_train.cli.sample import choose_labels
 from mimflow_train.cli.train import TrainOptions
 from mimflow_train.config import ConvolutionalConfig
-from mimflow_train.config.file import read_config, write_config
+from mimflow_train.config.file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError, DataError, DivergedError, StorageError
 from mimflow_train.model import MIMFlow
 from mimflow_train.recipes import tiny
@@ -691,6 +691,36 @@ def test_a_run_goes_on_with_its_images_elsewhere(folder, tmp_path):
     assert read_config(out).data.source == str(moved)
     with pytest.raises(ConfigError, match=r"data\.source was"):
         prepare_run(config("emoji"), out, "auto")
+
+
+def of_classes(config, *names):
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, class_names=names))
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/b", "..", ".", "", "a\0b"])
+def test_class_names_that_lead_out_of_a_folder_are_refused(name, config, tmp_path, capsys):
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "samples"
+    foreign = json.dumps(to_dict(of_classes(config, "a", name, "c")))
+    save_file({"x": np.zeros(3)}, weights, {"config": foreign})  # refused before it is a model
+    assert run(sample_command, weights, "--out", out) == 2
+    assert capsys.readouterr().err == (
+        f"mimflow-sample: Expected class names that a folder can have; got {name!r}. "
+        "Give --out as a .png or a .npz, or name other classes by --label.\n"
+    )
+    assert [*tmp_path.iterdir()] == [weights]
+
+
+def test_classes_whose_names_are_no_text_are_drawn_beside_some_that_are_refused(
+    config, tmp_path, capsys
+):
+    config, out = of_classes(config, "a", "caf\udce9", "../c"), tmp_path / "samples"
+    write_config(config, tmp_path / "run")
+    state = TrainState(config, torch.device("cpu"))
+    write_checkpoint(snapshot(state), config, tmp_path / "run")
+    options = ["--label", "caf\udce9", "--num", 1, "--out", out]
+    assert run(sample_command, tmp_path / "run", *options) == 0
+    assert capsys.readouterr().out == f"1 images of caf\\udce9 in {out}\n"
+    assert [path.name for path in out.iterdir()] == ["caf\udce9"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["none"]])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimflow_train.cli import dry_run
+from mimflow_train.cli.disk import kept_on_disk
 from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig
 from mimflow_train.device.costs import PartCost, RunCost
 from mimflow_train.errors import ConfigError
@@ -196,7 +197,7 @@ def test_disk_holds_the_pictures_of_all_saves(config):
 def test_disk_holds_every_checkpoint_and_milestone_that_is_kept(config, phase, said):
     phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
     config = dataclasses.replace(config, steps=15, decoder_phase=phases)
-    text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
+    text = cost_table(config, 1, phase, hardware="L4", checkpoint_every=5, milestone_every=5)
     assert said in line(text, "  disk  ")
 
 
@@ -204,8 +205,28 @@ def test_disk_counts_milestones_of_the_trained_phases_alone(config):
     phases = DecoderPhaseConfig(steps=7, discriminator=DiscriminatorConfig(depth=2))
     config = dataclasses.replace(config, steps=15, decoder_phase=phases)
     for phase, count in (("joint", 3), ("all", 4)):
-        text = cost_table(config, 1, phase, hardware="L4", milestone_every=5)
+        text = cost_table(config, 1, phase, hardware="L4", checkpoint_every=5, milestone_every=5)
         assert f"weights of {count} milestone(s), 1.75 GiB each" in text
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 4, 7, 15, 100])
+@pytest.mark.parametrize("milestone_every", [1, 3, 5, 16, 100])
+@pytest.mark.parametrize("until", [15, 22])
+def test_disk_counts_what_the_plan_keeps(config, checkpoint_every, milestone_every, until):
+    config = dataclasses.replace(config, steps=15)
+    plan = Plan(until=until, checkpoint_every=checkpoint_every, milestone_every=milestone_every)
+    saved, kept = 0, []
+    for step in range(1, until + 1):
+        if step % checkpoint_every == 0 or step in (15, until):
+            saved += 1
+            kept += [step] if plan.is_milestone(step, kept) else []
+    counted = kept_on_disk(config, plan, 1)
+    assert (counted.pictures, counted.milestones) == (saved, len(kept))
+
+
+def test_disk_counts_no_milestone_between_checkpoints(config):
+    plan = Plan(until=460_000, checkpoint_every=2_500, milestone_every=1_000)
+    assert kept_on_disk(dataclasses.replace(config, steps=450_000), plan, 1).milestones == 184
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,13 @@ def test_imagenet_tars_are_the_folder_that_they_unpack_to(photos, tmp_path):
     assert_same(read_layout(tars), read_layout(photos))
 
 
+def test_validation_tar_serves_beside_a_folder_to_train_on(photos, tmp_path):
+    tars = pack_imagenet(photos, tmp_path / "tars")
+    (tars / "ILSVRC2012_img_train.tar").unlink()
+    shutil.copytree(photos / "train", tars / "train")
+    assert_same(read_layout(tars), read_layout(photos))
+
+
 def test_validation_tar_without_its_classes_is_left_out_aloud(photos, tmp_path):
     tars = pack_imagenet(photos, tmp_path / "tars")
     (tars / "ILSVRC2012_devkit_t12.tar.gz").unlink()
@@ -272,10 +279,34 @@ def test_tar_without_classes_is_of_one_as_its_folder_is(photos, tmp_path):
     assert (layout.class_names, layout.fingerprint) == (("all",), read_layout(photos).fingerprint)
 
 
-def test_classes_in_one_split_alone_are_refused(photos):
-    shutil.rmtree(photos / "train")
-    fill(photos, "train/1.png")
-    with pytest.raises(DataError, match=r"classes that the training folder has; got also n1"):
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("flat", "remedy"),
+    [
+        (
+            "val",
+            "or, if they are ImageNet's, give a folder with ILSVRC2012_img_val.tar and "
+            "ILSVRC2012_devkit_t12.tar.gz in place of val.",
+        ),
+        ("train", "or take those of val out of theirs."),
+    ],
+)
+def test_classes_in_one_split_alone_are_refused(photos, tmp_path, flat, remedy, packed):
+    shutil.rmtree(photos / flat)
+    fill(photos, f"{flat}/1.JPEG", f"{flat}/2.JPEG")
+    root = pack(photos, tmp_path / "all.tar") if packed else photos
+    other = {"val": "train", "train": "val"}[flat]
+    with pytest.raises(DataError) as caught:
+        read_layout(root)
+    assert str(caught.value) == (
+        f"Expected the images of {root / flat} in class folders, as those of {root / other} are; "
+        f"got them in none. Sort them into such folders, {remedy}"
+    )
+
+
+def test_a_class_that_is_held_out_alone_is_refused(photos):
+    (photos / "val/n1").rename(photos / "val/all")
+    with pytest.raises(DataError, match=r"classes that the training folder has; got also all\. Re"):
         read_layout(photos)
 
 
@@ -318,9 +349,25 @@ def test_linked_folders_are_followed_as_classes_and_else_left_out_aloud(photos, 
     before = read_layout(photos).fingerprint
     (photos / "train/n1/more").symlink_to(tmp_path / "n2")
     assert remarks(photos) == (
-        "1 link(s) to folders inside of classes are not followed (train/n1/more)."
+        "1 link(s) to folders inside of or around classes are not followed (train/n1/more)."
     )
     assert read_layout(photos).fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [("train/latest", "."), ("train/latest", ".."), ("val/n1", "../train/../.."), ("valid", ".")],
+)
+def test_links_back_to_a_folder_around_are_no_classes_and_left_out_aloud(photos, place, target):
+    shutil.rmtree(photos / place, ignore_errors=True)
+    before = read_layout(photos)
+    expected = before.class_names, before.fingerprint
+    (photos / place).symlink_to(target)
+    assert remarks(photos) == (
+        f"1 link(s) to folders inside of or around classes are not followed ({place})."
+    )
+    layout = read_layout(photos)
+    assert (layout.class_names, layout.fingerprint) == expected
 
 
 def test_remarks_name_a_few(photos):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mimflow_train.data.source import load_data
 from mimflow_train.evaluation import finish as module
 
 
@@ -40,3 +41,22 @@ def test_the_summary_by_which_scripts_know_the_end_comes_after_the_diagnostics(
     with pytest.raises(KeyboardInterrupt):
         module.finish(config, tmp_path, torch.device("cpu"))
     assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.usefixtures("judged")
+def test_images_that_others_stand_in_for_are_named_unless_training_has(
+    config, folder, tmp_path, monkeypatch, capsys
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "load_data", load_data)
+    monkeypatch.setattr(module, "evaluate", stop)
+    images = dataclasses.replace(config.data, source=str(folder))
+    config = dataclasses.replace(config, data=images)
+    (folder / "red" / "7.png").write_bytes(b"no picture")
+    for times in (1, 0):
+        with pytest.raises(KeyboardInterrupt):
+            module.finish(config, tmp_path, torch.device("cpu"))
+        said = f"Cannot decode {folder / 'red' / '7.png'} (no image)"
+        assert capsys.readouterr().err.count(said) == times

@@ -14,6 +14,7 @@ from genmetrics.networks.efflite0 import EffLite0Features
 from mimflow_train.cli import eval as command
 from mimflow_train.config.file import read_config, write_config
 from mimflow_train.config.overrides import override
+from mimflow_train.data.source import load_data
 from mimflow_train.evaluation import scores
 from mimflow_train.pretrained import (  # binds load_data before a test replaces it
     judged_step,
@@ -119,6 +120,7 @@ def test_weights_on_their_own_score_as_their_run_does(finished, tmp_path, capsys
     assert one == other
     scores = json.loads((tmp_path / "moved" / "weights.eval" / "scores.json").read_text())
     assert scores["of"]["step"] == 0
+    assert not list((tmp_path / "moved").rglob("report.html"))
 
 
 def test_other_images_must_have_the_run_s_classes(finished, tmp_path, capsys):
@@ -129,6 +131,36 @@ def test_other_images_must_have_the_run_s_classes(finished, tmp_path, capsys):
             Image.new("RGB", (20, 20)).save(path)
     assert run(finished, "--data", tmp_path / "images") == 2
     assert "Expected the run's 3 classes in" in capsys.readouterr().err
+
+
+def test_images_that_others_stand_in_for_are_named_once(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mimflow_train.data.source.load_data", load_data)
+    for name in (f"{split}/{each}" for split in ("train", "val") for each in "abc"):
+        for number in range(2):
+            path = tmp_path / "images" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((20, 20), 50).save(path)
+    bad = tmp_path / "images/val/b/1.png"
+    bad.write_bytes(b"no picture")
+    options = ["--device", "cpu", "--num", 6, "--metrics", "fid"]
+    assert run(finished, "--data", tmp_path / "images", *options) == 0
+    assert capsys.readouterr().err.count(f"Cannot decode {bad} (no image)") == 1
+
+
+def test_the_page_of_a_run_shows_its_scores_and_loses_none(finished, capsys):
+    page, scores = finished / "report.html", finished / "eval" / "scores.json"
+    options = ["--device", "cpu", "--num", 5, "--metrics", "fid"]
+    assert run(finished, *options) == 0
+    assert f"{page} shows these scores" in capsys.readouterr().err
+    assert "against held-out images of emoji" in page.read_text()
+    for path in (page, scores):
+        path.unlink()
+    page.mkdir()
+    assert run(finished, *options) == 6
+    said = capsys.readouterr()
+    assert f"Expected to write {page}; " in said.err
+    assert "samples of the flow" in said.out
+    assert json.loads(scores.read_text())["num_inverted"] == 16
 
 
 def test_a_file_that_holds_no_scores_is_not_replaced(finished, tmp_path, capsys):

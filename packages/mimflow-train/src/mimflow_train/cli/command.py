@@ -1,6 +1,7 @@
 """What the commands share: options from a dataclass, one sentence for each error."""
 
 import importlib.metadata
+import io
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def parse(kind: type[Options], arguments: Sequence[str] | None, program: str) ->
 
 def run(body: Callable[[], int], program: str) -> int:
     """Return a command's exit code; a user's mistake is one sentence on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = body()
         sys.stdout.flush()  # while a reader that has gone can be told from a disk that is full

@@ -1,6 +1,5 @@
 """What a run keeps on disk, and whether the disk has room for it."""
 
-import math
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -53,14 +52,16 @@ def kept_on_disk(config: TrainConfig, plan: Plan, trained: int) -> KeptOnDisk:
         plan: How far it goes and what it keeps.
         trained: Numbers that its joint phase trains.
     """
-    pictures = math.ceil(plan.until / plan.checkpoint_every)
+    every, ends = plan.checkpoint_every, {min(config.steps, plan.until), plan.until}
+    saved = ends | {*range(every, plan.until + 1, every)}
     return KeptOnDisk(
         checkpoint=_BYTES_PER_SAVED * trained,
         checkpoints=4 if plan.until > config.steps else 3,
         weights=4 * trained,
-        milestones=plan.until // plan.milestone_every,
-        pictures=pictures,
-        drawn=int(pictures * _BYTES_PER_PIXEL * grid_pixels(config)),
+        # As Plan.is_milestone has it: of each multiple's first checkpoint.
+        milestones=len({step // plan.milestone_every for step in saved} - {0}),
+        pictures=len(saved),
+        drawn=int(len(saved) * _BYTES_PER_PIXEL * grid_pixels(config)),
     )
 
 

@@ -27,6 +27,8 @@ PROGRAM = "mimflow-eval"
 class EvalOptions:
     """Score a trained run: samples and reconstructions against held-out images.
 
+    A run folder's report.html is written anew and shows them.
+
     Examples: `mimflow-eval runs/tiny-emoji`;
     `mimflow-eval runs/tiny-emoji --spectra 8 --probe 2000`;
     `mimflow-eval runs/L/milestones/step_00050000.safetensors --data imagenet/`;
@@ -84,10 +86,11 @@ def _main(options: EvalOptions) -> int:
     from mimflow_train.data.source import load_data
     from mimflow_train.evaluation.scores import Judging, score_run
     from mimflow_train.pretrained import judged_step, trained_model
+    from mimflow_train.report.one_run import write_report
 
     extractor = get_extractor(extractor_name, device=device)
     model = trained_model(config, options.run, torch.device(device))
-    data = load_data(config, None, lambda _: None)
+    data = load_data(config)
     num_real = len(data.held_out.labels)
     count = options.num or num_real
     if "kid" in names:
@@ -121,6 +124,8 @@ def _main(options: EvalOptions) -> int:
     sys.stdout.write((text if printed else scores.to_text()) + "\n")
     for remark in scores.samples.remarks:
         say(f"warning: {remark.message}")
+    if options.run.is_dir():  # last: a page that cannot be written costs no scores
+        say(f"{write_report(options.run)} shows these scores")
     return 0
 
 

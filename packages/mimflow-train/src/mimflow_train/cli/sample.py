@@ -83,6 +83,8 @@ def _main(options: SampleOptions) -> int:
     if options.guidance is not None:
         config = dataclasses.replace(config, guidance=options.guidance)
     labels = choose_labels(options.label, config.data.class_names)
+    if options.out.suffix == "":
+        _require_folders([config.data.class_names[label] for label in labels])
     device = choose_device(options.device)
 
     import torch  # after everything that a user can get wrong without it
@@ -129,6 +131,16 @@ def choose_labels(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
             advice = did_you_mean(each, names) or f" Choose from {', '.join(names)}."
             raise ConfigError(f"Expected a class of the run as --label; got {each}.{advice}")
     return list(dict.fromkeys(labels)) or list(range(len(names)))
+
+
+def _require_folders(names: Sequence[str]) -> None:
+    """Refuse names that lead out of a folder, which a file of weights may come with."""
+    for name in names:
+        if name in ("", ".", "..") or set(name) & {"/", "\0"}:
+            raise ConfigError(
+                f"Expected class names that a folder can have; got {name!r}. Give --out as a .png "
+                "or a .npz, or name other classes by --label."
+            )
 
 
 def _save(batches: "Iterable[Tensor]", labels: "Tensor", names: Sequence[str], out: Path) -> None:

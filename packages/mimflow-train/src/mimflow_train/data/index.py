@@ -16,7 +16,7 @@ from mimflow_train.data.scan import stamp
 
 __all__ = ["index_path", "read_index", "write_index"]
 
-_FORMAT = 4  # raised when other files count
+_FORMAT = 5  # raised when other files count
 _LEAST_FILES = 10_000  # fewer are looked through in a moment
 _SETTLED_NS = 2_000_000_000  # a folder may change twice within one tick of its clock
 _COLUMNS = ("names", "labels", "sizes", "archive", "offsets")

@@ -10,7 +10,7 @@ from pathlib import Path
 from genmetrics.images.pictures import EXTENSIONS
 from mimflow_train.data.copy_record import require_whole
 from mimflow_train.data.files import FolderLayout, Found, ImageFiles
-from mimflow_train.data.imagenet import TRAIN_TAR
+from mimflow_train.data.imagenet import DEVKIT, TRAIN_TAR, VAL_TAR
 from mimflow_train.data.index import read_index, write_index
 from mimflow_train.data.left_out import LeftOut
 from mimflow_train.data.naming import SPLITS, held_out_folder, is_hidden
@@ -94,7 +94,7 @@ def _lay_out(root: Path, scan: Scan) -> FolderLayout:
         val_by_class = _by_class(by_folder.get(val, ()), f"{val}/")
         if not val_by_class:
             raise _no_images(root / val)
-        _require_known(val_by_class, classes, root / val)
+        _require_known(root, by_class, val_by_class, prefix, val)
         held_out = _numbered(val_by_class, classes)
     _count_left_out(scan.left_out, by_folder, used | {val}, len(train) + len(held_out))
     if not val:
@@ -198,13 +198,43 @@ def _count_left_out(
     left_out.loose = num_found - num_used - left_out.splits.total()
 
 
-def _require_known(files: dict[str, list[Found]], classes: tuple[str, ...], root: Path) -> None:
-    unknown = sorted(set(files) - set(classes))
-    if unknown:
-        raise DataError(
-            f"Expected in {root} only classes that the training folder has; got also "
-            f"{', '.join(unknown)}. Rename or remove them."
+def _require_known(
+    root: Path,
+    by_class: dict[str, list[Found]],
+    val_by_class: dict[str, list[Found]],
+    prefix: str,
+    val: str,
+) -> None:
+    """Refuse held-out classes that nothing is trained on."""
+    unknown = sorted(set(val_by_class) - set(by_class))
+    if not unknown:
+        return
+    if _is_flat(val_by_class, f"{val}/"):
+        raise _unsorted(
+            root / val,
+            root / prefix,
+            f"or, if they are ImageNet's, give a folder with {VAL_TAR} and {DEVKIT} in place of "
+            f"{val}",
         )
+    if _is_flat(by_class, prefix):
+        raise _unsorted(root / prefix, root / val, f"or take those of {val} out of theirs")
+    raise DataError(
+        f"Expected in {root / val} only classes that the training folder has; got also "
+        f"{', '.join(unknown)}. Rename or remove them."
+    )
+
+
+def _is_flat(by_class: dict[str, list[Found]], prefix: str) -> bool:
+    """Whether the images lie in no class folder."""
+    files = (each for one in by_class.values() for each in one)
+    return not any("/" in each.name.removeprefix(prefix) for each in files)
+
+
+def _unsorted(flat: Path, other: Path, remedy: str) -> DataError:
+    return DataError(
+        f"Expected the images of {flat} in class folders, as those of {other} are; got them in "
+        f"none. Sort them into such folders, {remedy}."
+    )
 
 
 def _require_enough(root: Path, train: int, held_out: int) -> None:

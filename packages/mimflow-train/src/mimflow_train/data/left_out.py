@@ -22,7 +22,7 @@ class LeftOut:
         splits: Images of each folder beside train and val.
         kinds: Files of each extension of images that are not read.
         links: Links that lead nowhere.
-        linked_folders: Links to folders inside of classes, which may lead back.
+        linked_folders: Links to folders inside of classes, which may lead back, or around them.
         links_in_tars: Images that a tar holds as links to others.
     """
 
@@ -75,8 +75,8 @@ class LeftOut:
         if self.linked_folders:
             named = some(sorted(self.linked_folders), _MOST_NAMED)
             sentences.append(
-                f"{len(self.linked_folders):,} link(s) to folders inside of classes are not "
-                f"followed ({named})."
+                f"{len(self.linked_folders):,} link(s) to folders inside of or around classes are "
+                f"not followed ({named})."
             )
         if self.links_in_tars:
             sentences.append(

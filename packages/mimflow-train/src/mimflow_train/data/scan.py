@@ -92,18 +92,25 @@ def scan_images(root: Path) -> Scan:
 
 
 def _folders(scan: Scan, folder: Path, prefix: str) -> list[Path]:
-    """Return the folders in a folder; add the images beside them, and note dead links."""
+    """Return the folders in a folder; add the images beside them, note links not followed."""
     folders = []
     for each in scan.watch(folder).iterdir():
         if is_hidden(each.name):
             continue
-        if each.is_dir():
+        if each.is_dir() and _leads_back(each):
+            scan.left_out.linked_folders.append(f"{prefix}{each.name}")
+        elif each.is_dir():
             folders.append(each)
         elif not each.exists():
             scan.left_out.links.append(f"{prefix}{each.name}")
         elif scan.left_out.reads(each.name):
             scan.found.append(Found(f"{prefix}{each.name}", each.stat().st_size))
     return folders
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether it is a link to a folder around it, such as `latest -> .`, which has all classes."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _add_split(scan: Scan, folder: Path, prefix: str) -> None:

@@ -30,7 +30,7 @@ def finish(
         The scores, and reconstruction as it was before the decoder phase, if there was one.
     """
     model = trained_model(config, run_dir, device)
-    data = load_data(config, run_dir, lambda _: None)
+    data = load_data(config, run_dir)
     if data.attribution:
         (run_dir / "ATTRIBUTION.txt").write_text(data.attribution)
     sample_grid(model, config, data, run_dir / "samples.png")

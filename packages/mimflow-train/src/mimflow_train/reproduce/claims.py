@@ -48,7 +48,7 @@ MASK_CLAIMS = (  # section 4.3, The Necessity of Masked Decoupling
         Claim(text.format(other), metric, other, "none")
         for text, metric in (
             ("none is the poorest, poorer than {}", "gfid"),
-            ("latents are less semantic without masks than at {}", "accuracy"),
+            ("by the text, latents are less semantic without masks than at {}", "accuracy"),
         )
         for other in _MASKED
         if other != "0.4-0.6"

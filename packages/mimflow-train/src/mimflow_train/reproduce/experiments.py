@@ -62,7 +62,9 @@ TABLE2_ROWS = Experiment(
     ),
     notes=(
         "Counted on the meta device, without weights, whatever --scale says. Multiply-adds of "
-        "matrix products and convolutions; the paper's 71.25 also counts LayerNorm.",
+        "matrix products and convolutions. The paper's 71.25 is fvcore's count, with five for each "
+        "number that is normalised; so is its 446.21, with one for each that is enlarged and "
+        "nothing for attention, which diffusers fuses.",
     ),
 )
 
