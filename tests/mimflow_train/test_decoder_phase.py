@@ -432,6 +432,22 @@ def test_a_discriminator_without_finite_gradients_is_noted_and_then_stops_the_ru
     )
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_divergence_of_the_discriminator_is_told_as_such(config, data, fresh):
+    config = changed(config, fresh_fakes=fresh)
+    joint, _ = run(config, data, until=3)
+    state = DecoderState.after(joint, torch.device("cpu"))
+    last = [*state.discriminator.parameters()][-1]
+    last.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+    with pytest.raises(DivergedError) as diverged:
+        run(config, data, state)
+    said = str(diverged.value)
+    assert "non-finite terms: discriminator_norm;" in said
+    assert ("the last of them discriminator." in said) is not fresh, (
+        "a step has spent its gradients"
+    )
+
+
 def test_a_term_of_one_worker_alone_skips_no_step(config, data, monkeypatch):
     """Another worker would go on, and wait for one that starts anew."""
     config = changed(config, fresh_fakes=True, steps=4)

@@ -29,6 +29,16 @@ def test_generator_depends_on_its_arguments_alone(seed, stream, step):
     assert not torch.equal(first, torch.rand(3, generator=generator(seed + 1, stream, step)))
 
 
+def test_torch_keeps_32_bits_of_a_seed():
+    """As generator's docstring says."""
+    first, second, other = (
+        torch.rand(3, generator=torch.Generator().manual_seed(7 + more))
+        for more in (0, 2**32, 2**31)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
 def test_dropped_labels_become_the_null_class():
     label = torch.tensor([4, 5, 6])
     dropped = torch.tensor([False, True, False])

@@ -104,6 +104,16 @@ def test_a_later_divergence_rolls_back_as_well(train, breaks, capsys):
     assert capsys.readouterr().err.count("Rolling back to the last checkpoint") == 2
 
 
+def test_skips_before_the_checkpoint_that_a_run_rolls_back_to_are_forgotten(train, breaks):
+    def wrong(state, _):
+        if (state.draw_stream, state.step) in ((0, 2), (0, 3), (0, 4), (4, 4)):
+            spoil(state)  # the checkpoint of step 4 is amid them
+
+    breaks(wrong)
+    state = train()
+    assert (state.step, state.draw_stream, state.skips) == (9, 4, 0)
+
+
 def test_what_was_rolled_back_is_reported_once(train, breaks, tmp_path):
     breaks(lambda state, _: spoil(state) if state.draw_stream == 0 and state.step >= 3 else None)
     train()
@@ -432,6 +442,22 @@ def test_a_run_does_not_go_on_with_images_that_changed_on_the_way(config, folder
     (folder / "red" / "3.png").rename(folder / "red" / "new.png")
     with pytest.raises(DataError, match="the images that the run began with"):
         load_data(config)
+
+
+def test_all_workers_end_where_rank_0_cannot_list_its_checkpoints(config, tmp_path, monkeypatch):
+    def lost(*_, **__):
+        raise OSError("Stale file handle")
+
+    said = []
+    monkeypatch.setattr(run_module, "latest_checkpoint", lost)
+    monkeypatch.setattr(
+        run_module.dist, "broadcast_object_list", lambda found, **_: said.extend(found)
+    )
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    context.world_size = 2
+    with pytest.raises(OSError, match="Stale"):
+        run_module._newest_checkpoint(context, tmp_path)
+    assert str(said) == "[OSError('Stale file handle')]"
 
 
 def test_a_machine_with_other_images_than_rank_0_is_refused(config, data, tmp_path, monkeypatch):

@@ -1,6 +1,12 @@
+import ctypes
 import dataclasses
+import json
 import os
 import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -207,6 +213,25 @@ def test_nan_gradient_is_skipped_and_then_stops_the_run(config, data):
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
 
 
+def test_skips_in_a_row_are_counted_on_after_a_resume(config, data, tmp_path):
+    state = TrainState(config, CPU)
+    with torch.no_grad():
+        next(state.model.decoder.parameters()).fill_(torch.nan)
+    part, _ = run(config, data, state, stop_at=2)
+    folder = write_checkpoint(snapshot(part), config, tmp_path)
+    with pytest.raises(DivergedError, match="3 steps in a row") as diverged:
+        run(config, data, load_state(folder, config, CPU))
+    assert diverged.value.step == 2
+
+
+def test_a_checkpoint_of_before_skips_were_counted_has_none(config, tmp_path):
+    folder = write_checkpoint(snapshot(TrainState(config, CPU)), config, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest.pop("skips") == 0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert load_state(folder, config, CPU).skips == 0
+
+
 def test_reported_rate_is_the_distance_to_the_floor(config, data):
     _, reports = run(config, data)
     step, values = reports[-1]
@@ -253,3 +278,76 @@ def test_a_first_signal_after_another_worker_s_ends_nothing():
         stop.received = signal.SIGTERM  # as a torchrun worker learns it from the others
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stop.received == signal.SIGTERM
+
+
+@contextmanager
+def amid_a_call(done):
+    """Hold this thread in a call that runs no Python until a function of another thread returns."""
+    mutex, held = ctypes.create_string_buffer(64), threading.Event()  # of zeros, it is unlocked
+    library = ctypes.CDLL(None)
+
+    def hold():
+        library.pthread_mutex_lock(mutex)
+        held.set()
+        time.sleep(0.1)  # until the other waits
+        try:
+            done()
+        finally:
+            library.pthread_mutex_unlock(mutex)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    library.pthread_mutex_lock(mutex)  # unlike a sleep it is not ended by a signal
+    yield
+    thread.join()
+
+
+def test_an_echo_amid_a_long_call_ends_nothing():
+    """As one that waits for a GPU, whose end Python's handlers await."""
+    ended, stop = [], StopRequest()
+    stop.end = lambda: ended.append("end")
+
+    def echo():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.8)
+
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with amid_a_call(echo):
+            assert (stop.received, ended) == (signal.SIGUSR1, [])
+
+
+def test_a_second_signal_ends_a_process_that_hangs():
+    passed, ended = iter([7.0, 8.5]), threading.Event()
+    stop = StopRequest(clock=lambda: next(passed))
+    stop.end = ended.set
+
+    def second():
+        os.kill(os.getpid(), signal.SIGINT)
+        was_ended.append(ended.wait(5.0))
+
+    was_ended = []
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with amid_a_call(second):
+            assert (stop.received, was_ended) == (signal.SIGINT, [True])
+
+
+def test_signals_are_heard_where_another_has_their_bytes():
+    passed, ended = iter([7.0, 7.1, 8.5]), []
+    stop = StopRequest(clock=lambda: next(passed))
+    stop.end = lambda: ended.append("end")
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        ours.setblocking(False)
+        signal.set_wakeup_fd(ours.fileno())
+        try:
+            with stop.listening():
+                for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                    assert not ended
+                    os.kill(os.getpid(), number)
+                    assert theirs.recv(8) == bytes([number])
+        finally:
+            assert signal.set_wakeup_fd(-1) == ours.fileno()
+    assert (stop.received, ended) == (signal.SIGINT, ["end"])

@@ -57,6 +57,13 @@ def test_copy_has_the_splits_and_the_order_of_the_source(source, tmp_path):
     assert (tmp_path / "out" / "val").is_dir()
 
 
+def test_a_copied_image_waits_for_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("a million of them would take hours"))
+    options = precrop.CropOptions(size=8, encoding="png", quality=1)
+    precrop._write(Image.new("RGB", (8, 8)), tmp_path / "a.png", options)
+    assert (tmp_path / "a.png").stat().st_size
+
+
 def test_copy_of_valid_beside_train_is_in_val(source, tmp_path):
     crop(source, tmp_path / "split")
     (tmp_path / "split" / "crop.json").unlink()

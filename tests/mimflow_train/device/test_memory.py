@@ -117,6 +117,44 @@ def test_trying_a_micro_batch_out_leaves_no_trace(config, data, fresh):
             assert torch.equal(value, before[part][name]), f"{part}: {name}"
 
 
+@pytest.mark.parametrize("kind", ["joint", "decoder"])
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_an_attempt_leaves_room_for_the_moments_to_come(config, data, monkeypatch, kind, is_begun):
+    discriminator = DiscriminatorConfig(width=16, depth=1)
+    second = DecoderPhaseConfig(steps=1, fresh_fakes=False, discriminator=discriminator)
+    config = dataclasses.replace(config, decoder_phase=second)
+    state, learn = TrainState(config, CPU), "gradients"
+    each = phase(config, state)
+    if kind == "decoder":
+        state, learn = DecoderState.after(state, torch.device("cpu")), "_passes"
+        each = DecoderPhase(state, each.context, config, each.targets)
+    batch = Batch(torch.zeros(4, 3, 16, 16), torch.zeros(4).long(), torch.zeros(4).long())
+    draws = draw_step(dataclasses.replace(config, global_batch=4), 0, slice(0, 4))
+    if is_begun:
+        each.gradients(batch, draws)
+        each.update()
+    taken, held = [], []
+    empty_like, passes = torch.empty_like, getattr(each, learn)
+
+    def watched(weight):
+        room = empty_like(weight)
+        taken.append(weakref.ref(room))
+        return room
+
+    def work(*given):
+        held.append(sum(tensor().numel() for tensor in taken if tensor() is not None))
+        return passes(*given)
+
+    monkeypatch.setattr(each, learn, work)
+    monkeypatch.setattr(torch, "empty_like", watched)
+    each.try_out(batch, draws)
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    learning = [p for p in state.model.parameters() if p.requires_grad]
+    learning += state.discriminator.parameters() if kind == "decoder" else []
+    assert held == [0 if is_begun else 2 * sum(p.numel() for p in learning)]
+    assert not any(tensor() is not None for tensor in taken)
+
+
 def test_what_fits_a_gpu_becomes_the_micro_batch(config):
     config = dataclasses.replace(config, compile=True)
     tried, model = [], MIMFlow(config.trained_model)

@@ -1,8 +1,11 @@
+import errno
 import json
+import os
+import stat
 
 import pytest
 
-from mimflow_train.storage.files import read_json, read_reports, written_whole
+from mimflow_train.storage.files import read_json, read_reports, renamed_whole, written_whole
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"[1]", b"7", b"\xff"])
@@ -39,3 +42,44 @@ def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path, written):
     with pytest.raises(OSError, match="No space left"):
         fail()
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "old")]
+
+
+@pytest.fixture
+def synced(tmp_path, monkeypatch):
+    """A list of what was made to outlive a power cut, and what had its name by then."""
+    seen = []
+
+    def sync(descriptor):
+        status = os.fstat(descriptor)
+        is_folder = stat.S_ISDIR(status.st_mode)
+        seen.append(("folder" if is_folder else status.st_size, (tmp_path / "file").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    return seen
+
+
+def test_a_file_that_has_its_name_outlives_a_power_cut(tmp_path, synced):
+    with written_whole(tmp_path / "file") as draft:
+        draft.write_text("whole")
+    assert synced == [(5, False), ("folder", True)]
+
+
+def test_files_by_the_thousand_do_not_wait_for_the_disk(tmp_path, synced):
+    with renamed_whole(tmp_path / "file") as draft:
+        draft.write_text("whole")
+    assert not synced
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_a_file_system_that_cannot_sync_a_folder_has_its_files(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with written_whole(tmp_path / "file") as draft:
+        draft.write_text("whole")
+    assert (tmp_path / "file").read_text() == "whole"

@@ -1,7 +1,10 @@
 """Whether a run folder may be gone on with, whatever is missing or damaged in it."""
 
 import dataclasses
+import errno
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -155,3 +158,43 @@ def test_the_recipe_is_no_other_than_itself(tmp_path):
     (tmp_path / "checkpoints" / "step_00000001").mkdir(parents=True)
     write_config(tiny(), tmp_path)
     prepare_run(tiny(), tmp_path, "auto")
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """Return a function that lets listing the checkpoints fail a number of times."""
+    listdir, scandir = os.listdir, os.scandir
+
+    def function(number, times):
+        left = [number] * times
+
+        def failing(how):
+            def look(path):
+                if Path(path).name == "checkpoints" and left:
+                    raise OSError(left.pop(), "away")
+                return how(path)
+
+            return look
+
+        monkeypatch.setattr(os, "listdir", failing(listdir))
+        monkeypatch.setattr(os, "scandir", failing(scandir))
+        monkeypatch.setattr("mimflow_train.storage.retries.time.sleep", lambda _: None)
+
+    return function
+
+
+@pytest.mark.parametrize(("number", "times"), [(errno.ESTALE, 99), (errno.EACCES, 1)])
+def test_a_run_that_cannot_be_listed_is_no_new_one(begun, away, number, times):
+    away(number, times)
+    with pytest.raises(OSError, match="away"):
+        checkpoints(begun)
+
+
+def test_a_listing_is_tried_again(begun, away):
+    away(errno.EIO, 3)
+    assert steps_done(begun) == 2
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    (tmp_path / "file").touch()
+    assert checkpoints(tmp_path) == checkpoints(tmp_path / "file") == []

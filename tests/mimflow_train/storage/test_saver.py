@@ -1,9 +1,12 @@
 """Checkpoints are written beside training, hold one step, and a full disk is no disaster."""
 
+import contextlib
+import json
 import shutil
 import threading
 import weakref
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +14,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from mimflow_train import run as run_module
 from mimflow_train.config.overrides import override
 from mimflow_train.device.memory import set_computation
+from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.errors import StorageError
 from mimflow_train.plan import Plan
 from mimflow_train.state import TrainState
@@ -26,6 +31,7 @@ from mimflow_train.storage.checkpoint import (
 )
 from mimflow_train.storage.run_folder import checkpoints
 from mimflow_train.storage.saver import Saver
+from mimflow_train.telemetry.run_log import RunLog
 from tarflow_prior import NonFiniteError
 
 CPU = torch.device("cpu")
@@ -268,6 +274,43 @@ def test_milestones_keep_the_average_when_checkpoints_go(state, saver, tmp_path)
         assert file.metadata()["weights"] == "ema"
 
 
+@pytest.fixture
+def milestones(tmp_path):
+    """The milestones of steps 4, 8 and 12 of a run, and a file of another name."""
+    folder = tmp_path / "milestones"
+    folder.mkdir()
+    for name in ("step_00000004", "step_00000008", "step_00000012", "step_best"):
+        (folder / f"{name}.safetensors").touch()
+    return folder
+
+
+def test_milestones_of_a_branch_that_was_left_come_again(
+    config, data, milestones, monkeypatch, capsys
+):
+    """As in a copy of a run without its newest checkpoints."""
+    monkeypatch.setattr(run_module, "load_data", lambda *_: data)
+    run_dir, plan = milestones.parent, Plan(until=6, checkpoint_every=2, milestone_every=4)
+    state = TrainState(config, CPU)
+    state.step = 5
+    write_checkpoint(snapshot(state), config, run_dir)
+    with contextlib.closing(RunLog(config, run_dir, plan, shown=False)) as run_log:
+        context = LocalContext(CPU, run_log.write, StopRequest())
+        run_module.train_run(context, config, run_dir, plan, run_log)
+    assert {each.stem for each in milestones.iterdir()} == {"step_00000004", "step_best"}
+    assert "step_00000008.safetensors, step_00000012.safetensors" in capsys.readouterr().err
+
+
+def test_milestones_of_a_run_without_a_checkpoint_stay(saver, milestones):
+    saver.begin(0)
+    assert len([*milestones.iterdir()]) == 4
+
+
+def test_milestones_that_cannot_be_removed_end_no_run(saver, milestones, monkeypatch, capsys):
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: full_disk())
+    saver.begin(4)
+    assert "Warning: milestones beyond step 4 cannot be removed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("step", "kept", "expected"),
     [
@@ -319,3 +362,12 @@ def test_files_of_a_checkpoint_are_read_one_after_the_other(config, state, tmp_p
     load_state(folder, config, CPU)
     assert len(held) >= 3  # the checks of argument types that tests add look into it as well
     assert set(held) == {0}
+
+
+def test_a_manifest_names_what_was_written_whatever_a_listing_says(
+    config, state, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))  # as from Python 3.13 on after an error
+    folder = write_checkpoint(snapshot(state), config, tmp_path)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert set(files) == {f"{name}.safetensors" for name in state.tensors()}

@@ -39,6 +39,33 @@ def test_speed_is_that_of_the_time_since_the_last_report(config, clock):
     assert health.line({})["steps_per_second"] == pytest.approx(2.0)
 
 
+def test_the_first_step_after_a_start_is_left_out_of_speed_and_wait(config, clock):
+    """It starts loaders, compiles, captures."""
+
+    def batches():
+        for seconds in (400.0, 1.0, 1.0, 1.0):
+            clock.now += seconds
+            yield seconds
+
+    health = Health(config, CPU, 1, clock=clock)
+    for wait in health.fetched(batches()):
+        steps(health, clock, 1, 2.0 * wait)
+        with health.apart():
+            clock.now += 40.0
+    line = health.line({})
+    assert line["steps_per_second"] == pytest.approx(1 / 3)
+    assert line["data_wait"] == pytest.approx(1 / 3)
+    steps(health, clock, 2, 0.5)
+    assert health.line({})["steps_per_second"] == pytest.approx(2.0)
+
+
+def test_a_first_step_alone_has_the_speed_of_its_whole_time(config, clock):
+    health = Health(config, CPU, 1, clock=clock)
+    steps(health, clock, 1, 800.0)
+    clock.now += 200.0
+    assert health.line({})["steps_per_second"] == pytest.approx(1e-3)
+
+
 def test_time_to_save_is_left_out_of_the_speed(config, clock):
     health = Health(config, CPU, 1, clock=clock)
     steps(health, clock, 5, 0.5)

@@ -81,3 +81,24 @@ def test_a_list_that_cannot_be_read_for_a_while_ends_nothing(tmp_path, config, m
     assert "the values of step 10 cannot be recorded" in capsys.readouterr().err
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 20
+
+
+def test_a_record_that_cannot_be_begun_is_begun_later(tmp_path, config, monkeypatch, capsys):
+    """As at a roll-back on a full disk, which drops what comes again."""
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    plan = Plan(until=30, checkpoint_every=10)
+    with contextlib.closing(RunLog(config, tmp_path, plan, shown=False)) as run_log:
+        run_log.begin(0)
+        for step in (10, 20):
+            run_log.write(step, {"loss": 1.0})
+        with monkeypatch.context() as patch:
+            patch.setattr("mimflow_train.telemetry.events.written_whole", full)
+            run_log.begin(10)
+            run_log.write(20, {"loss": 2.0})
+        run_log.write(30, {"loss": 3.0})
+    assert capsys.readouterr().err.count("cannot be recorded") == 1
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (30, 3.0)]

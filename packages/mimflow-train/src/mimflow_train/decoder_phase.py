@@ -20,7 +20,7 @@ from mimflow_train.adversary.discriminator import (
 )
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import to_bytes, to_unit
-from mimflow_train.device.memory import fit_micro_batch, set_computation
+from mimflow_train.device.memory import fit_micro_batch, room_for_moments, set_computation
 from mimflow_train.draws import Draws
 from mimflow_train.engine.all_reduce import average_gradients, mean_over_workers
 from mimflow_train.engine.context import Context
@@ -60,9 +60,10 @@ class DecoderPhase:
         """Run the passes of a step, of which nothing stays."""
         before = copy.deepcopy(self.state.discriminator.state_dict())  # spectral norms would move
         try:
-            self._passes(batch, draws)
-            for part in self.parts:
-                self._learn_to_judge(part, self._fresh_fakes(part), {})
+            with room_for_moments(*self.state.optimizers):
+                self._passes(batch, draws)
+                for part in self.parts:
+                    self._learn_to_judge(part, self._fresh_fakes(part), {})
         finally:
             self.state.discriminator.load_state_dict(before)
             self.skip()

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,29 +105,26 @@ def _reason(error: Exception) -> str:
     return f" on {where[0]} ended: {(below or found)[0]}"
 
 
-def diagnosis(terms: Mapping[str, Tensor], model: nn.Module) -> str:
-    """Say which terms of the loss and which blocks' gradients are not finite.
+def diagnosis(terms: Mapping[str, Tensor], weights: Iterable[tuple[str, nn.Parameter]]) -> str:
+    """Say which terms and norms and which blocks' gradients are not finite.
 
     What is not finite spreads backwards, so it begins in the last block of those that are named, in
     the order of the forward pass.
 
     Args:
         terms: Scalars by name.
-        model: With gradients, of which this worker's part is looked at.
+        weights: By name; of their gradients this worker's part is looked at, if there is one.
     """
     named = ", ".join(name for name, value in terms.items() if not value.isfinite())
     blocks: dict[str, bool] = {}
-    for name, weight in model.named_parameters():
+    for name, weight in weights:
         if weight.grad is not None:
             block = _BLOCK.findall(name)[0]
             finite = bool(part_of(weight.grad).isfinite().all())
             blocks[block] = blocks.get(block, True) and finite
     wrong = [block for block, finite in blocks.items() if not finite]
     last = f", the last of them {wrong[-1]}" if wrong else ""
-    return (
-        f"non-finite terms: {named or 'none (only the gradient)'}; "
-        f"in {len(wrong)} of {len(blocks)} blocks{last}"
-    )
+    return f"non-finite terms: {named}; in {len(wrong)} of {len(blocks)} blocks{last}"
 
 
 def note_skipped(run_dir: Path, rank: int, skipped: Skipped) -> Path:

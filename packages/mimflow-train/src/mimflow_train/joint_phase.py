@@ -2,14 +2,18 @@
 
 import contextlib
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.captured_pass import CapturedPass
 from mimflow_train.device.machine import require_gpu_for_graph
-from mimflow_train.device.memory import blank_batch, fit_micro_batch, set_computation
+from mimflow_train.device.memory import (
+    blank_batch,
+    fit_micro_batch,
+    room_for_moments,
+    set_computation,
+)
 from mimflow_train.draws import Draws
 from mimflow_train.engine.all_reduce import average_gradients
 from mimflow_train.engine.context import Context
@@ -67,14 +71,10 @@ class JointPhase:
 
     def try_out(self, batch: Batch, draws: Draws) -> None:
         """Run a forward and a backward pass as a step would, of which nothing stays."""
-        learning = [each for each in self.state.model.parameters() if each.requires_grad]
-        moments = [torch.empty_like(each) for each in learning for _ in range(2)]
-        if self.state.optimizer.state:
-            moments.clear()  # AdamW has them already
         try:
-            self.gradients(batch, draws)
+            with room_for_moments(self.state.optimizer):
+                self.gradients(batch, draws)
         finally:
-            moments.clear()
             self.state.optimizer.zero_grad()
 
     def _settle_buckets(self) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genmetrics import GenmetricsError
 from mimflow_train.config import TrainConfig
@@ -112,7 +112,6 @@ def _train(
     state: State,
     calls: Calls,
 ) -> None:
-    skipped = 0
     health = Health(config, context.device, context.world_size)
     for batch, draws in health.fetched(_prepared(context, config, data, state)):
         values = phase.gradients(batch, draws)
@@ -124,19 +123,19 @@ def _train(
             values |= after
         else:
             phase.skip()
-        skipped = 0 if is_good else skipped + 1
-        if skipped:
+        state.skips = 0 if is_good else state.skips + 1
+        if not is_good:
             found = {name: float(value) for name, value in {**values, **norms}.items()}
             calls.skipped(Skipped(state.step, found, batch.indices.tolist()))
-            if skipped == STOP_AFTER_SKIPS:
+            if state.skips == STOP_AFTER_SKIPS:
                 phase.gradients(batch, draws)  # anew, since clipping has spread what was not finite
                 raise DivergedError(
-                    f"Expected finite gradients; got {skipped} steps in a row without, at step "
-                    f"{state.step}, {diagnosis(values, state.model)}. {_slower(state)}",
+                    f"Expected finite gradients; got {state.skips} steps in a row without, at step "
+                    f"{state.step}, {diagnosis(values | norms, _weights(state))}. {_slower(state)}",
                     state.step,
                 )
         state.step += 1
-        health.after_step(skipped=skipped > 0)
+        health.after_step(skipped=not is_good)
         calls.stepped(state.step)
         if state.step % _REPORT_EVERY == 0 or state.step == state.end:
             means = _means(context, config, values | norms)
@@ -162,6 +161,12 @@ def _slower(state: State) -> str:
         "Begin a new --out from the last checkpoint or milestone with --init RUN_OR_FILE, and "
         "lower optim.lr."
     )
+
+
+def _weights(state: State) -> Iterator[tuple[str, nn.Parameter]]:
+    yield from state.model.named_parameters()
+    if isinstance(state, DecoderState):
+        yield from state.discriminator.named_parameters("discriminator")
 
 
 def _are_finite(values: dict[str, Tensor]) -> bool:

@@ -131,7 +131,7 @@ def _with_roll_backs(
         del state  # so that two states are never on the device
         gc.collect()
         state = _restored(context, config, run_dir, until)
-        state.draw_stream = stream
+        state.draw_stream, state.skips = stream, 0
 
 
 def _require_same_images(context: Context, config: TrainConfig) -> None:
@@ -201,16 +201,16 @@ def _saved_step(context: Context, run_dir: Path) -> int:
 
 def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
     """Let rank 0 look, and return what it has found, or fail as it does, on every rank."""
-    found: list[Path | StorageError | None] = [None]
+    found: list[Path | StorageError | OSError | None] = [None]
     if context.rank == 0:
         try:
             found = [latest_checkpoint(run_dir, say, set_aside=True)]
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             found = [error]
     if context.world_size > 1:
         dist.broadcast_object_list(found, device=context.device)
     (answer,) = found
-    if isinstance(answer, StorageError):
+    if isinstance(answer, StorageError | OSError):
         raise answer
     return answer
 
@@ -222,6 +222,7 @@ def _leaving_a_trace(
     """Report from the state's step on; at the end the newest checkpoint is whole, come what may."""
     if context.rank == 0:
         run_log.begin(state.step)
+        saver.begin(state.step)
     try:
         try:
             yield

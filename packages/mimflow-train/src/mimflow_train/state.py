@@ -32,6 +32,7 @@ class TrainState:
         step: Optimiser steps done.
         draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
             depend on it.
+        skips: Newest steps in a row without a finite gradient.
     """
 
     phase = "joint"
@@ -47,7 +48,7 @@ class TrainState:
                 part.requires_grad_(requires_grad=False)
         self.ema = _frozen_copy(self.model)
         self.optimizer = _adamw(self.model, config.optim)
-        self.step, self.draw_stream = 0, 0
+        self.step, self.draw_stream, self.skips = 0, 0, 0
 
     @property
     def end(self) -> int:
@@ -136,6 +137,7 @@ class DecoderState:
         step: Optimiser steps done, those of the joint phase included.
         draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
             depend on it.
+        skips: Newest steps in a row without a finite gradient.
     """
 
     phase = "decoder"
@@ -155,7 +157,7 @@ class DecoderState:
         self.model.decoder.requires_grad_(requires_grad=True)
         optim = config.decoder_phase.optim
         self.optimizers = (_adamw(self.model.decoder, optim), _adamw(self.discriminator, optim))
-        self.step, self.draw_stream = config.steps, 0
+        self.step, self.draw_stream, self.skips = config.steps, 0, 0
 
     @classmethod
     def after(cls, joint: TrainState, device: torch.device) -> "DecoderState":

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import tomllib
 import types
 import typing
@@ -132,7 +131,5 @@ def read_metadata(path: Path) -> dict[str, str]:
 def write_config(config: TrainConfig, run_dir: Path) -> None:
     """Write a run's configuration where ``read_config`` finds it."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with written_whole(run_dir / "config.json") as draft, draft.open("w") as file:
-        file.write(json.dumps(to_dict(config), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # or a machine that goes down may leave it empty
+    with written_whole(run_dir / "config.json") as draft:
+        draft.write_text(json.dumps(to_dict(config), indent=2) + "\n")

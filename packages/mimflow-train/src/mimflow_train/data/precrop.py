@@ -22,7 +22,7 @@ from mimflow_train.data.copy_record import begin_copy, finish_copy
 from mimflow_train.data.decoding import UNDECODABLE, load_rgb, reason
 from mimflow_train.data.files import FolderLayout, ImageFiles
 from mimflow_train.errors import DataError
-from mimflow_train.storage.files import written_whole
+from mimflow_train.storage.files import renamed_whole
 from mimflow_train.storage.lock import locked
 
 __all__ = ["CropOptions", "Cropped", "crop_copy"]
@@ -186,5 +186,5 @@ def _write(image: Image.Image, path: Path, options: CropOptions) -> None:
         more = {"quality": options.quality, "subsampling": 0}
     elif options.encoding == "webp":
         more = {"lossless": True}
-    with written_whole(path) as draft:
+    with renamed_whole(path) as draft:
         image.save(draft, options.encoding, **more)

@@ -23,6 +23,7 @@ __all__ = [
     "fit_micro_batch",
     "kept_bytes",
     "largest_fitting",
+    "room_for_moments",
     "set_computation",
 ]
 
@@ -110,6 +111,22 @@ def _headroom() -> Iterator[None]:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.reset_peak_memory_stats()
+
+
+@contextmanager
+def room_for_moments(*optimizers: torch.optim.Optimizer) -> Iterator[None]:
+    """Take, during a block, the memory that AdamW takes at its first step; later it has it.
+
+    Args:
+        optimizers: Whose weights learn in the block.
+    """
+    groups = [group for each in optimizers if not each.state for group in each.param_groups]
+    learning = [each for group in groups for each in group["params"] if each.requires_grad]
+    moments = [torch.empty_like(each) for each in learning for _ in range(2)]
+    try:
+        yield
+    finally:
+        moments.clear()
 
 
 def blank_batch(config: TrainConfig, size: int) -> tuple[Batch, Draws]:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from mimflow_train.errors import StorageError, remedy
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.arithmetic import precision_on, versions
-from mimflow_train.storage.files import written_whole
+from mimflow_train.storage.files import to_disk, written_whole
 from mimflow_train.storage.provenance import code_commit
 from mimflow_train.storage.retries import with_retries
 from mimflow_train.storage.run_folder import (
@@ -47,7 +46,6 @@ __all__ = [
 
 FORMAT = 1
 _KEEP = 2
-_WAITS = (2.0, 2.0, 2.0, 2.0)  # seconds
 
 
 class Snapshot(NamedTuple):
@@ -58,6 +56,7 @@ class Snapshot(NamedTuple):
         step: Optimiser steps done.
         draw_stream: Step for which the run was last rolled back, 0 for none; masks and noise
             depend on it.
+        skips: Newest steps in a row without a finite gradient.
         precision: In which it was trained, and on what: ``bf16 on cuda``, say.
         tensors: Everything a checkpoint holds, by file and name.
         init: What the run began with, where it begins now, if not at random.
@@ -66,6 +65,7 @@ class Snapshot(NamedTuple):
     phase: str
     step: int
     draw_stream: int
+    skips: int
     precision: str
     tensors: dict[str, dict[str, Tensor]]
     init: Mapping[str, Any] | None = None
@@ -87,7 +87,7 @@ def snapshot(state: State, *, keep: bool = True) -> Snapshot:
                 copies[name][key] = together.to("cpu", copy=True).contiguous()
     device = next(state.model.parameters()).device
     precision = precision_on(device, state.config.precision)
-    return Snapshot(state.phase, state.step, state.draw_stream, precision, copies)
+    return Snapshot(state.phase, state.step, state.draw_stream, state.skips, precision, copies)
 
 
 def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Path:
@@ -112,10 +112,10 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
         manifest = _manifest(draft, state, config) | {"init": state.init or init_of(run_dir)}
         (draft / "manifest.json").write_text(json.dumps(manifest))
         for path in (*draft.iterdir(), draft):
-            _to_disk(path)
+            to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise StorageError(
@@ -194,6 +194,7 @@ def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State
     state = kind(config, device)
     state.load(lambda name: load_file(folder / f"{name}.safetensors"), int(manifest["step"]))
     state.draw_stream = int(manifest.get("draw_stream", 0))
+    state.skips = int(manifest.get("skips", 0))
     return state
 
 
@@ -246,15 +247,14 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
 
 
 def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, Any]:
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.glob("*.safetensors"))
-    }
+    paths = sorted(folder / f"{name}.safetensors" for name in state.tensors)
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
     return {
         "format": FORMAT,
         "phase": state.phase,
         "step": state.step,
         "draw_stream": state.draw_stream,
+        "skips": state.skips,
         "versions": versions(),
         "commit": code_commit(),
         "precision": state.precision,
@@ -269,7 +269,7 @@ def damage(folder: Path) -> str | None:
     What cannot be read is tried again for a while: a file system on a network may be away.
     """
     try:
-        return with_retries(lambda: _damage(folder), _WAITS)
+        return with_retries(lambda: _damage(folder))
     except OSError as error:
         return str(error)
 
@@ -285,15 +285,6 @@ def _damage(folder: Path) -> str | None:
     except (ValueError, KeyError) as error:
         return str(error)
     return None
-
-
-def _to_disk(path: Path) -> None:
-    """Make sure that a file, or the list of a folder's files, outlives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -1,12 +1,13 @@
 """Files are written whole or not at all, and incomplete ones are skipped; imports no torch."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "read_reports", "written_whole"]
+__all__ = ["read_json", "read_reports", "renamed_whole", "to_disk", "written_whole"]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -33,11 +34,30 @@ def read_reports(run_dir: Path) -> list[dict[str, Any]]:
 def written_whole(path: Path) -> Iterator[Path]:
     """Write a file under another name first, so that what has its name is whole.
 
+    That holds after a power cut as well, once the block has ended.
+
     Args:
         path: The file; one that is there stays until the block ends, and if that fails.
 
     Yields:
         ``.NAME.draft`` beside it, which the block writes; it takes the file's place at the end.
+    """
+    with renamed_whole(path) as draft:
+        yield draft
+        to_disk(draft)
+    with suppress(OSError):  # not every file system can; the name may come later
+        to_disk(path.parent)
+
+
+@contextmanager
+def renamed_whole(path: Path) -> Iterator[Path]:
+    """Write as :func:`written_whole`, not waiting for the disk: for files by the thousand.
+
+    Args:
+        path: The file, which a power cut may leave empty.
+
+    Yields:
+        ``.NAME.draft`` beside it.
     """
     draft = path.with_name(f".{path.name}.draft")
     try:
@@ -47,3 +67,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # or it would hide why
             draft.unlink()
         raise
+
+
+def to_disk(path: Path) -> None:
+    """Make sure that a file, or the list of a folder's files, outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -51,7 +51,7 @@ def first_snapshot(init: Path, config: TrainConfig) -> Snapshot:
         "sha256": digest,
         "at_random": at_random,
     }
-    return Snapshot(state.phase, 0, 0, "nothing yet", state.tensors(), record)
+    return Snapshot(state.phase, 0, 0, 0, "nothing yet", state.tensors(), record)
 
 
 def require_weights_that_fit(init: Path, config: TrainConfig) -> None:

@@ -3,15 +3,16 @@
 import errno
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["with_retries"]
+__all__ = ["files_in", "with_retries"]
 
 Read = TypeVar("Read")
 _AWAY = {errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
 
 
-def with_retries(read: Callable[[], Read], waits: Sequence[float]) -> Read:
+def with_retries(read: Callable[[], Read], waits: Sequence[float] = (2.0, 2.0, 2.0, 2.0)) -> Read:
     """Return what a function reads; where the storage is away, try again.
 
     Args:
@@ -29,3 +30,15 @@ def with_retries(read: Callable[[], Read], waits: Sequence[float]) -> Read:
                 raise
         time.sleep(seconds)
     return read()
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return what is in a folder, nothing if there is none.
+
+    Raises:
+        OSError: If it cannot be listed, also later; ``glob`` hides that from Python 3.13 on.
+    """
+    try:
+        return with_retries(lambda: [*folder.iterdir()])
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -11,6 +11,7 @@ from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.storage.files import read_json
+from mimflow_train.storage.retries import files_in
 
 __all__ = [
     "FAILURE_FILE",
@@ -59,8 +60,12 @@ FILES_OF_ITS_END = ("diagnostics.json", "reconstructions.png", "samples.png", "s
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, oldest first; a copy of another name is none."""
-    folders = (run_dir / "checkpoints").glob("step_*")
+    """Return the folders of a run's checkpoints, oldest first; a copy of another name is none.
+
+    Raises:
+        OSError: If they cannot be listed, also when tried again; a run that has some is no new one.
+    """
+    folders = files_in(run_dir / "checkpoints")
     return sorted(each for each in folders if step_of(each.name) is not None)
 
 

@@ -29,7 +29,8 @@ class Health:
     """Counts and times the steps between two reports; nothing of it needs a checkpoint.
 
     It never waits for a GPU: numbers are taken in :meth:`line`, after the loop has read the losses
-    and has waited for the device anyway.
+    and has waited for the device anyway. The first step of all is counted, but left out of speed
+    and waiting once there are others: loaders start in it, networks are compiled and captured.
 
     Args:
         config: The run.
@@ -49,10 +50,12 @@ class Health:
         self._config, self._device, self._workers, self._clock = config, device, workers, clock
         self._hardware = detect(device)
         self._begin()
+        self._is_first = True
 
     def _begin(self) -> None:
         self._began = self._clock()
         self._waited, self._steps, self._skipped = 0.0, 0, 0
+        self._left_out = (0.0, 0.0, 0)  # seconds, of them waited, and steps
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -79,6 +82,9 @@ class Health:
         """
         self._steps += 1
         self._skipped += skipped
+        if self._is_first:
+            self._is_first = False
+            self._left_out = (self._clock() - self._began, self._waited, 1)
 
     def line(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return the values of a report with this worker's health since the last one.
@@ -93,14 +99,14 @@ class Health:
             ``rate_bits`` an image where there is a ``rate``; ``mfu`` in the joint phase on a card
             whose peak is known.
         """
-        passed = max(self._clock() - self._began, 1e-9)
-        speed = self._steps / passed
+        passed, waited, steps = self._counted()
+        speed = steps / passed
         images = speed * self._config.global_batch
         line = {
             **values,
             "steps_per_second": speed,
             "images_per_second": images,
-            "data_wait": self._waited / passed,
+            "data_wait": waited / passed,
             "skipped_steps": float(self._skipped),
             **_memory(self._device),
         }
@@ -113,6 +119,12 @@ class Health:
             line["mfu"] = images / self._workers * self._flops / peak
         self._begin()
         return line
+
+    def _counted(self) -> tuple[float, float, int]:
+        """Return seconds, those of them waited, and steps that a report's speed is of."""
+        passed = self._clock() - self._began
+        seconds, waited, steps = self._left_out if self._steps > 1 else (0.0, 0.0, 0)
+        return max(passed - seconds, 1e-9), self._waited - waited, self._steps - steps
 
     @functools.cached_property
     def _flops(self) -> float:

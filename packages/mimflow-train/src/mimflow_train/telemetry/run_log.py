@@ -1,6 +1,7 @@
 """What the workers tell, recorded in the run folder and shown on the console."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mimflow_train.config import TrainConfig
@@ -28,29 +29,32 @@ class RunLog:
     ) -> None:
         self._config, self._run_dir, self._plan, self._shown = config, run_dir, plan, shown
         self._recorder: Recorder | None = None
+        self._start: int | None = None
         self._progress: Progress | None = None
         self._wandb: WandbSink | None = None
         self._told_full = False
 
     def begin(self, step: int) -> None:
-        """Record from a step on; what was recorded beyond it comes again."""
+        """Record from a step on; what was recorded beyond it comes again.
+
+        On a full disk the record is begun with the next values that it takes.
+        """
         self._close_files()
-        self._recorder = Recorder(self._run_dir, step)
+        self._recorder, self._start = None, step
+        with self._warning(f"after step {step}"):
+            self._recorder = Recorder(self._run_dir, step)
         self._progress = Progress(step, self._plan.until) if self._shown else None
         if self._plan.log == "wandb" and self._wandb is None:
             self._wandb = WandbSink(self._run_dir, to_dict(self._config), say)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record and show the values of a step; a full disk costs lines, not the run."""
-        assert self._recorder is not None, "begin comes first"
-        try:
+        assert self._start is not None, "begin comes first"
+        with self._warning(f"of step {step}"):
             bad = _count_lines(self._run_dir / "bad_images.txt")
             values = {**values, "bad_images": float(bad)} if bad else values
+            self._recorder = self._recorder or Recorder(self._run_dir, self._start)
             self._recorder.write(step, values)
-        except OSError as error:
-            if not self._told_full:
-                say(f"Warning: the values of step {step} cannot be recorded ({error}).")
-            self._told_full = True
         if self._progress is not None:
             self._progress.show(step, values)
         if self._wandb is not None:
@@ -61,6 +65,16 @@ class RunLog:
         self._close_files()
         if self._wandb is not None:
             self._wandb.close()
+
+    @contextmanager
+    def _warning(self, which: str) -> Iterator[None]:
+        """Say the first time that values cannot be recorded, and go on."""
+        try:
+            yield
+        except OSError as error:
+            if not self._told_full:
+                say(f"Warning: the values {which} cannot be recorded ({error}).")
+            self._told_full = True
 
     def _close_files(self) -> None:
         for each in (self._progress, self._recorder):
