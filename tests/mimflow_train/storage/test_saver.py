@@ -274,41 +274,22 @@ def test_milestones_keep_the_average_when_checkpoints_go(state, saver, tmp_path)
         assert file.metadata()["weights"] == "ema"
 
 
-@pytest.fixture
-def milestones(tmp_path):
-    """The milestones of steps 4, 8 and 12 of a run, and a file of another name."""
-    folder = tmp_path / "milestones"
-    folder.mkdir()
-    for name in ("step_00000004", "step_00000008", "step_00000012", "step_best"):
-        (folder / f"{name}.safetensors").touch()
-    return folder
-
-
-def test_milestones_of_a_branch_that_was_left_come_again(
-    config, data, milestones, monkeypatch, capsys
-):
+def test_milestones_of_a_branch_that_was_left_are_written_anew(state, config, data, tmp_path):
     """As in a copy of a run without its newest checkpoints."""
-    monkeypatch.setattr(run_module, "load_data", lambda *_: data)
-    run_dir, plan = milestones.parent, Plan(until=6, checkpoint_every=2, milestone_every=4)
-    state = TrainState(config, CPU)
-    state.step = 5
-    write_checkpoint(snapshot(state), config, run_dir)
-    with contextlib.closing(RunLog(config, run_dir, plan, shown=False)) as run_log:
-        context = LocalContext(CPU, run_log.write, StopRequest())
-        run_module.train_run(context, config, run_dir, plan, run_log)
-    assert {each.stem for each in milestones.iterdir()} == {"step_00000004", "step_best"}
-    assert "step_00000008.safetensors, step_00000012.safetensors" in capsys.readouterr().err
-
-
-def test_milestones_of_a_run_without_a_checkpoint_stay(saver, milestones):
-    saver.begin(0)
-    assert len([*milestones.iterdir()]) == 4
-
-
-def test_milestones_that_cannot_be_removed_end_no_run(saver, milestones, monkeypatch, capsys):
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: full_disk())
-    saver.begin(4)
-    assert "Warning: milestones beyond step 4 cannot be removed" in capsys.readouterr().err
+    kept = tmp_path / "milestones"
+    kept.mkdir()
+    for step in (4, 6, 12):
+        (kept / f"step_{step:08d}.safetensors").touch()
+    plan = Plan(until=6, checkpoint_every=2, milestone_every=2)
+    saver, log = Saver(config, data, tmp_path, plan), RunLog(config, tmp_path, plan, shown=False)
+    context = LocalContext(CPU, log.write, StopRequest())
+    state.step = 4
+    with contextlib.closing(log), run_module._leaving_a_trace(context, saver, log, state):
+        state.step = 6
+        saver(state)
+    sizes = {file.stem[-2:]: file.stat().st_size for file in kept.iterdir()}
+    assert (sizes["04"], sizes["12"]) == (0, 0)
+    assert sizes["06"] > 0
 
 
 @pytest.mark.parametrize(

@@ -58,29 +58,20 @@ class Saver:
         self.config, self.data, self.run_dir, self.plan = config, data, run_dir, plan
         self.writes = writes
         self.failures = 0
-        self._kept = run_dir / "milestones"
+        self._left: set[int] = set()
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
         self._drawing: Future[None] | None = None
 
     def begin(self, step: int) -> None:
-        """Remove milestones beyond the checkpoint that training goes on from; they come again.
+        """Let milestones beyond the step that training goes on from be written anew.
 
         There are some in a copy of a run that lacks its newest checkpoints.
 
         Args:
-            step: Of the checkpoint; 0 where there may be none, and all milestones stay.
+            step: That of the checkpoint, 0 if there is none.
         """
-        beyond = [path for at, path in _milestones(self._kept).items() if at > step > 0]
-        try:
-            for path in beyond:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            say(f"Warning: milestones beyond step {step} cannot be removed ({error}).")
-            return
-        if beyond:
-            names = ", ".join(path.name for path in beyond)
-            say(f"Removed milestones beyond step {step}, which come again: {names}.")
+        self._left = {each for each in _steps_of(self.run_dir / "milestones") if each > step}
 
     def __call__(self, state: State) -> None:
         """Save a state, with a grid of samples; at the last step of a phase, to the end.
@@ -110,8 +101,10 @@ class Saver:
 
     def _write(self, state: Snapshot) -> None:
         folder = write_checkpoint(state, self.config, self.run_dir)
-        if self.plan.is_milestone(state.step, _milestones(self._kept)):
-            export_weights(folder, self.config, self._kept / f"{folder.name}.safetensors")
+        kept = self.run_dir / "milestones"
+        if self.plan.is_milestone(state.step, _steps_of(kept) - self._left):
+            export_weights(folder, self.config, kept / f"{folder.name}.safetensors")
+            self._left.discard(state.step)
 
     def _draw(self, state: State, copies: Snapshot) -> None:
         """Draw samples now; the thread makes a file of them."""
@@ -141,12 +134,12 @@ class Saver:
             say(f"Warning: {error} Training goes on; earlier checkpoints are as they were.")
 
 
-def _milestones(folder: Path) -> dict[int, Path]:
-    """Return the weights that are kept, by step; none where that cannot be read."""
+def _steps_of(milestones: Path) -> set[int]:
+    """Return the steps of which weights are kept; none where that cannot be read."""
     with suppress(OSError):
-        paths = {step_of(path.stem): path for path in sorted(folder.glob("step_*.safetensors"))}
-        return {step: path for step, path in paths.items() if step is not None}
-    return {}
+        steps = {step_of(path.stem) for path in milestones.glob("step_*.safetensors")}
+        return {step for step in steps if step is not None}
+    return set()
 
 
 def _model(state: State, copies: Snapshot) -> MIMFlow:
