@@ -91,6 +91,7 @@ PRECISIONS = """
 import itertools, multiprocessing
 import torch
 from contextlib import nullcontext
+from genmetrics.full_precision import full_float32
 
 backends, cpu = torch.backends, torch.device("cpu")
 PLACES = {
@@ -167,4 +168,4 @@ for case, wanted, found in zip(cases, without, within, strict=True):
 
 
 def test_tf32_chosen_in_either_way_is_overruled_and_comes_back():
-    subprocess.run([sys.executable, "-c", PRECISIONS], check=True)
+    subprocess.run([sys.executable, "-c", PRECISIONS], check=True, timeout=300)

@@ -19,7 +19,7 @@ from mimflow_train.data.images import MemoryImages, Split
 from mimflow_train.data.order import image_order
 from mimflow_train.device.memory import blank_batch
 from mimflow_train.engine.context import LocalContext, StopRequest
-from mimflow_train.errors import ConfigError, DivergedError
+from mimflow_train.errors import ConfigError, DivergedError, StorageError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.loop import Calls, _batches, _sent, _steps, train
 from mimflow_train.micro_batches import micro_batches
@@ -305,17 +305,34 @@ def amid_a_call(done):
 
 def test_an_echo_amid_a_long_call_ends_nothing():
     """As one that waits for a GPU, whose end Python's handlers await."""
-    ended, stop = [], StopRequest()
+    now, ended = [7.0], []
+    stop = StopRequest(clock=lambda: now[0])
     stop.end = lambda: ended.append("end")
 
     def echo():
         os.kill(os.getpid(), signal.SIGUSR1)
-        time.sleep(0.8)
+        while signal.SIGUSR1 not in stop._arrived:  # heard by the thread, no handler called
+            time.sleep(0.01)
+        now[0] += 0.8
 
     with stop.listening():
         os.kill(os.getpid(), signal.SIGUSR1)
         with amid_a_call(echo):
             assert (stop.received, ended) == (signal.SIGUSR1, [])
+
+
+def test_an_error_within_the_block_leaves_no_thread_behind(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def fail():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise StorageError("the disk")
+
+    for _ in range(50):
+        with pytest.raises(StorageError), StopRequest().listening():
+            fail()
+    assert not told
 
 
 def test_a_second_signal_ends_a_process_that_hangs():

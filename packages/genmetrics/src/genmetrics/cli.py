@@ -80,7 +80,7 @@ def _run(words: list[str]) -> int:
         told = ". ".join(str(error).split(". ")[:2]).rstrip(".")
         sys.stderr.write(
             f"genmetrics: Expected room for a batch on the device; got '{told}'. "
-            "Give a smaller --batch-size.\n"
+            "Give a smaller --batch-size (of probe it is part of the recipe), or --device cpu.\n"
         )
         return UsageError.exit_code
     except KeyboardInterrupt:

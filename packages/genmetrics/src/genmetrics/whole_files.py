@@ -1,5 +1,6 @@
 """Files of which a reader sees the old content or the whole new one. Imports no torch."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.partial")
     try:
         yield draft
+        with draft.open("rb") as stream:
+            os.fsync(stream.fileno())  # or a power cut could leave the file empty
         draft.replace(path)
     except OSError as error:
         raise UsageError(f"Expected a writable file; got {error}. Choose another path.") from error

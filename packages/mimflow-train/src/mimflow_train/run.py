@@ -5,6 +5,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,8 @@ from mimflow_train.telemetry.run_log import RunLog
 from mimflow_train.telemetry.stall import StallWatch
 
 __all__ = ["run_local", "run_torchrun", "train_phases", "train_run"]
+
+Told = TypeVar("Told")
 
 
 def run_local(config: TrainConfig, run_dir: Path, device: torch.device, plan: Plan) -> int | None:
@@ -193,18 +196,19 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) 
 
 def _saved_step(context: Context, run_dir: Path) -> int:
     """Return the step of the newest checkpoint, as rank 0 sees it, which has written it."""
-    done = [steps_done(run_dir) if context.rank == 0 else 0]
-    if context.world_size > 1:
-        dist.broadcast_object_list(done, device=context.device)
-    return done[0]
+    return _told_by_rank_0(context, lambda: steps_done(run_dir))
 
 
 def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
+    return _told_by_rank_0(context, lambda: latest_checkpoint(run_dir, say, set_aside=True))
+
+
+def _told_by_rank_0(context: Context, look: Callable[[], Told]) -> Told:
     """Let rank 0 look, and return what it has found, or fail as it does, on every rank."""
-    found: list[Path | StorageError | OSError | None] = [None]
+    found: list[Any] = [None]
     if context.rank == 0:
         try:
-            found = [latest_checkpoint(run_dir, say, set_aside=True)]
+            found = [look()]
         except (StorageError, OSError) as error:
             found = [error]
     if context.world_size > 1:
@@ -212,7 +216,8 @@ def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
     (answer,) = found
     if isinstance(answer, StorageError | OSError):
         raise answer
-    return answer
+    told: Told = answer
+    return told
 
 
 @contextmanager

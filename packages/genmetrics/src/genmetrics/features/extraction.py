@@ -207,7 +207,7 @@ class _Run:
 
     def _restored(self, rows: range) -> bool:
         found = self.cache and self.cache.load(rows, self.arrays)
-        if not found or self._is_of_others(rows, found):
+        if not found or self._is_of_other_pictures(rows, found):
             return False
         for name, values in found.items():
             self.arrays[name][rows.start : rows.stop] = values
@@ -215,7 +215,7 @@ class _Run:
         self.progress(len(rows))
         return True
 
-    def _is_of_others(self, rows: range, found: Mapping[str, np.ndarray]) -> bool:
+    def _is_of_other_pictures(self, rows: range, found: Mapping[str, np.ndarray]) -> bool:
         """Say whether the first picture is another: files may share name, size and time."""
         if not isinstance(self.source, PictureSet) or self.source.kind != "folder":
             return False  # the fingerprint is of their bytes, or of their CRC-32s

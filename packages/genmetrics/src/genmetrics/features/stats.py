@@ -79,8 +79,8 @@ class GaussianStats:
 
 def _in_float64(values: object) -> Tensor:
     if isinstance(values, np.ndarray):
-        values = np.require(values, requirements=("C", "W"))
-    return torch.as_tensor(values, dtype=torch.float64)
+        values = np.array(values, np.float64, order="C")  # of its own, and of this machine's bytes
+    return torch.as_tensor(values, dtype=torch.float64).detach()
 
 
 def require_compatible(

@@ -58,8 +58,8 @@ class Extractor:
         """Wrap a network of your own, as it is now: a copy is kept, frozen and in eval mode.
 
         It gets images as they are, of any size that a set has: what resizes and normalises them
-        belongs into it. Its output is called ``features``. With other weights, attributes or code
-        it is another network to caches and statistics.
+        belongs into it. Its output is called ``features``. Statistics tell networks by layers and
+        weights, a cache of features also by what they make of two images of noise.
 
         Args:
             network: Maps images ``(b, 3, h, w)`` to rows of floats ``(b, d)``.

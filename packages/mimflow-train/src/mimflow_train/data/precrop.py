@@ -94,6 +94,7 @@ def crop_copy(
     begin_copy(out, layout.train.root, record)
     with locked(out):
         cropped = _crop_all(layout, out, options, processes, progress)
+        os.sync()  # or a power cut could leave images empty that the record calls whole
         finish_copy(out)
         (out / ".lock").unlink()
     return cropped

@@ -87,18 +87,24 @@ class StopRequest:
         thread = threading.Thread(target=self._listen, daemon=True)
         thread.start()
         with self._ear:
-            with mouth:
-                woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-                if woken != -1:  # another wants the bytes; handlers have to do
-                    signal.set_wakeup_fd(woken)
-                before = [signal.signal(number, self._handle) for number in _TO_STOP]
-                try:
+            try:
+                with mouth, self._heard_by(mouth):
                     yield
-                finally:
-                    signal.set_wakeup_fd(woken)
-                    for number, handler in zip(_TO_STOP, before, strict=True):
-                        signal.signal(number, handler)
-            thread.join()
+            finally:
+                thread.join()  # it ends when the mouth is closed
+
+    @contextmanager
+    def _heard_by(self, mouth: socket.socket) -> Iterator[None]:
+        woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+        if woken != -1:  # another wants the bytes; handlers have to do
+            signal.set_wakeup_fd(woken)
+        before = [signal.signal(number, self._handle) for number in _TO_STOP]
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(woken)
+            for number, handler in zip(_TO_STOP, before, strict=True):
+                signal.signal(number, handler)
 
     def _listen(self) -> None:
         while self._ear.recv(1, socket.MSG_PEEK):

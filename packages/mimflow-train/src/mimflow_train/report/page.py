@@ -9,7 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from mimflow_train.data.decoding import UNDECODABLE
 from mimflow_train.errors import StorageError, remedy
+from mimflow_train.storage.files import written_whole
 
 __all__ = ["escaped", "figure", "missing", "note", "page", "picture", "section", "table", "write"]
 
@@ -119,7 +121,7 @@ def picture(path: Path, caption: str) -> str:
     try:
         with Image.open(io.BytesIO(content)) as image:
             shown = image.convert("RGB")
-    except OSError:  # a machine that went down can leave a part of it
+    except UNDECODABLE:  # a machine that went down can leave a part of it
         return missing(path.name)
     shown.thumbnail((_WIDEST, 2 * _WIDEST))
     smaller = io.BytesIO()
@@ -138,7 +140,8 @@ def write(text: str, path: Path) -> Path:
         StorageError: If it cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with written_whole(path) as draft:
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StorageError(f"Expected to write {path}; {error}. {remedy(error)}") from error
     return path

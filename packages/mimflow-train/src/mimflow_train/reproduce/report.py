@@ -38,7 +38,8 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = to_markdown(experiment, outcome, made)
-    (folder / "report.md").write_text(text)
+    with written_whole(folder / "report.md") as draft:  # a path in the command may be no text
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
     claims = [asdict(each) | {"found": verdict(each, outcome.rows)} for each in experiment.claims]
     plain = {
         "title": experiment.title,

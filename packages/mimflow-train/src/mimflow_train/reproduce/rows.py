@@ -41,17 +41,19 @@ def measure_row(
     overflowed: list[int] = []
     runs: list[Origin] = []
     for seed in () if why_not else session.seeds:
-        numbers: Mapping[str, float] = {}
         try:
             run = train_row(session, experiment, variant, seed)
-            runs += _origins(session, experiment, variant, seed)
-            numbers = measure(run)
         except DivergedError:
             diverged.append(seed)
+            found.append({})
+            continue
+        runs += _origins(session, experiment, variant, seed)
+        try:
+            found.append(measure(run))
         except (NonFiniteError, NumericalFailure) as error:
             say(f"{variant.label}, seed {seed}: {error}")
             overflowed.append(seed)
-        found.append(numbers)
+            found.append({})
     keys = dict.fromkeys(key for each in found for key in each)
     ours = {key: [each.get(key, math.nan) for each in found] for key in keys}
     return Row(

@@ -59,9 +59,10 @@ def score(session: Session, run: Trained, guidance: Guidance | None, num: int) -
         ``accuracy_features`` and ``fd_rebuilt``, of images that are not those they are compared
         with.
     """
+    # First what no guidance can make overflow.
+    rest = _once(session, _of_autoencoder(session, run), lambda _: _rest(session, run))
     of_samples = _of_samples(session, run, guidance, num)
-    drawn = _once(session, of_samples, partial(_samples, session, run, guidance, num))
-    return drawn | _once(session, _of_autoencoder(session, run), lambda _: _rest(session, run))
+    return _once(session, of_samples, partial(_samples, session, run, guidance, num)) | rest
 
 
 def _once(

@@ -51,7 +51,15 @@ def first_snapshot(init: Path, config: TrainConfig) -> Snapshot:
         "sha256": digest,
         "at_random": at_random,
     }
-    return Snapshot(state.phase, 0, 0, 0, "nothing yet", state.tensors(), record)
+    return Snapshot(
+        phase=state.phase,
+        step=0,
+        draw_stream=0,
+        skips=0,
+        precision="nothing yet",
+        tensors=state.tensors(),
+        init=record,
+    )
 
 
 def require_weights_that_fit(init: Path, config: TrainConfig) -> None:
