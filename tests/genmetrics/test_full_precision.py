@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from genmetrics import Evaluator, Extractor, extract_features, get_extractor, precision_recall
+from genmetrics.full_precision import full_float32
 from genmetrics.probes.knn import knn_accuracy
 from genmetrics.probes.training import linear_probe
 
@@ -169,3 +170,14 @@ for case, wanted, found in zip(cases, without, within, strict=True):
 
 def test_tf32_chosen_in_either_way_is_overruled_and_comes_back():
     subprocess.run([sys.executable, "-c", PRECISIONS], check=True, timeout=300)
+
+
+def test_settings_come_back_when_the_last_of_two_threads_is_done(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    first, second = (full_float32(torch.device("meta")) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.benchmark
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.benchmark
