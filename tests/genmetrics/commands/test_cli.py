@@ -81,7 +81,8 @@ def test_a_batch_that_does_not_fit_is_told_in_a_sentence(folders, capsys, monkey
     )
     assert fails(capsys, ["fid", *folders, *EFFLITE0], 2).endswith(
         "genmetrics: Expected room for a batch on the device; got 'CUDA out of memory. Tried to "
-        "allocate 2.50 GiB'. Give a smaller --batch-size.\n"
+        "allocate 2.50 GiB'. Give a smaller --batch-size (of probe it is part of the "
+        "recipe), or --device cpu.\n"
     )
     error = RuntimeError("another")
     with pytest.raises(RuntimeError, match="another"):
