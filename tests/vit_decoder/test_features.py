@@ -1,9 +1,8 @@
-import copy
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.replicas import replica_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from vit_decoder import FeatureDecoder, FeatureDecoderConfig
@@ -68,13 +67,7 @@ def test_batch_of_one_equals_a_row_of_a_batch(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_replica_of_data_parallel_predicts_what_the_decoder_does(kind):
     decoder = build(kind)
-    replica = copy.deepcopy(decoder)
-    for module in replica.modules():  # as torch's replicate leaves them
-        for name, weight in list(module._parameters.items()):
-            del module._parameters[name]
-            module.__dict__[name] = None if weight is None else weight.detach()
-    assert not list(replica.parameters())
-    assert torch.equal(replica(latents(2)), decoder(latents(2)))
+    assert torch.equal(replica_of(decoder)(latents(2)), decoder(latents(2)))
 
 
 def test_mlp_answers_each_place_from_its_own_latent_only():
