@@ -126,7 +126,7 @@ def ssim(
             f"Expected images of at least {len(taps)} pixels a side for SSIM's {window} window; "
             f"got {width}x{height}. Leave ssim out."
         )
-    # Five planes of float64 of a whole batch would take 8 GB for 64 pairs of 1024 px.
+    # Five planes of float64 of 64 whole pairs of 1024 px would take 8 GB, and 27 with the filters.
     at_once = max(1, _VALUES_AT_ONCE // (c * height * width))
     parts = []
     for start in range(0, max(b, 1), at_once):

@@ -66,7 +66,9 @@ def efflite0_network(weights: Path | None = None) -> nn.Module:
     network: nn.Module = tf_efficientnet_lite0(pretrained=False)
     state = {_timm_key(key): value for key, value in load_state_dict(file).items()}
     network.load_state_dict(state, strict=True)
-    return network.eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
+    network.eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
+    # channels_last is 1.3x to 1.4x faster on a CPU; changes features by rounding only.
+    return network.to(memory_format=torch.channels_last)
 
 
 def efflite0_normalize(image01: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -93,8 +95,7 @@ class EffLite0Features(nn.Module):
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
         self.outputs = {"features": self.dim}
-        # channels_last is 1.3x to 1.4x faster on a CPU; changes features by rounding only.
-        self.network = efflite0_network(weights).to(memory_format=torch.channels_last)
+        self.network = efflite0_network(weights)
         self.classifier: nn.Module | None = self.network.get_submodule("classifier")
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b 1280"]]:

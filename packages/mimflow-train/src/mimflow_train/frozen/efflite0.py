@@ -30,7 +30,7 @@ class EffLite0Teacher:
     def __init__(self, grid: tuple[int, int], device: torch.device) -> None:
         self.grid = grid
         self.device = device
-        self.network = _frozen_network(device)
+        self.network = frozen(efflite0_network(), device)
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n f"]:
@@ -66,7 +66,7 @@ class EffLite0Distance:
         Raises:
             genmetrics.WeightsUnavailable: If the package with the weights is not installed.
         """
-        return cls(_frozen_network(device))
+        return cls(frozen(efflite0_network(), device))
 
     @torch.no_grad()
     def of(self, target: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
@@ -83,11 +83,6 @@ class EffLite0Distance:
             size = (self.least_size, self.least_size)
             image = F.interpolate(image.float(), size, mode="bilinear")
         return _stages(self.network, image, list(self.stages))
-
-
-def _frozen_network(device: torch.device) -> nn.Module:
-    """Return EfficientNet-Lite0 in the memory layout in which its convolutions are fast."""
-    return frozen(efflite0_network(), device).to(memory_format=torch.channels_last)
 
 
 def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int]) -> list[Tensor]:
