@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["files_in", "with_retries"]
+__all__ = ["listed", "with_retries"]
 
 Read = TypeVar("Read")
 _AWAY = {errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
@@ -32,7 +32,7 @@ def with_retries(read: Callable[[], Read], waits: Sequence[float] = (2.0, 2.0, 2
     return read()
 
 
-def files_in(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[Path]:
     """Return what is in a folder, nothing if there is none.
 
     Raises:

@@ -11,7 +11,7 @@ from mimflow_train.config import OPERATIONAL, TrainConfig
 from mimflow_train.config.file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.storage.files import read_json
-from mimflow_train.storage.retries import files_in
+from mimflow_train.storage.retries import listed
 
 __all__ = [
     "FAILURE_FILE",
@@ -65,7 +65,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
     Raises:
         OSError: If they cannot be listed, also when tried again; a run that has some is no new one.
     """
-    folders = files_in(run_dir / "checkpoints")
+    folders = listed(run_dir / "checkpoints")
     return sorted(each for each in folders if step_of(each.name) is not None)
 
 
