@@ -51,7 +51,7 @@ def test_samples_that_overflow_lose_the_scores_of_their_seed_alone(error, sessio
         return generate(model, label, *rest, guidance=guidance)
 
     monkeypatch.setattr(scoring, "generate", draw)
-    monkeypatch.setattr(scoring, "_rest", lambda *_: {})
+    monkeypatch.setattr(scoring, "_autoencoder", lambda *_: {})
     variants = (Variant(label="plain"), Variant(label="scale 4.0", guidance=Guidance(4.0)))
     claims = (Claim("guidance helps", "gfid", "scale 4.0", "plain"),)
     experiment = Experiment(title="", measure="scores", variants=variants, claims=claims)

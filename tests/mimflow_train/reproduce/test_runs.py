@@ -247,10 +247,10 @@ def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypa
 @pytest.mark.parametrize("change", CHANGES)
 def test_nor_an_old_one_of_reconstructions(change, session, monkeypatch):
     run = trained.trained(session, session.base)
-    for name in ("_samples", "_rest"):
+    for name in ("_samples", "_autoencoder"):
         monkeypatch.setattr(scoring, name, lambda *_: {})
     score(session, run, None, 16)
-    monkeypatch.setattr(scoring, "_rest", None)
+    monkeypatch.setattr(scoring, "_autoencoder", None)
     session, run = changed(change, session, run, monkeypatch)
     with pytest.raises(TypeError):
         score(session, run, None, 16)

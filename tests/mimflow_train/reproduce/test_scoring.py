@@ -16,9 +16,23 @@ from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 from mimflow_train.reproduce.figures import map_latents, probe_depths
 from mimflow_train.reproduce.paper import TABLE1
+from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.tables import score_columns, score_rows
 from mimflow_train.reproduce.trained import trained
 from tarflow_prior import Guidance
+
+
+def test_held_out_images_that_others_stand_in_for_are_named(config, folder, tmp_path, capsys):
+    images = dataclasses.replace(config.data, source=str(folder), class_names=("blue", "red"))
+    flow = dataclasses.replace(config.model.flow, num_classes=2)
+    model = dataclasses.replace(config.model, flow=flow)
+    base = dataclasses.replace(config, data=images, model=model)
+    session = Session(base=base, seeds=(0,), out=tmp_path, device=torch.device("cpu"))
+    (folder / "red" / "7.png").write_bytes(b"no picture")
+    for split in (session.data.train, session.data.held_out):
+        split.stack(range(len(split.labels)))
+    said = f"Cannot decode {folder / 'red' / '7.png'} (no image)"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The images of a run, wherever its configuration says that they are."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from mimflow_train.config import TrainConfig
@@ -14,15 +13,13 @@ from mimflow_train.telemetry.console import say
 __all__ = ["load_data"]
 
 
-def load_data(
-    config: TrainConfig, run_dir: Path | None = None, warn: Callable[[str], None] = say
-) -> LabelledImages:
-    """Return the images of a run.
+def load_data(config: TrainConfig, run_dir: Path | None = None) -> LabelledImages:
+    """Return the images of a run; each that cannot be decoded is named when it is met.
 
     Args:
         config: The run.
-        run_dir: Receives the list of undecodable images, of all workers; None to keep none.
-        warn: Receives a sentence for each of them.
+        run_dir: Receives the list of undecodable images, of all workers, and those that are on it
+            are not named again; None to keep none.
 
     Raises:
         DataError: If they are not, by their names and sizes, those that the configuration is of.
@@ -38,4 +35,4 @@ def load_data(
             "added, removed, renamed or written anew, or this machine has others. Put them back, "
             "or begin a new --out; mimflow-eval takes others by --data."
         )
-    return folder_images(layout, size, bad_list=bad_list, warn=warn)
+    return folder_images(layout, size, bad_list=bad_list, warn=say)

@@ -60,7 +60,7 @@ def score(session: Session, run: Trained, guidance: Guidance | None, num: int) -
         with.
     """
     # First what no guidance can make overflow.
-    rest = _once(session, _of_autoencoder(session, run), lambda _: _rest(session, run))
+    rest = _once(session, _of_autoencoder(session, run), lambda _: _autoencoder(session, run))
     of_samples = _of_samples(session, run, guidance, num)
     return _once(session, of_samples, partial(_samples, session, run, guidance, num)) | rest
 
@@ -119,7 +119,7 @@ def _of_autoencoder(session: Session, run: Trained) -> dict[str, Any]:
     }
 
 
-def _rest(session: Session, run: Trained) -> dict[str, float]:
+def _autoencoder(session: Session, run: Trained) -> dict[str, float]:
     """Judge what neither guidance nor the number of samples changes."""
     values = _reconstructions(session, run)
     if _encodes_whole(run):

@@ -56,7 +56,7 @@ class Session:
     @cached_property
     def data(self) -> LabelledImages:
         """The images; all rows see the same."""
-        return load_data(self.base, None, lambda _: None)
+        return load_data(self.base)
 
     @cached_property
     def extractor(self) -> Extractor:
