@@ -95,6 +95,13 @@ def test_a_run_that_goes_on_with_the_decoder_is_planned_once():
     assert [run.until for run in runs] == [730, 620, 620, 730]
 
 
+@pytest.mark.parametrize(
+    ("scale", "until"), [("tiny", [620, 0, 620, 620]), ("L", [0] + [450450] * 2)]
+)
+def test_a_map_of_latents_trains_no_flow_on_a_fixed_autoencoder(scale, until):
+    assert [run.until for run in planned_runs(BASES[scale], EXPERIMENTS["fig4"])] == until
+
+
 def test_rows_of_another_scale_say_so():
     variant = Variant(label="a", scales="paper")
     assert variant.why_not("tiny") == "needs --scale S to XXL"

@@ -61,7 +61,7 @@ def test_the_smoke_test_is_said_to_take_what_it_took(session):
     base = override(tiny(), QUICK_SETTINGS)
     quick = dataclasses.replace(session, base=base, seeds=(0,), quick=True)
     (together,) = (each for each in to_text(quick, EXPERIMENTS).splitlines() if "together" in each)
-    assert "1 min 45 s" in together
+    assert "3 min 18 s" in together
 
 
 @pytest.fixture

@@ -21,11 +21,13 @@ from mimflow_train.plan import Plan
 from mimflow_train.recipes import tiny
 from mimflow_train.reproduce import rows, scoring, trained
 from mimflow_train.reproduce.design import Experiment, Variant
+from mimflow_train.reproduce.estimate import left_text
 from mimflow_train.reproduce.experiments import EXPERIMENTS
+from mimflow_train.reproduce.figures import map_latents
 from mimflow_train.reproduce.scoring import score
 from mimflow_train.reproduce.tables import score_rows
 from mimflow_train.reproduce.trained import InterruptedRunError
-from mimflow_train.reproduce.two_stage import train_two_stages
+from mimflow_train.reproduce.two_stage import fixed_autoencoder, train_two_stages
 from mimflow_train.reproduce.variants import autoencoder_config, variant_config
 from mimflow_train.run import run_local
 from mimflow_train.state import TrainState
@@ -153,6 +155,24 @@ def test_the_flow_sees_latents_of_deviation_one(fixed, data):
     mean = encode_means(model, data.train, range(16)).mean
     torch.testing.assert_close(mean.std(), torch.tensor(1.0))
     assert model.encoder.scale == model.decoder.scale != 1
+
+
+def test_the_first_stage_alone_has_the_latents_that_a_flow_would_see(fixed, data):
+    session, config = fixed
+    alone = fixed_autoencoder(session, config).model
+    assert not session.run_dir(config).exists()
+    whole = train_two_stages(session, config, decoder_phase=False).model
+    alone, whole = (encode_means(each, data.train, range(16)).mean for each in (alone, whole))
+    assert torch.equal(alone, whole)
+
+
+def test_a_map_says_which_runs_its_latents_are_of(session):
+    base = override(session.base, ["loss.feature=0.0"])
+    session = dataclasses.replace(session, base=base, seeds=(0,), quick=True)
+    experiment = EXPERIMENTS["fig4"].only(["convolutional VAE"])
+    row, *_ = map_latents(session, "fig4", experiment).rows
+    assert [(each.seed, each.steps) for each in row.runs] == [(0, 3)]
+    assert left_text(session, experiment).startswith("All is trained")
 
 
 def test_a_flow_in_two_pieces_is_one(fixed, tmp_path):

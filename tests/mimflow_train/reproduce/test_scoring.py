@@ -19,6 +19,7 @@ from mimflow_train.reproduce.paper import TABLE1
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.tables import score_columns, score_rows
 from mimflow_train.reproduce.trained import trained
+from mimflow_train.reproduce.variants import variant_config
 from tarflow_prior import Guidance
 
 
@@ -144,6 +145,24 @@ def test_probes_learn_from_fifty_images_of_each_class(session, data, monkeypatch
     assert found == {"accuracy": 0.5, "accuracy_features": 0.6}
     probe_depths(session, "fig6", EXPERIMENTS["fig6"])
     assert asked == [3200, 3200]
+
+
+def test_sd_vaes_kind_has_no_features_to_probe(session, monkeypatch):
+    row = Variant(label="a", settings=("loss.feature=0.0",), convolutional=True)
+    config = variant_config(session.base, EXPERIMENTS["table8"], row, 0)
+    for name in ("_samples", "_reconstructions"):
+        monkeypatch.setattr(scoring, name, lambda *_: {})
+    found = scoring.score(session, trained(session, config), None, 16)
+    assert set(found) == {"accuracy"}
+
+
+def test_a_table_names_each_width_of_its_latents(session, monkeypatch):
+    monkeypatch.setattr(tables, "measure_row", lambda *_: tables.Row(label="a"))
+    wide = Variant(label="b", settings=("model.latent_dim=8",))
+    left_out = Variant(label="c", settings=("model.latent_dim=9",), left_out=True)
+    rows = (Variant(label="a"), wide, left_out)
+    outcome = score_rows(session, "x", Experiment(title="", measure="scores", variants=rows))
+    assert "6- and 8-d" in outcome.counts
 
 
 def test_a_table_says_what_its_probe_learned_from(session, monkeypatch):

@@ -139,6 +139,11 @@ class Experiment:
         return self.measure not in ("parameters", "step", "tokens")
 
     @property
+    def reads_flow(self) -> bool:
+        """Whether the flow is looked at, and so trained where it stands on a fixed autoencoder."""
+        return self.measure != "map"
+
+    @property
     def has_single_rows(self) -> bool:
         """Whether one row can be had without the others."""
         return self.measure not in ("parameters", "depths")

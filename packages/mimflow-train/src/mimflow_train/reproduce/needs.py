@@ -31,7 +31,7 @@ class Left(NamedTuple):
 
 
 def unfinished(session: Session, experiment: Experiment) -> list[Left]:
-    """Return the runs of an experiment that have steps left, over all seeds.
+    """Return the runs that have steps left, and all of no steps, which are put together each time.
 
     Args:
         session: Recipe, seeds, and where runs lie.
@@ -42,8 +42,8 @@ def unfinished(session: Session, experiment: Experiment) -> list[Left]:
         base = replace(session.base, seed=seed)
         for run in planned_runs(base, experiment, session.settings):
             done = steps_done(session.run_dir(run.config))
-            if done < run.until:
-                left.append(Left(run, run.until - done))
+            if done < run.until or not run.until:
+                left.append(Left(run, max(0, run.until - done)))
     return left
 
 

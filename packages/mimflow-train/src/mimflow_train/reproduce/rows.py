@@ -10,7 +10,7 @@ from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.outcome import Origin, Row
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained, trained
-from mimflow_train.reproduce.two_stage import train_two_stages
+from mimflow_train.reproduce.two_stage import fixed_autoencoder, train_two_stages
 from mimflow_train.reproduce.variants import planned_runs, variant_config
 from mimflow_train.storage.run_folder import checkpoint_folder, read_manifest
 from mimflow_train.telemetry.console import say
@@ -72,7 +72,8 @@ def _origins(
 ) -> Iterator[Origin]:
     """Yield what a row's networks came from, as their checkpoints say."""
     alone = replace(experiment, variants=(variant,), claims=())
-    for run in planned_runs(replace(session.base, seed=seed), alone, session.settings):
+    planned = planned_runs(replace(session.base, seed=seed), alone, session.settings)
+    for run in (each for each in planned if each.until):
         run_dir = session.run_dir(run.config)
         manifest = read_manifest(checkpoint_folder(run_dir, run.until))
         yield Origin(
@@ -95,6 +96,8 @@ def train_row(session: Session, experiment: Experiment, variant: Variant, seed: 
         seed: Seed of everything random.
     """
     config = variant_config(session.base, experiment, variant, seed, session.settings)
+    if variant.two_stage and not experiment.reads_flow:
+        return fixed_autoencoder(session, config)
     if variant.two_stage:
         return train_two_stages(session, config, decoder_phase=variant.decoder_phase)
     return trained(session, config, decoder_phase=variant.decoder_phase)

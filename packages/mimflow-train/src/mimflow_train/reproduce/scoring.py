@@ -38,7 +38,7 @@ from tarflow_prior import Guidance
 
 __all__ = ["CLASS_NETWORKS", "SCORING_VERSION", "score", "score_folder"]
 
-SCORING_VERSION = 6  # to be raised with every change here that changes a number
+SCORING_VERSION = 7  # to be raised with every change here that changes a number
 
 _METRICS = {"inception": ("fid", "sfid", "is", "pr"), "efflite0": ("fid", "is", "pr")}
 CLASS_NETWORKS = tuple(_METRICS)  # have an Inception Score
@@ -56,8 +56,8 @@ def score(session: Session, run: Trained, guidance: Guidance | None, num: int) -
     Returns:
         ``gfid``, ``is``, ``precision`` and ``recall`` of the samples, by Inception ``sfid`` too;
         ``rfid_masked`` and, where whole images can be encoded, ``rfid``, ``psnr``, ``accuracy``,
-        ``accuracy_features`` and ``fd_rebuilt``, of images that are not those they are compared
-        with.
+        ``accuracy_features`` of a ViT, and ``fd_rebuilt``, of images that are not those they are
+        compared with.
     """
     # First what no guidance can make overflow.
     rest = _once(session, _of_autoencoder(session, run), lambda _: _autoencoder(session, run))
@@ -125,7 +125,9 @@ def _autoencoder(session: Session, run: Trained) -> dict[str, float]:
     if _encodes_whole(run):
         learn = enough_to_probe(len(session.data.class_names))
         probe = probe_encoder(run.model, run.config, session.data, learn)
-        values |= {"accuracy": probe["latents"], "accuracy_features": probe["features"]}
+        values["accuracy"] = probe["latents"]
+        if run.config.model.convolutional is None:  # which has no features but its latents
+            values["accuracy_features"] = probe["features"]
     return values
 
 

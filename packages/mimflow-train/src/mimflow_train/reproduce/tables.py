@@ -18,13 +18,14 @@ from mimflow_train.reproduce.rows import measure_row
 from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score, score_folder
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained
-from mimflow_train.reproduce.variants import row_guidance
+from mimflow_train.reproduce.variants import row_guidance, variant_config
 
 __all__ = ["count_parameters", "score_rows"]
 
 _PROBE_NOTE = (
     "The probes are logistic regressions on the latents, and on the encoder's features before "
-    "their last projection, pooled over the tokens; mean accuracy over classes. The paper does not "
+    "their last projection (SD-VAE's kind has none), pooled over the tokens; mean accuracy over "
+    "classes. The paper does not "
     "say which of the two its Acc. is of (the release's script reads the features), and follows "
     "REPA's protocol, which is not this one."
 )
@@ -54,19 +55,23 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
     count, real = session.num_samples(experiment), len(session.data.held_out.labels)
     counts = (
         f"N = {count} samples against {real} held-out images, of all of which reconstructions are; "
-        f"linear probes are judged on at most 5,000 and learn from {_learned(session)}; "
-        f"{len(session.seeds)} seed(s): {', '.join(map(str, session.seeds))}"
+        "linear probes are judged on at most 5,000 and learn from "
+        f"{_learned(session, experiment)}; {len(session.seeds)} seed(s): "
+        f"{', '.join(map(str, session.seeds))}"
     )
     notes = (_PROBE_NOTE, *([_REFERENCE_NOTE] if session.extractor_name == "inception" else []))
     return Outcome(columns=columns, rows=rows, counts=counts, notes=notes, pictures=pictures)
 
 
-def _learned(session: Session) -> str:
-    data, dim = session.data, session.base.model.encoder.latent_dim
-    count = len(probed_images(data, enough_to_probe(len(data.class_names)), session.base.seed))
+def _learned(session: Session, experiment: Experiment) -> str:
+    data, base = session.data, session.base
+    run = [each for each in experiment.variants if not each.why_not(base.scale)]
+    configs = [variant_config(base, experiment, each, base.seed, session.settings) for each in run]
+    dims = sorted({each.model.encoder.latent_dim for each in configs})
+    count = len(probed_images(data, enough_to_probe(len(data.class_names)), base.seed))
     return (
         f"{count} training images spread over {len(data.class_names)} classes, by latents pooled "
-        f"to their mean over the tokens, {dim}-d"
+        f"to their mean over the tokens, {'- and '.join(map(str, dims))}-d"
     )
 
 

@@ -1,5 +1,7 @@
 """Two stages, as STARFlow's: a fixed convolutional autoencoder, a flow on it, then the decoder."""
 
+import torch
+
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
 from mimflow_train.config.file import write_config
 from mimflow_train.convolutional import SD_VAE_FILE, read_sd_vae
@@ -15,7 +17,7 @@ from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
 from mimflow_train.storage.lock import locked_in_turn
 from mimflow_train.storage.run_folder import checkpoints
 
-__all__ = ["train_two_stages"]
+__all__ = ["fixed_autoencoder", "train_two_stages"]
 
 _SCALE_IMAGES = 2048
 
@@ -45,10 +47,32 @@ def train_two_stages(session: Session, config: TrainConfig, *, decoder_phase: bo
     return trained(session, config, decoder_phase=decoder_phase)
 
 
+def fixed_autoencoder(session: Session, config: TrainConfig) -> Trained:
+    """Return the first stage alone, beside a flow that has learned nothing; it has no checkpoint.
+
+    Args:
+        session: Where runs are kept, and the device.
+        config: A run whose autoencoder is fixed.
+
+    Raises:
+        WeightsError: If SD-VAE's weights cannot be had.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = MIMFlow(config.trained_model).to(session.device)
+    _fill(model, session, config)
+    return Trained(model.eval().requires_grad_(requires_grad=False), config, checkpoint="")
+
+
 def _beginning(session: Session, config: TrainConfig) -> TrainState:
-    """Return a state at step 0 that holds the autoencoder, its latents scaled to unit variance."""
+    """Return a state at step 0 that holds the autoencoder."""
     state = TrainState(config, session.device)
-    model = state.model
+    _fill(state.model, session, config)
+    state.ema.load_state_dict(state.model.state_dict())
+    return state
+
+
+def _fill(model: MIMFlow, session: Session, config: TrainConfig) -> None:
+    """Put in the autoencoder, its latents scaled to unit variance."""
     if config.model.convolutional == ConvolutionalConfig(fixed=True):
         read_sd_vae(model.encoder, model.decoder, find_weights(SD_VAE_FILE))
     else:
@@ -58,8 +82,6 @@ def _beginning(session: Session, config: TrainConfig) -> TrainState:
     deviation = _deviation(session, model)
     for part in (model.encoder, model.decoder):
         part.get_buffer("scale").fill_(deviation)
-    state.ema.load_state_dict(model.state_dict())
-    return state
 
 
 def _deviation(session: Session, model: MIMFlow) -> float:
