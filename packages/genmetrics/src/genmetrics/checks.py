@@ -95,7 +95,7 @@ def require_pairs(real: object, recon: object) -> None:
 
 
 def as_features(features: object, name: str = "features") -> Float[Tensor, "n d"]:
-    """Return rows of floats as a tensor, which shares memory with an array if it can.
+    """Return rows of floats as a tensor without gradient, which shares memory if it can.
 
     Args:
         features: A tensor or NumPy array ``(n, d)``.
@@ -175,7 +175,8 @@ def _floats(features: object, name: str, shapes: Mapping[int, str]) -> Tensor:
             f"Expected {name} as a tensor or array of floats {' or '.join(shapes.values())}; got "
             f"{described(features)}. Pass one row per image."
         )
-    return features.contiguous()  # scores do not depend on how rows lie in memory
+    # Scores do not depend on how rows lie in memory, and give their network no gradient.
+    return features.detach().contiguous()
 
 
 def as_two_sets(

@@ -1,0 +1,57 @@
+"""Scores are what they are, whatever modes of torch the code around them runs in."""
+
+import pytest
+import torch
+from torch import nn
+
+from genmetrics import (
+    cmmd,
+    frechet_distance_from_features,
+    inception_score,
+    kid,
+    knn_accuracy,
+    linear_probe,
+    logistic_probe,
+    precision_recall,
+    tuned_logistic_probe,
+)
+
+ROWS, LABELS = 60, torch.arange(60) % 3
+SCORES = {
+    **{
+        f"linear-probe-{preset}": lambda x, preset=preset: (
+            linear_probe(
+                (x, LABELS), (x.flip(0), LABELS.flip(0)), preset, epochs=12, batch_size=20
+            ).runs
+        )
+        for preset in ("repa", "mae", "mimflow-tools")
+    },
+    "logistic-probe": lambda x: logistic_probe(x, LABELS).weight.tolist(),
+    "tuned-logistic-probe": lambda x: tuned_logistic_probe(x, LABELS).probe.bias.tolist(),
+    "knn": lambda x: knn_accuracy((x[7:], LABELS[7:]), (x[:7], LABELS[:7]), k=3),
+    "kid": lambda x: kid(x, ROWS_OF_REAL, subset_size=20),
+    "kid-of-the-second": lambda x: kid(ROWS_OF_REAL, x, subset_size=20),
+    "cmmd": lambda x: cmmd(x, ROWS_OF_REAL),
+    "cmmd-of-the-second": lambda x: cmmd(ROWS_OF_REAL, x),
+    "frechet": lambda x: frechet_distance_from_features(x, ROWS_OF_REAL),
+    "precision-recall": lambda x: precision_recall(x, ROWS_OF_REAL),
+    "inception-score": inception_score,
+}
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+ROWS_OF_REAL = normal(ROWS, 5, seed=1)
+each_score = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+
+
+@each_score
+def test_features_with_a_graph_score_as_others_and_give_their_network_no_gradient(score):
+    network = nn.Linear(4, 5)
+    x = network(normal(ROWS, 4))
+    assert score(x) == score(x.detach())
+    assert network.weight.grad is None
+    x.sum().backward()
