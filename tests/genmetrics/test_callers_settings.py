@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from genmetrics import (
+    UsageError,
     cmmd,
     frechet_distance_from_features,
     inception_score,
+    jacobian_spectrum,
     kid,
     knn_accuracy,
     linear_probe,
@@ -55,3 +57,48 @@ def test_features_with_a_graph_score_as_others_and_give_their_network_no_gradien
     assert score(x) == score(x.detach())
     assert network.weight.grad is None
     x.sum().backward()
+
+
+@each_score
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_made_in_inference_mode_score_as_others_in_and_out_of_it(score, dtype):
+    x = normal(ROWS, 5, dtype=dtype)
+    wanted = score(x)
+    with torch.inference_mode():
+        made_there = x.clone()
+        assert score(made_there) == wanted
+        assert score(x) == wanted
+    assert score(made_there) == wanted
+
+
+def test_a_fitted_probe_of_inference_mode_can_be_used_in_a_graph():
+    with torch.inference_mode():
+        probe = logistic_probe(normal(ROWS, 5), LABELS)
+    assert not any(
+        part.is_inference()
+        for part in (probe.classes, probe.shift, probe.scale, probe.weight, probe.bias)
+    )
+
+
+@pytest.mark.parametrize("method", ["exact", "gkl", "power"])
+@pytest.mark.parametrize("jvp", ["forward", "differences"])
+def test_a_spectrum_of_inference_mode_is_that_of_others(method, jvp):
+    x, network = normal(2, 3, dtype=torch.float64), nn.Linear(3, 3).double()
+
+    def inverse(y):
+        return torch.linalg.solve(network.weight, (y - network.bias).T).T
+
+    def spectrum(x):
+        return jacobian_spectrum(network, x, inverse=inverse, method=method, jvp=jvp).to_dict()
+
+    wanted = spectrum(x)
+    with torch.inference_mode():
+        assert spectrum(x) == spectrum(x.clone()) == wanted
+
+
+def test_weights_made_in_inference_mode_have_no_spectrum_and_are_named():
+    with torch.inference_mode():
+        network = nn.Linear(3, 3).double()
+    message = "Expected f of weights made outside inference mode; got .* Build or load f outside"
+    with pytest.raises(UsageError, match=message):
+        jacobian_spectrum(network, normal(2, 3))

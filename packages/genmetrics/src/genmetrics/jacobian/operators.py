@@ -129,7 +129,7 @@ class Jacobian:
         if not y.requires_grad:
             raise UsageError(
                 f"Expected {name} to be differentiable; got a result without gradient. "
-                "Remove no_grad and detach from it, or give blocks instead."
+                "Remove no_grad, inference_mode and detach from it, or give blocks instead."
             )
         if len(y) != len(x) or y[0].numel() != x[0].numel():
             raise UsageError(
@@ -214,6 +214,11 @@ def _explained(name: str, x: Tensor) -> Iterator[None]:
             raise UsageError(
                 f"Expected {name} to take the dtype of x; got '{_first_line(error)}'. "
                 "Cast its weights (model.double()), or choose another dtype."
+            ) from error
+        if isinstance(error, RuntimeError) and "inference tensor" in str(error).lower():
+            raise UsageError(
+                f"Expected {name} of weights made outside inference mode; got "
+                f"'{_first_line(error)}'. Build or load {name} outside of it."
             ) from error
         raise UsageError(
             f"Expected {name} to take samples of shape {tuple(x.shape)}; it raised "

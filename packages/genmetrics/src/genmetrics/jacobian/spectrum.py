@@ -32,6 +32,7 @@ _MIN_PRODUCTS = 20
 _LARGEST = {"gkl": largest_by_lanczos, "power": largest_by_power}
 
 
+@torch.inference_mode(mode=False)  # evaluation often runs in it, where nothing has a derivative
 def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them recorded in its result
     f: Callable[[Tensor], Any],
     x: Float[Tensor, "b ..."],
@@ -93,7 +94,7 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
         )
     if not x.numel():
         raise BadInput(f"Expected at least one number; got {tuple(x.shape)}. Pass some latents.")
-    x = x.to(dtype)
+    x = x.detach().to(dtype, copy=True)  # what inference mode made can never have a gradient
     method = _choose_method(method, smin, x)
     settings = SpectrumSettings(
         method=method,

@@ -69,6 +69,7 @@ class LogisticProbe:
         return (self.predict(features) == labels.cpu()).double()
 
 
+@torch.inference_mode(mode=False)  # evaluation often runs in it, where nothing can be fitted
 def logistic_probe(
     features: Rows,
     labels: Labels,

@@ -87,6 +87,7 @@ def linear_probe(  # noqa: PLR0913  # the protocol's choices
     return results["features"]
 
 
+@torch.inference_mode(mode=False)  # evaluation often runs in it, where nothing can be trained
 def probe_depths(  # noqa: PLR0913  # those of linear_probe
     train: Mapping[str, Labelled],
     val: Mapping[str, Labelled],
