@@ -138,3 +138,39 @@ def test_unknown_choices_are_refused_where_nothing_checks_types(call, message):
     code = f"import mim_encoder, vit_decoder; {call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"ValueError: {message}" in done.stderr
+
+
+PLAIN = """
+import json
+from dataclasses import asdict
+import numpy as np
+from mim_encoder import EncoderConfig, MaskRatio, TrunkConfig
+from vit_decoder import DecoderConfig, FeatureDecoderConfig
+sizes = {"width": 96, "depth": 2, "num_heads": 3}
+latents = {"num_latents": 5, "latent_dim": 7}
+floats = {"mlp_ratio": 2.0, "layer_scale": 0.25, "rope_theta": 8.0}
+image = {"image_size": 32, "patch_size": 4}
+for kind, given in (
+    (TrunkConfig, sizes | floats | {"num_prefix": 1, "drop_path": 0.5}),
+    (EncoderConfig, sizes | floats | latents | image | {"sigma": 0.5}),
+    (EncoderConfig, sizes | latents | image | {"layer_scale": None}),
+    (MaskRatio, {"low": 0.25, "high": 0.5}),
+    (DecoderConfig, sizes | floats | latents | image | {"drop_path": 0.5}),
+    (FeatureDecoderConfig, sizes | latents | {"grid": [4, 6], "feature_dim": 9, "hidden_width": 8}),
+):
+    def of_numpy(value):
+        if isinstance(value, list):
+            return [np.int64(each) for each in value]
+        return {int: np.int64, float: np.float32}.get(type(value), lambda kept: kept)(value)
+
+    plain, numpys = kind(**given), kind(**{name: of_numpy(each) for name, each in given.items()})
+    again = kind(**json.loads(json.dumps(asdict(numpys))))
+    assert {plain} == {numpys} == {again}, kind
+    assert repr(plain) == repr(numpys) == repr(again)
+"""
+
+
+def test_numbers_of_numpy_and_lists_are_kept_as_plain_numbers_and_tuples():
+    # In a process of its own, as a user runs it: the type checker of this run would speak first.
+    done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

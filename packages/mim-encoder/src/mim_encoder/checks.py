@@ -1,10 +1,17 @@
 """Checks of single values, each failing in one sentence. Imports no torch, as configs do not."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, get_args
 
+_PLAIN: Mapping[object, Callable[[Any], object]] = {  # by the annotations of configs' fields
+    int: int,
+    float: float,
+    float | None: float,
+    tuple[int, int]: lambda pair: tuple(map(int, pair)),
+}
 _SHORT = (bool, int, float, str, bytes)  # types whose values an error shows
 
 
@@ -89,6 +96,18 @@ def require_choice(literal: Any, /, **values: str) -> None:
             raise ValueError(
                 f"Expected {name} {', '.join(first)} or {last}; got {value!r}. Choose one of them."
             )
+
+
+def keep_plain(config: Any, /) -> None:
+    """Keep a frozen config's numbers as types that compare, hash and are written as JSON.
+
+    Args:
+        config: A dataclass whose fields are checked; numpy's numbers become plain, lists tuples.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type in _PLAIN and value is not None:
+            object.__setattr__(config, field.name, _PLAIN[field.type](value))
 
 
 def require_grid(image_size: int, patch_size: int) -> None:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from mim_encoder.checks import (
+    keep_plain,
     require_choice,
     require_count,
     require_grid,
@@ -108,6 +109,7 @@ class TrunkConfig:
             raise ValueError(
                 f"Expected drop_path in [0, 1); got {self.drop_path}. Choose 0 or 0.05."
             )
+        keep_plain(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +176,7 @@ class EncoderConfig:
         require_choice(HiddenPatches, hidden_patches=self.hidden_patches)
         self._require_possible_bottleneck()
         _ = self.trunk
+        keep_plain(self)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "EncoderConfig":
@@ -273,3 +276,4 @@ class MaskRatio:
                 "The paper uses low=0.4, high=0.6."
             )
         require_choice(MaskLaw, law=self.law)
+        keep_plain(self)

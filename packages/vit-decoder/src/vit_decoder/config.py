@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mim_encoder.checks import require_choice, require_count, require_grid, require_pair
+from mim_encoder.checks import (
+    keep_plain,
+    require_choice,
+    require_count,
+    require_grid,
+    require_pair,
+)
 from mim_encoder.config import TrunkConfig, preset_fields
 
 FeatureKind = Literal["transformer", "mlp"]
@@ -57,6 +63,7 @@ class DecoderConfig:
         require_count(num_latents=self.num_latents, latent_dim=self.latent_dim)
         require_choice(PixelHead, head=self.head)
         _ = self.trunk
+        keep_plain(self)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "DecoderConfig":
@@ -158,6 +165,7 @@ class FeatureDecoderConfig:
                 "Choose kind='transformer' or another num_latents."
             )
         _ = self.trunk
+        keep_plain(self)
 
     @property
     def trunk(self) -> TrunkConfig:
