@@ -1,8 +1,10 @@
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
@@ -38,3 +40,18 @@ def write_images(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture
+def in_float64():
+    """Make float64 the default of torch for a block."""
+
+    @contextmanager
+    def block():
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    return block

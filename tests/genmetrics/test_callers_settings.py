@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from genmetrics import (
+    Extractor,
     UsageError,
     cmmd,
+    extract,
     frechet_distance_from_features,
     inception_score,
     jacobian_spectrum,
@@ -102,3 +104,27 @@ def test_weights_made_in_inference_mode_have_no_spectrum_and_are_named():
     message = "Expected f of weights made outside inference mode; got .* Build or load f outside"
     with pytest.raises(UsageError, match=message):
         jacobian_spectrum(network, normal(2, 3))
+
+
+@each_score
+def test_a_default_of_float64_changes_no_score(score, in_float64):
+    x = normal(ROWS, 5)
+    wanted = score(x)
+    with in_float64():
+        assert score(x) == wanted
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "efflite0"])
+def test_a_default_of_float64_changes_no_features(own, in_float64):
+    network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(27, 5))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8, generator=generator)
+
+    def features():
+        mine = Extractor.of(network, name="mine", float_range=(0.0, 1.0), side=24)
+        return extract(images, mine if own else "efflite0")["features"]
+
+    wanted = features()
+    with in_float64():
+        found = features()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)

@@ -174,6 +174,15 @@ def test_vgg_backbone_has_the_expected_names(backbone):
         assert torch.equal(p, q), name
 
 
+def test_a_default_of_float64_changes_no_lpips(pairs, backbone, in_float64):
+    file = backbone("alex")[1]
+    x, y = map(channels_first, pairs)
+    wanted = perceptual_distance(weights=file)(x, y)
+    with in_float64():
+        found = perceptual_distance(weights=file)(x, y)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_building_lpips_leaves_the_global_generator_alone(backbone):
     _, file = backbone("alex")
     before = torch.random.get_rng_state()

@@ -162,6 +162,18 @@ def test_resize_by_matrices_is_torch_fidelitys_within_rounding(size):
     torch.testing.assert_close(tf1_bilinear(images, 299), expected, rtol=0, atol=6e-5)
 
 
+def test_a_default_of_float64_changes_no_features_and_logits(weights, emoji, in_float64):
+    def outputs():
+        extractor = get_extractor("inception", weights=weights)
+        features = extractor(torch.from_numpy(emoji[:2]).movedim(-1, 1))
+        return {**features, "logits": extractor.logits(features["pool3"])}
+
+    wanted = outputs()
+    with in_float64():
+        found = outputs()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_only_inception_may_be_called_fid(weights):
     extractor = get_extractor("inception", weights=weights)
     assert (extractor.frechet_name, extractor.inception_score_name) == ("fid", "is")

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -27,6 +28,7 @@ from genmetrics.networks.timm_networks import (
     dinov2_features,
     dinov2_positions,
     find_dinov2_weights,
+    timm_features,
 )
 from genmetrics.networks.weights import sha256_of
 
@@ -265,6 +267,26 @@ def test_clip_sees_cmmds_plain_bicubic_square_and_quick_gelu(tiny_clip, emoji, m
     found = features(images)["features"]
     torch.testing.assert_close(found, quick.encode_image(seen), rtol=1e-5, atol=1e-5)
     assert (found - model.encode_image(seen)).norm() > 1e-4 * found.norm()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "dinov2", "clip"])
+def test_a_default_of_float64_changes_no_features(
+    random_timm, tiny_clip, monkeypatch, in_float64, name, emoji
+):
+    small = replace(CLIP_PREPROCESSING, size=42, scaled=42)
+    monkeypatch.setattr("genmetrics.networks.open_clip_networks.CLIP_PREPROCESSING", small)
+    vit = "vit_small_patch14_dinov2.lvd142m"
+    images = torch.from_numpy(emoji[:2]).movedim(-1, 1)
+    if name == "clip":
+        build = partial(clip_features, tiny_clip[1], "tiny-quickgelu")
+    elif name == "dinov2":
+        build = partial(dinov2_features, random_timm(vit, num_classes=0)[1], vit)
+    else:
+        build = partial(timm_features, name, random_timm(name)[1])
+    wanted = build()(images)["features"]
+    with in_float64():
+        found = build()(images)["features"]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 def test_named_networks_are_those_of_the_libraries():

@@ -142,7 +142,10 @@ class _Run:
         self.progress = progress
         self.batch_size = batch_size
         n, shard = len(source), batch_size * BATCHES_PER_SHARD
-        self.features = {name: torch.empty(n, dim) for name, dim in extractor.outputs.items()}
+        self.features = {
+            name: torch.empty(n, dim, dtype=torch.float32)
+            for name, dim in extractor.outputs.items()
+        }
         # NumPy's views of the same memory, so that both are filled at once.
         self.arrays = {name: values.numpy() for name, values in self.features.items()}
         if not isinstance(source, Tensor):

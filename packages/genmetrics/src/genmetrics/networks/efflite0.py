@@ -68,7 +68,7 @@ def efflite0_network(weights: Path | None = None) -> nn.Module:
     network.load_state_dict(state, strict=True)
     network.eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
     # channels_last is 1.3x to 1.4x faster on a CPU; changes features by rounding only.
-    return network.to(memory_format=torch.channels_last)
+    return network.float().to(memory_format=torch.channels_last)
 
 
 def efflite0_normalize(image01: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

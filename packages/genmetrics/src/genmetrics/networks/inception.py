@@ -144,7 +144,7 @@ def _tf1_matrix(side: int, size: int, device: torch.device) -> Float32[Tensor, "
     at = torch.arange(size, dtype=torch.float32) * torch.tensor(side / size, dtype=torch.float32)
     low = at.long()
     share = at - low
-    matrix = torch.zeros(size, side)
+    matrix = torch.zeros(size, side, dtype=torch.float32)
     places = torch.arange(size)
     matrix[places, low] = 1 - share
     matrix[places, (low + 1).clamp_max(side - 1)] += share  # the last place twice: weights sum to 1
@@ -169,4 +169,4 @@ def _torch_fidelity_network(weights: Path) -> nn.Module:
             f"Expected torch-fidelity's Inception weights in {weights}; got {first_line!r}. "
             f"Fetch {WEIGHTS_FILE}."
         ) from error
-    return network
+    return network.float()

@@ -149,7 +149,7 @@ def _heads_on_random_backbone(net: LPIPSNet, version: LPIPSVersion) -> nn.Module
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # lpips calls torchvision by its old arguments
         network: nn.Module = lpips.LPIPS(net=net, version=version, pnet_rand=True, verbose=False)
-    return network.eval()
+    return network.float().eval()
 
 
 def _load_backbone(backbone: nn.Module, file: Path) -> None:

@@ -68,7 +68,7 @@ class Preprocessing:
         top, left = (round((side - self.size) / 2) for side in sides)
         x = x[..., top : top + self.size, left : left + self.size]
         mean, std = (
-            torch.tensor(values, device=x.device).reshape(3, 1, 1)
+            torch.tensor(values, dtype=x.dtype, device=x.device).reshape(3, 1, 1)
             for values in (self.mean, self.std)
         )
         return (x / 255 - mean) / std

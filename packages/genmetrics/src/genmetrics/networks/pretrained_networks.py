@@ -31,13 +31,14 @@ class PretrainedFeatures(nn.Module):
         self, network: nn.Module, preprocessing: Preprocessing, weights: Path, variant: str = ""
     ) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
+        network = network.float().eval()
+        self.network = network.requires_grad_(False)  # noqa: FBT003  # torch's own signature
         self.preprocessing = preprocessing
         self.preprocess_id = preprocessing.identity + variant
         self.weights_sha256 = sha256_of(weights)
         self.classifier: nn.Module | None = None
         side = preprocessing.size
-        features: Tensor = self.network(torch.zeros(1, 3, side, side))
+        features: Tensor = self.network(torch.zeros(1, 3, side, side, dtype=torch.float32))
         self.outputs = {"features": features.shape[1]}
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b d"]]:

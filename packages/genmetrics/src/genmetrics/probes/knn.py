@@ -101,7 +101,7 @@ def _nearest(
 ) -> tuple[Float[Tensor, "b k"], Int64[Tensor, "b k"]]:
     """Return the highest cosines, descending, and their rows; on the CPU."""
     queries = F.normalize(queries.float())
-    best = torch.empty(len(queries), 0, device=queries.device)
+    best = queries.new_empty(len(queries), 0)
     places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(rows), tile):
         block = F.normalize(rows[start : start + tile].to(queries.device).float())

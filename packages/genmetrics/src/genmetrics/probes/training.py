@@ -161,15 +161,15 @@ class _Head(nn.Module):
 
     def __init__(self, task: _Task, recipe: ProbePreset, generator: torch.Generator) -> None:
         super().__init__()
-        dim = task.train.shape[1]
-        shift, scale = torch.zeros(dim), torch.ones(dim)
+        dim, f32 = task.train.shape[1], torch.float32  # drawn in another dtype, weights differ
+        shift, scale = torch.zeros(dim, dtype=f32), torch.ones(dim, dtype=f32)
         if recipe.standardize:
             shift, scale = _mean_and_deviation(task.train)
         self.register_buffer("shift", shift)
         self.register_buffer("scale", scale)
-        self.norm = nn.BatchNorm1d(dim, eps=recipe.norm_eps, affine=recipe.norm_affine)
-        self.weight = nn.Parameter(torch.empty(task.num_classes, dim))
-        self.bias = nn.Parameter(torch.zeros(task.num_classes))
+        self.norm = nn.BatchNorm1d(dim, eps=recipe.norm_eps, affine=recipe.norm_affine, dtype=f32)
+        self.weight = nn.Parameter(torch.empty(task.num_classes, dim, dtype=f32))
+        self.bias = nn.Parameter(torch.zeros(task.num_classes, dtype=f32))
         if recipe.head_std is None:
             bound = 1 / math.sqrt(dim)
             nn.init.uniform_(self.weight, -bound, bound, generator=generator)
