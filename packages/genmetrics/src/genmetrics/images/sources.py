@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, one_of
 from genmetrics.images.arrays import ImageArray, open_image_array
 from genmetrics.images.contents import Contents
 from genmetrics.images.float_images import FloatRange, check_float_range
@@ -106,7 +106,7 @@ def open_images(
 
     Raises:
         BadInput: If there is nothing at the path, no image in it, no such array, or another size.
-        UsageError: If the float range is not of two finite numbers in order.
+        UsageError: If on_bad_image is neither, or the float range not two finite numbers in order.
 
     Example:
         >>> import tempfile
@@ -119,6 +119,7 @@ def open_images(
         (['2.PNG', '10.png'], (3, 4, 3))
     """
     path = Path(path)
+    one_of(get_args(OnBadImage), on_bad_image=on_bad_image)
     if float_range is not None:
         float_range = check_float_range(*float_range)
     if path.is_dir():
