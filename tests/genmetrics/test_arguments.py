@@ -479,3 +479,40 @@ def test_words_that_name_no_choice_are_refused_by_every_function(tmp_path):
         "on_bad_image 'error' or 'skip'; got 'ignore'. Choose one of these.",
     ]
     assert lines_of(WORDS, tmp_path) == [f"Expected {each}" for each in wanted]
+
+
+NAMED_PROTOCOLS = """
+from genmetrics import Evaluator, evaluate
+from genmetrics.networks.efflite0 import EffLite0Features
+EffLite0Features.forward = lambda self, x: {"features": x.float().flatten(1)[:, :1280]}
+x = torch.randint(0, 256, (9, 3, 21, 21), dtype=torch.uint8, generator=torch.manual_seed(0))
+
+
+def scored(protocol, metrics=None):
+    evaluator = Evaluator(x, extractor="efflite0", protocol=protocol, metrics=metrics)
+    evaluator.update(x[:7])
+    report = evaluate(x[:7], x, extractor="efflite0", protocol=protocol, metrics=metrics)
+    return report.scores == evaluator.result().scores, list(report.scores)
+
+
+told(lambda: scored("efflite0"), lambda: scored("efflite0", "fid"))
+for wrong in ("adm", "eflite0", "", ("fid", "pr")):
+    told(
+        lambda: evaluate(x, x, extractor="efflite0", protocol=wrong),
+        lambda: Evaluator(x, extractor="efflite0", protocol=wrong),
+    )
+"""
+
+
+def test_a_protocol_may_be_given_by_its_name(tmp_path):
+    whole, part, *found = lines_of(NAMED_PROTOCOLS, tmp_path)
+    names = "'fd_efflite0', 'precision_efflite0', 'recall_efflite0'"
+    assert whole == f"taken: (True, [{names}])"
+    assert part == "taken: (True, ['fd_efflite0'])"
+    assert found[::2] == found[1::2]
+    network, unknown, empty, other = found[::2]
+    assert network.startswith("Expected --extractor inception with --protocol adm; got efflite0.")
+    there_are = "There are adm, efflite0, dinov2, cmmd."
+    assert unknown == "Expected a protocol that exists; got 'eflite0'. Did you mean efflite0?"
+    assert empty == f"Expected a protocol that exists; got ''. {there_are}"
+    assert other == f"Expected a protocol or the name of one; got a tuple. {there_are}"
