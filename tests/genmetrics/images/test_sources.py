@@ -631,6 +631,30 @@ def test_what_conversion_changed_is_counted_once_per_image(tmp_path, zipped):
     assert "2 sizes (5 of 5x4, 1 of 2x7)" in sizes
 
 
+@pytest.mark.parametrize(
+    ("options", "lossy"),
+    [
+        ({}, True),
+        ({"lossless": True}, False),
+        ({"xmp": b"x"}, True),  # in the extended format
+        ({"lossless": True, "xmp": b"x"}, False),
+        ({"save_all": True, "append_images": [Image.new("RGB", (5, 4))]}, True),
+        ({"save_all": True, "append_images": [Image.new("RGB", (5, 4))], "lossless": True}, False),
+    ],
+    ids=["plain", "lossless", "extended", "extended lossless", "frames", "lossless frames"],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_webp_with_loss_is_told_as_jpeg_is(tmp_path, options, lossy, zipped):
+    save(tmp_path / "set/1.webp", **options)
+    save(tmp_path / "set/2.jpg")
+    path = zip_folder(tmp_path / "set", tmp_path / "x.zip") if zipped else tmp_path / "set"
+    source = open_images(path)
+    found = [source.read(index) for index in range(2)]
+    assert np.array_equal(found[0], pixels(1)[0]) is not lossy
+    (told,) = source.remarks()
+    assert told.startswith(f"{1 + lossy} of 2 images in {path} are JPEG or lossy WebP, whose loss")
+
+
 def test_plain_images_of_one_size_need_no_remark(tmp_path):
     save(tmp_path / "1.png")
     source = open_images(tmp_path)
