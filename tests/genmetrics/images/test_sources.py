@@ -222,8 +222,25 @@ def test_missing_path_names_the_closest_folder(tmp_path):
 def test_empty_folder_says_what_was_found(tmp_path):
     for name in ("a.txt", "b.txt", "c.gif", "README"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(BadInput, match=r"got 2 \.txt, 1 \.gif, 1 without extension.*--recursive"):
+    with pytest.raises(BadInput, match=r"got 2 \.txt, 1 \.gif, 1 without extension\. Check"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_recursive_is_advised_only_where_pictures_lie_deeper(tmp_path, zipped):
+    for name in ("1.gif", "a/2.avif", "a/b/3.gif"):
+        save(tmp_path / "set" / name, format="gif")
+
+    def opened(**options):
+        path = zip_folder(tmp_path / "set", tmp_path / "x.zip") if zipped else tmp_path / "set"
+        return open_images(path, **options)
+
+    with pytest.raises(BadInput, match=r"got 1 \.avif, 1 \.gif\. Check the path, or save"):
+        opened()
+    save(tmp_path / "set/a/b/4.png")
+    with pytest.raises(BadInput, match=r"1 \.gif\. 1 images lie deeper; --recursive reads"):
+        opened()
+    assert len(opened(recursive=True)) == 1
 
 
 def test_folder_without_files(tmp_path):
