@@ -52,12 +52,12 @@ class ProbeData:
     classes: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        one_of(get_args(Pooling), pool=self.pool)
         object.__setattr__(self, "x", as_tokens(self.x))  # it is frozen
         object.__setattr__(self, "y", as_labels(self.y))
         require_label_each(self.y, self.x)
         if self.x.numel() == 0:
             raise BadInput(f"Expected features; got the shape {tuple(self.x.shape)}. Add images.")
+        one_of(get_args(Pooling), pool=self.pool)
 
     def __len__(self) -> int:
         return len(self.y)
