@@ -426,3 +426,93 @@ def test_statistics_may_be_arrays_and_float32_of_shapes_that_fit(tmp_path):
     assert one == f"{wanted} (3,) and (2, 2). Take both of one file."
     assert two == f"{wanted} (3,) and (3,). Take both of one file."
     assert three == f"{wanted} (1, 3) and (3, 3). Take both of one file."
+
+
+WORDS = """
+from genmetrics import (
+    Jacobian, ProbeData, jacobian_spectrum, kid, open_images, perceptual_distance, project,
+    reconstruction_metrics, ssim,
+)
+x = torch.randint(0, 256, (2, 3, 16, 17), dtype=torch.uint8, generator=torch.manual_seed(0))
+rows = torch.randn(20, 5)
+genmetrics.write_npz(x, "x.npz")
+told(
+    lambda: ssim(x, x, window="Gaussian"),
+    lambda: reconstruction_metrics(x, x, "psnr", ssim_window="Gaussian"),
+    lambda: reconstruction_metrics(x, x, "psnr", pairing="order"),
+    lambda: ProbeData(rows.reshape(4, 5, 5), [0, 1, 2, 3], "cls"),
+    lambda: ProbeData(rows, 20 * [0], "none"),
+    lambda: project(rows, method="tsne"),
+    lambda: kid(rows, rows, subset_size=5, mode="foo"),
+    lambda: jacobian_spectrum(torch.tanh, rows, method="lanczos"),
+    lambda: jacobian_spectrum(torch.tanh, rows, smin="foo"),
+    lambda: jacobian_spectrum(torch.tanh, rows, smin="exact"),
+    lambda: jacobian_spectrum(torch.tanh, rows, jvp="reverse"),
+    lambda: Jacobian(torch.tanh, rows, jvp="reverse"),
+    lambda: perceptual_distance("resnet"),
+    lambda: perceptual_distance(version=0.1),
+    lambda: open_images("x.npz", on_bad_image="ignore"),
+)
+"""
+
+
+def test_words_that_name_no_choice_are_refused_by_every_function(tmp_path):
+    jvp = "jvp 'forward' or 'differences'; got 'reverse'. Choose one of these."
+    pool = "pool 'mean', 'max', 'flatten' or 'first'; got"
+    smin = "smin 'auto', 'inverse', 'triangular' or 'cg'; got"
+    window = "window 'gaussian' or 'uniform'; got 'Gaussian'. Did you mean gaussian?"
+    wanted = [
+        window,
+        f"ssim_{window}",
+        "pairing 'name' or 'index'; got 'order'. Choose one of these.",
+        f"{pool} 'cls'. Choose one of these.",
+        f"{pool} 'none'. Choose one of these.",
+        "method 'umap' or 'pca'; got 'tsne'. Choose one of these.",
+        "mode 'subsets' or 'full'; got 'foo'. Choose one of these.",
+        "method 'auto', 'exact', 'gkl' or 'power'; got 'lanczos'. Choose one of these.",
+        f"{smin} 'foo'. Choose one of these.",
+        f"{smin} 'exact'. Choose one of these.",
+        jvp,
+        jvp,
+        "net 'alex', 'vgg' or 'squeeze'; got 'resnet'. Choose one of these.",
+        "version '0.0' or '0.1'; got 0.1. Choose one of these.",
+        "on_bad_image 'error' or 'skip'; got 'ignore'. Choose one of these.",
+    ]
+    assert lines_of(WORDS, tmp_path) == [f"Expected {each}" for each in wanted]
+
+
+NAMED_PROTOCOLS = """
+from genmetrics import Evaluator, evaluate
+from genmetrics.networks.efflite0 import EffLite0Features
+EffLite0Features.forward = lambda self, x: {"features": x.float().flatten(1)[:, :1280]}
+x = torch.randint(0, 256, (9, 3, 21, 21), dtype=torch.uint8, generator=torch.manual_seed(0))
+
+
+def scored(protocol, metrics=None):
+    evaluator = Evaluator(x, extractor="efflite0", protocol=protocol, metrics=metrics)
+    evaluator.update(x[:7])
+    report = evaluate(x[:7], x, extractor="efflite0", protocol=protocol, metrics=metrics)
+    return report.scores == evaluator.result().scores, list(report.scores)
+
+
+told(lambda: scored("efflite0"), lambda: scored("efflite0", "fid"))
+for wrong in ("adm", "eflite0", "", ("fid", "pr")):
+    told(
+        lambda: evaluate(x, x, extractor="efflite0", protocol=wrong),
+        lambda: Evaluator(x, extractor="efflite0", protocol=wrong),
+    )
+"""
+
+
+def test_a_protocol_may_be_given_by_its_name(tmp_path):
+    whole, part, *found = lines_of(NAMED_PROTOCOLS, tmp_path)
+    names = "'fd_efflite0', 'precision_efflite0', 'recall_efflite0'"
+    assert whole == f"taken: (True, [{names}])"
+    assert part == "taken: (True, ['fd_efflite0'])"
+    assert found[::2] == found[1::2]
+    network, unknown, empty, other = found[::2]
+    assert network.startswith("Expected --extractor inception with --protocol adm; got efflite0.")
+    there_are = "There are adm, efflite0, dinov2, cmmd."
+    assert unknown == "Expected a protocol that exists; got 'eflite0'. Did you mean efflite0?"
+    assert empty == f"Expected a protocol that exists; got ''. {there_are}"
+    assert other == f"Expected a protocol or the name of one; got a tuple. {there_are}"

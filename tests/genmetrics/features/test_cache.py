@@ -16,6 +16,7 @@ from genmetrics import BadInput, Processes, UsageError, extract_features, open_i
 from genmetrics.cli import main
 from genmetrics.features.cache import FeatureCache
 from genmetrics.features.extraction import BATCHES_PER_SHARD, extract
+from genmetrics.images.pictures import NOTICED
 from genmetrics.networks.extractors import Extractor
 
 N, BATCH = 53, 3  # shards of 24, 24 and 5 images
@@ -209,6 +210,7 @@ def write_odd_pictures(folder):
         picture.convert(mode).save(folder / f"{index}.png")
     picture.resize((3, 4)).save(folder / "7.png")
     picture.save(folder / "60.jpg")
+    picture.save(folder / "61.webp")
     Image.fromarray(np.arange(35, dtype=np.uint16).reshape(7, 5) * 1800).save(folder / "52.png")
 
 
@@ -226,14 +228,26 @@ def test_what_is_odd_is_told_again_with_any_part_in_the_cache(
     read(second, extractor, tmp_path / "cache")
     alpha, kinds, lossy, wide, sizes, *_ = second.remarks()
     for words, told in (
-        ("1 of 54 images", alpha),
+        ("1 of 55 images", alpha),
         ("2 grey, 1 palette", kinds),
-        ("1 of 54 images", lossy),
-        ("1 of 54 images", wide),
-        ("2 sizes (53 of 5x7, 1 of 3x4)", sizes),
+        ("2 of 55 images", lossy),
+        ("1 of 55 images", wide),
+        ("2 sizes (54 of 5x7, 1 of 3x4)", sizes),
     ):
         assert words in told
     assert second.remarks() == first.remarks()
+
+
+def test_what_an_earlier_version_noticed_is_not_taken_from_the_cache(
+    folder, extractor, tmp_path, monkeypatch
+):
+    source = open_images(folder)
+    source.noticed = source.noticed.astype(
+        [(name.replace("lossy", "jpeg"), kind) for name, kind in NOTICED.descr]
+    )
+    read(source, extractor, tmp_path / "cache")
+    _, computed = read(open_images(folder), extractor, tmp_path / "cache")
+    assert computed == N
 
 
 def test_processes_notice_what_is_odd_too(folder, extractor):

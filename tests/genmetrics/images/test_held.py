@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from genmetrics import (
     BadInput,
@@ -115,3 +116,23 @@ def test_tensors_may_be_written_one_by_one(emoji, tmp_path):
         write_npz((image for image in images), tmp_path / "y.npz")
     with pytest.raises(BadInput, match=r"got float32 \(1, 3, 72, 72\)\. Pass \(255"):
         write_npz([images[0].float()], tmp_path / "y.npz")
+
+
+def test_pillow_s_images_are_written_as_arrays_are(emoji, tmp_path):
+    pictures = [Image.fromarray(image) for image in emoji[:4]]
+    write_npz(pictures, tmp_path / "x.npz")
+    assert np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], emoji[:4])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "YCbCr"])
+def test_pillow_s_images_of_other_modes_are_refused_with_what_makes_them_rgb(mode, tmp_path):
+    picture = Image.new("RGB", (5, 4))
+    wanted = rf"got an image of mode {mode} as number 1\. Pass image\.convert\('RGB'\)\."
+    with pytest.raises(BadInput, match=wanted):
+        write_npz([picture, picture.convert(mode)], tmp_path / "x.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_image_is_not_written(tmp_path):
+    with pytest.raises(BadInput, match=r"images \(h, w, 3\) of one size; got a str as number 0\."):
+        write_npz(["1.png"], tmp_path / "x.npz")

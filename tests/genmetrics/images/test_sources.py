@@ -222,8 +222,25 @@ def test_missing_path_names_the_closest_folder(tmp_path):
 def test_empty_folder_says_what_was_found(tmp_path):
     for name in ("a.txt", "b.txt", "c.gif", "README"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(BadInput, match=r"got 2 \.txt, 1 \.gif, 1 without extension.*--recursive"):
+    with pytest.raises(BadInput, match=r"got 2 \.txt, 1 \.gif, 1 without extension\. Check"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_recursive_is_advised_only_where_pictures_lie_deeper(tmp_path, zipped):
+    for name in ("1.gif", "a/2.avif", "a/b/3.gif"):
+        save(tmp_path / "set" / name, format="gif")
+
+    def opened(**options):
+        path = zip_folder(tmp_path / "set", tmp_path / "x.zip") if zipped else tmp_path / "set"
+        return open_images(path, **options)
+
+    with pytest.raises(BadInput, match=r"got 1 \.avif, 1 \.gif\. Check the path, or save"):
+        opened()
+    save(tmp_path / "set/a/b/4.png")
+    with pytest.raises(BadInput, match=r"1 \.gif\. 1 images lie deeper; --recursive reads"):
+        opened()
+    assert len(opened(recursive=True)) == 1
 
 
 def test_folder_without_files(tmp_path):
@@ -629,6 +646,30 @@ def test_what_conversion_changed_is_counted_once_per_image(tmp_path, zipped):
     assert "2 grey, 1 palette" in converted
     assert f"1 of 6 images in {path} are JPEG" in lossy
     assert "2 sizes (5 of 5x4, 1 of 2x7)" in sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "lossy"),
+    [
+        ({}, True),
+        ({"lossless": True}, False),
+        ({"xmp": b"x"}, True),  # in the extended format
+        ({"lossless": True, "xmp": b"x"}, False),
+        ({"save_all": True, "append_images": [Image.new("RGB", (5, 4))]}, True),
+        ({"save_all": True, "append_images": [Image.new("RGB", (5, 4))], "lossless": True}, False),
+    ],
+    ids=["plain", "lossless", "extended", "extended lossless", "frames", "lossless frames"],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_webp_with_loss_is_told_as_jpeg_is(tmp_path, options, lossy, zipped):
+    save(tmp_path / "set/1.webp", **options)
+    save(tmp_path / "set/2.jpg")
+    path = zip_folder(tmp_path / "set", tmp_path / "x.zip") if zipped else tmp_path / "set"
+    source = open_images(path)
+    found = [source.read(index) for index in range(2)]
+    assert np.array_equal(found[0], pixels(1)[0]) is not lossy
+    (told,) = source.remarks()
+    assert told.startswith(f"{1 + lossy} of 2 images in {path} are JPEG or lossy WebP, whose loss")
 
 
 def test_plain_images_of_one_size_need_no_remark(tmp_path):

@@ -46,6 +46,26 @@ def some(values: Sequence[object], most: int) -> str:
     return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 
+def one_of(choices: Sequence[str], **values: object) -> None:
+    """Refuse a word that is not among the choices.
+
+    Args:
+        choices: What is allowed.
+        values: The argument and its value.
+
+    Raises:
+        UsageError: If the value is not allowed.
+    """
+    *first, last = map(repr, choices)
+    for name, value in values.items():
+        if value not in choices:
+            advice = did_you_mean(value, choices) if isinstance(value, str) else ""
+            raise UsageError(
+                f"Expected {name} {', '.join(first)} or {last}; got {value!r}."
+                f"{advice or ' Choose one of these.'}"
+            )
+
+
 def require_no_empty(words: Sequence[str]) -> None:
     """Raise if an argument is empty, as that of a shell's variable that is not set.
 

@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from genmetrics.checks import Rows, as_features, require_finite
-from genmetrics.errors import BadInput, UsageError
+from genmetrics.errors import BadInput, UsageError, one_of
 
 Projection = Literal["umap", "pca"]
 
@@ -41,7 +41,8 @@ def project(  # noqa: PLR0913  # UMAP's own choices, all with defaults
         seed: Seed of UMAP.
 
     Raises:
-        UsageError: If umap-learn is not installed or there are fewer than 2 neighbours.
+        UsageError: If there is no such method, umap-learn is not installed or there are fewer than
+            2 neighbours.
         BadInput: If there are too few rows.
         NumericalFailure: If a feature is not finite.
 
@@ -50,6 +51,7 @@ def project(  # noqa: PLR0913  # UMAP's own choices, all with defaults
         >>> project(x, method="pca").abs().round().tolist()
         [[2.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     """
+    one_of(get_args(Projection), method=method)
     if method == "umap" and n_neighbors < 2:
         raise UsageError(
             f"Expected --neighbors (n_neighbors in Python) of at least 2; got {n_neighbors}. Take "

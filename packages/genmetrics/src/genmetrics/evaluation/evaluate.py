@@ -14,7 +14,7 @@ from genmetrics.evaluation.feasibility import (
     usable_statistics,
     used_statistics,
 )
-from genmetrics.evaluation.protocols import Protocol, choose_protocol
+from genmetrics.evaluation.protocols import Protocol, as_protocol
 from genmetrics.evaluation.reference import Reference, open_reference
 from genmetrics.evaluation.report import ImageSet, Remark, Report, Score
 from genmetrics.evaluation.scoring import SCORERS, Sets
@@ -56,7 +56,7 @@ def evaluate(  # noqa: PLR0913  # what Evaluator takes, and how features are mad
     *,
     extractor: Extractor | str,
     metrics: str | Sequence[str] | None = None,
-    protocol: Protocol | None = None,
+    protocol: Protocol | str | None = None,
     seed: int = 0,
     batch_size: int = 64,
     cache: str | Path | None = None,
@@ -76,8 +76,8 @@ def evaluate(  # noqa: PLR0913  # what Evaluator takes, and how features are mad
         reference: Real images, at least 2, or their statistics, or the path of either, or bytes.
         extractor: The feature network, or its name.
         metrics: What to compute, names in a list or between commas; None for the protocol's.
-        protocol: Metrics and constants; None for the constants of the network, and the Frechet
-            distance alone.
+        protocol: Metrics and constants, or their name, such as ``adm``; None for the constants of
+            the network, and the Frechet distance alone.
         seed: Seed of the random subsets.
         batch_size: Images per forward pass, like the next three an argument of ``extract``.
         cache: A folder in which features are kept.
@@ -87,13 +87,16 @@ def evaluate(  # noqa: PLR0913  # what Evaluator takes, and how features are mad
 
     Raises:
         BadInput: If a set is too small or an image cannot be decoded.
-        UsageError: If a metric needs another network or reference.
+        UsageError: If a metric or the protocol needs another network, or a metric another
+            reference, or there is no such protocol.
         NumericalFailure: If features are not finite.
     """
     samples = as_images(samples)
     extractor = as_extractor(extractor)
-    protocol = protocol or choose_protocol(None, extractor.name, metrics=("fid",))
-    judge = Judge.of(reference, extractor, protocol.with_metrics(metrics), seed)
+    if protocol is None and metrics is None:
+        metrics = ("fid",)
+    protocol = as_protocol(protocol, extractor.name).with_metrics(metrics)
+    judge = Judge.of(reference, extractor, protocol, seed)
     sources = [samples, *judge.images]
     described = [ImageSet.of(source) for source in sources]
     require_enough(described, judge.protocol)

@@ -12,7 +12,7 @@ from genmetrics.checks import HeldBytes, Images
 from genmetrics.errors import UsageError
 from genmetrics.evaluation.evaluate import Judge
 from genmetrics.evaluation.feasibility import require_enough
-from genmetrics.evaluation.protocols import Protocol, choose_protocol
+from genmetrics.evaluation.protocols import Protocol, as_protocol
 from genmetrics.evaluation.reference import Reference
 from genmetrics.evaluation.report import ImageSet, Report
 from genmetrics.features.extraction import extract
@@ -36,14 +36,16 @@ class Evaluator:
             result.
         extractor: The feature network, or its name.
         metrics: What to compute, names in a list or between commas; None for the protocol's.
-        protocol: Constants; None for those of the network.
+        protocol: Metrics and constants, or their name, such as ``adm``; None for those of the
+            network.
         seed: Seed of the random subsets.
         batch_size: Images per forward pass. Results are bit for bit those of ``evaluate`` with
             the same one, however the images come.
         cache: A folder in which the features of the real images are kept.
 
     Raises:
-        UsageError: If a metric needs another network or reference, or the batch size is below 1.
+        UsageError: If a metric or the protocol needs another network, or a metric another
+            reference, or there is no such protocol, or the batch size is below 1.
 
     Example:
         >>> import tempfile
@@ -65,7 +67,7 @@ class Evaluator:
         *,
         extractor: Extractor | str,
         metrics: str | Sequence[str] | None = None,
-        protocol: Protocol | None = None,
+        protocol: Protocol | str | None = None,
         seed: int = 0,
         batch_size: int = 64,
         cache: str | Path | None = None,
@@ -73,8 +75,8 @@ class Evaluator:
         if batch_size < 1:
             raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
         extractor = as_extractor(extractor)
-        protocol = protocol or choose_protocol(None, extractor.name)
-        self._judge = Judge.of(reference, extractor, protocol.with_metrics(metrics), seed)
+        protocol = as_protocol(protocol, extractor.name).with_metrics(metrics)
+        self._judge = Judge.of(reference, extractor, protocol, seed)
         self._batch_size = batch_size
         self._cache = cache
         self._real: dict[str, Tensor] | None = None

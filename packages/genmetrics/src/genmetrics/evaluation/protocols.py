@@ -7,7 +7,14 @@ from typing import Any, Literal
 
 from genmetrics.errors import UsageError, did_you_mean
 
-__all__ = ["METRICS", "PROTOCOLS", "Protocol", "choose_protocol", "metric_names"]
+__all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "Protocol",
+    "as_protocol",
+    "choose_protocol",
+    "metric_names",
+]
 
 METRICS: Mapping[str, str] = {
     "fid": "Frechet distance of the main features",
@@ -155,3 +162,23 @@ def choose_protocol(name: str | None, extractor: str | None, **changes: Any) -> 
     if "metrics" in known:
         known["metrics"] = metric_names(known["metrics"])
     return dataclasses.replace(protocol, **known)
+
+
+def as_protocol(protocol: object, extractor: str) -> Protocol:
+    """Return a protocol, chosen by its name or, where it is None, by its network.
+
+    Args:
+        protocol: A protocol, its name or None.
+        extractor: Name of the feature network.
+
+    Raises:
+        UsageError: If it is anything else, there is no such protocol, or it has another network.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol is None or isinstance(protocol, str):
+        return choose_protocol(protocol, extractor)
+    raise UsageError(
+        f"Expected a protocol or the name of one; got a {type(protocol).__name__}. "
+        f"There are {', '.join(PROTOCOLS)}."
+    )

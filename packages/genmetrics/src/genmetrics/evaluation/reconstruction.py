@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from genmetrics.checks import Images
-from genmetrics.errors import BadInput, UsageError
+from genmetrics.errors import BadInput, UsageError, one_of
 from genmetrics.evaluation.reconstruction_report import PairScore, ReconstructionResult
 from genmetrics.evaluation.report import ImageSet, Remark
 from genmetrics.features.extraction import extract
@@ -71,7 +71,7 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
         progress: Called after each batch with the number of images in it.
 
     Raises:
-        UsageError: If there is no such metric.
+        UsageError: If there is no such metric, pairing or window.
         PairingError: If an image has no partner.
         BadInput: If the sizes of a pair differ, or an image cannot be decoded or is too small.
         WeightsUnavailable: If a network is asked for whose weights are not here.
@@ -88,6 +88,7 @@ def reconstruction_metrics(  # noqa: PLR0913  # each is a convention that the re
         (100.0, 1.0)
     """
     chosen = _known(metrics)
+    one_of(get_args(SSIMWindow), ssim_window=ssim_window)
     real, recon = as_images(real), as_images(recon)
     pairing = pairing or usual_pairing(real, recon)
     pairs = pair_images(real, recon, pairing)

@@ -233,7 +233,7 @@ def _key(source: ImageSource | Tensor, extractor: Extractor, batch_size: int) ->
         fingerprint = source.fingerprint()
     how: dict[str, object] = {}
     if isinstance(source, PictureSet):
-        how["allow_16bit"] = source.allow_16bit
+        how |= {"allow_16bit": source.allow_16bit, "noticed": source.noticed.dtype.names}
     if isinstance(extractor.network, OwnFeatures):
         how["tried"] = extractor.network.tried_sha256
     return {

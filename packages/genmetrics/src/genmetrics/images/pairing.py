@@ -2,9 +2,9 @@
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from genmetrics.errors import BadInput, some
+from genmetrics.errors import BadInput, one_of, some
 from genmetrics.images.sources import ImageSource, PictureSet
 
 Pairing = Literal["name", "index"]
@@ -40,9 +40,11 @@ def pair_images(real: ImageSource, recon: ImageSource, pairing: Pairing = "name"
             originals: ``cat/3.png`` with ``cat/3.jpg``. ``index`` pairs the first with the first.
 
     Raises:
+        UsageError: If there is no such pairing.
         PairingError: If an image has no partner, or more than one, or if pictures were skipped
             where places count; lists up to 10 names.
     """
+    one_of(get_args(Pairing), pairing=pairing)
     if pairing == "index":
         _require_none_skipped(real, recon)
         if len(real) != len(recon):

@@ -1,12 +1,14 @@
 """Picture files made 8-bit RGB, with a note of what that changed. Imports no torch."""
 
+import os
 import re
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -30,7 +32,7 @@ NOTICED = np.dtype(
         ("height", "<i4"),
         ("kind", "S8"),
         ("transparent", "?"),
-        ("jpeg", "?"),
+        ("lossy", "?"),
         ("wide", "?"),
     ]
 )
@@ -44,7 +46,7 @@ class Noticed(NamedTuple):
         height: In pixels.
         kind: What was converted, such as ``grey``; empty for RGB.
         transparent: Whether transparency was dropped.
-        jpeg: Whether it is compressed with loss.
+        lossy: Whether it is a JPEG or a WebP that is compressed with loss.
         wide: Whether it has more than 8 bits.
     """
 
@@ -52,7 +54,7 @@ class Noticed(NamedTuple):
     height: int
     kind: str
     transparent: bool
-    jpeg: bool
+    lossy: bool
     wide: bool
 
     @classmethod
@@ -64,7 +66,7 @@ class Noticed(NamedTuple):
             *image.size,
             kind="" if rgb else _KINDS.get(image.mode, image.mode),
             transparent=image.has_transparency_data,
-            jpeg=image.format in ("JPEG", "MPO"),
+            lossy=image.format in ("JPEG", "MPO") or _is_lossy_webp(image),
             wide=wide,
         )
 
@@ -78,7 +80,9 @@ def picture_remarks(noticed: Shaped[np.ndarray, " n"], path: Path) -> list[str]:
     """
     sentences = []
     n = len(noticed)
-    transparent, jpeg, wide = (int(noticed[name].sum()) for name in ("transparent", "jpeg", "wide"))
+    transparent, lossy, wide = (
+        int(noticed[name].sum()) for name in ("transparent", "lossy", "wide")
+    )
     kinds = Counter(kind.decode() for kind in noticed["kind"].tolist() if kind)
     sizes = [size for size in noticed[["width", "height"]].tolist() if any(size)]
     if transparent:
@@ -91,9 +95,9 @@ def picture_remarks(noticed: Shaped[np.ndarray, " n"], path: Path) -> list[str]:
         sentences.append(
             f"{kinds.total()} of {n} images in {path} are not RGB and were converted: {counts}."
         )
-    if jpeg:
+    if lossy:
         sentences.append(
-            f"{jpeg} of {n} images in {path} are JPEG, whose loss counts as a "
+            f"{lossy} of {n} images in {path} are JPEG or lossy WebP, whose loss counts as a "
             "difference to any set that has not suffered it; save samples as PNG."
         )
     if wide:
@@ -199,4 +203,19 @@ def _is_wide(image: Image.Image) -> bool:
             return True
         if re.search(r"'(L|LA|RGB|RGBA|RGBX|CMYK);16", repr(layout)):
             return True
+    return False
+
+
+def _is_lossy_webp(image: Image.Image) -> bool:
+    """Say whether a picture that was opened is a WebP with a chunk of lossy pixels."""
+    file: IO[bytes] | None = getattr(image, "fp", None)
+    if image.format != "WEBP" or file is None:
+        return False
+    file.seek(12)  # after RIFF, the size and WEBP
+    while len(header := file.read(8)) == 8:
+        kind, size = struct.unpack("<4sI", header)
+        if kind == b"VP8 ":
+            return True
+        # The chunks of a frame follow its 16 bytes of place, size and time.
+        file.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False

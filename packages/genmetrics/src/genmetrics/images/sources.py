@@ -2,17 +2,18 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
+from zipfile import ZipInfo
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from genmetrics.errors import BadInput
+from genmetrics.errors import BadInput, one_of
 from genmetrics.images.arrays import ImageArray, open_image_array
 from genmetrics.images.contents import Contents
 from genmetrics.images.float_images import FloatRange, check_float_range
@@ -82,10 +83,10 @@ def open_images(
     """Open the images of a folder, a ``.zip`` or an ``.npz`` file; none is decoded yet.
 
     A folder is read with its sub-folders, one level deep (one per class, say); the remarks say how
-    many pictures lie deeper. Files are in
-    natural order of their path: ``2.png`` before ``10.png``, letter case ignored. Names that begin
-    with a dot are passed over. If every image is in one of several sub-folders, its label is the
-    number of its sub-folder in that order. A zip of images is read by the same rules.
+    many pictures lie deeper. Files are in natural order of their path: ``2.png`` before ``10.png``,
+    letter case ignored. Names that begin with a dot are passed over. If every image is in one of
+    several sub-folders, its label is the number of its sub-folder in that order. A zip of images is
+    read by the same rules.
 
     An ``.npz`` holds ``arr_0``, uint8 or floats, ``(n, h, w, 3)``, or ``(n, 3, h, w)`` if the width
     is not 3, and may hold labels in ``arr_1`` and the names of classes 0, 1, ... in ``classes``;
@@ -98,15 +99,14 @@ def open_images(
             the remarks. To know them before ``n`` is used, each picture is decoded once here,
             which takes as long as reading the set.
         float_range: Values of black and white in an array of floats, ``(0.0, 1.0)`` or
-            ``(-1.0, 1.0)``,
-            which is refused without; each value is rounded to the nearest of 256 levels.
+            ``(-1.0, 1.0)``, refused without; each is rounded to the nearest of 256 levels.
         allow_16bit: Whether to keep the upper 8 bits of pictures that have 16, which are refused
             otherwise.
         strict_size: Whether to refuse pictures of several sizes, which reads all headers here.
 
     Raises:
         BadInput: If there is nothing at the path, no image in it, no such array, or another size.
-        UsageError: If the float range is not of two finite numbers in order.
+        UsageError: If on_bad_image is neither, or the float range not two finite numbers in order.
 
     Example:
         >>> import tempfile
@@ -119,6 +119,7 @@ def open_images(
         (['2.PNG', '10.png'], (3, 4, 3))
     """
     path = Path(path)
+    one_of(get_args(OnBadImage), on_bad_image=on_bad_image)
     if float_range is not None:
         float_range = check_float_range(*float_range)
     if path.is_dir():
@@ -211,22 +212,19 @@ def _open_folder(folder: Path, *, recursive: bool) -> PictureSet:
             f"Expected a readable folder; got {error}. Check its permissions."
         ) from error
     names = {file.relative_to(folder).as_posix(): file for file in files}
-    chosen = _choose(folder, names, recursive=recursive)
-    source = PictureSet(folder, [names[name] for name in chosen], _labels_of(chosen))
+    num_deeper = 0
     with suppress(OSError):  # what is not read need not be readable
         for level in levels:
-            source.num_deeper += sum(_is_picture(file.name) for file in level)
-    return source
+            num_deeper += sum(_is_picture(file.name) for file in level)
+    return _picture_set(folder, names, num_deeper)
 
 
 def _open_zip(path: Path, *, recursive: bool) -> PictureSet:
     members = {member_name(member): member for member in list_members(path) if not member.is_dir()}
     names = [name for name in members if not any(part.startswith(".") for part in name.split("/"))]
     deeper = [] if recursive else [name for name in names if name.count("/") > 1]
-    chosen = _choose(path, sorted(set(names) - set(deeper)), recursive=recursive)
-    source = PictureSet(path, [members[name] for name in chosen], _labels_of(chosen))
-    source.num_deeper = sum(map(_is_picture, deeper))
-    return source
+    near = {name: members[name] for name in set(names) - set(deeper)}
+    return _picture_set(path, near, sum(map(_is_picture, deeper)))
 
 
 def _levels(folder: Path) -> Iterator[list[Path]]:
@@ -254,20 +252,24 @@ def _is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
-def _choose(place: Path, names: Sequence[str] | dict[str, Path], *, recursive: bool) -> list[str]:
-    """Return the names of pictures, in natural order.
+def _picture_set(place: Path, entries: Mapping[str, Path | ZipInfo], deeper: int) -> PictureSet:
+    """Return the pictures among files or members, which are by name, in natural order.
 
     Raises:
         BadInput: If there are none; says what there is.
     """
-    pictures = [name for name in names if _is_picture(name)]
-    if pictures:
-        return sorted(pictures, key=_natural_key)
-    suffixes = (PurePosixPath(name).suffix.lower() for name in names)
-    others = Counter(sorted(suffix or "without extension" for suffix in suffixes))
+    names = sorted(filter(_is_picture, entries), key=_natural_key)
+    if names:
+        source = PictureSet(place, [entries[name] for name in names], _labels_of(names))
+        source.num_deeper = deeper
+        return source
+    suffixes = (PurePosixPath(name).suffix.lower() or "without extension" for name in entries)
+    others = Counter(sorted(suffixes))
     found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3)) or "no files"
-    hint = "" if recursive else " Folders inside its sub-folders are read with --recursive."
-    raise BadInput(f"Expected images ({' '.join(EXTENSIONS)}) in {place}; got {found}.{hint}")
+    advice = "Check the path, or save images as PNG."
+    if deeper:
+        advice = f"{deeper} images lie deeper; --recursive reads them (recursive in Python)."
+    raise BadInput(f"Expected images ({' '.join(EXTENSIONS)}) in {place}; got {found}. {advice}")
 
 
 def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:

@@ -57,8 +57,8 @@ def write_npz(
     mapped. A file of that name is replaced once the new one is whole.
 
     Args:
-        images: Arrays of uint8 ``(h, w, 3)`` or tensors of uint8 ``(3, h, w)``, all of one size;
-            or one of all of them.
+        images: Arrays of uint8 ``(h, w, 3)``, tensors of uint8 ``(3, h, w)`` or Pillow's images in
+            RGB, all of one size; or one array or tensor of all of them.
         path: The file, ending in ``.npz``.
         labels: Class of each, integers ``(n,)``, for ``arr_1``.
         count: How many images there will be; None for ``len(images)``.
@@ -108,7 +108,7 @@ def _write_array(images: Iterable[Any], archive: zipfile.ZipFile, count: int) ->
     written, shape = 0, (0, 0, 3)
     with archive.open("arr_0.npy", "w", force_zip64=True) as file:
         for image in images:
-            image = as_array(image[None])[0] if is_tensor(image) else image
+            image = _pixels(image, written)
             if written == 0:
                 shape = image.shape
                 header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
@@ -122,6 +122,22 @@ def _write_array(images: Iterable[Any], archive: zipfile.ZipFile, count: int) ->
             written += 1
     if written != count or not written:
         raise BadInput(f"Expected {count or 'some'} images to write; got {written}. Count anew.")
+
+
+def _pixels(image: Any, index: int) -> np.ndarray:
+    """Return one image as an array, whose shape is still to be checked."""
+    if is_tensor(image):
+        image = as_array(image[None])[0]
+    if isinstance(image, np.ndarray):
+        return image
+    got, advice = f"a {type(image).__name__}", "Pass arrays, tensors or Pillow's images."
+    if isinstance(image, Image.Image):
+        if image.mode == "RGB":
+            return np.asarray(image)
+        got, advice = f"an image of mode {image.mode}", "Pass image.convert('RGB')."
+    raise BadInput(
+        f"Expected uint8 images (h, w, 3) of one size; got {got} as number {index}. {advice}"
+    )
 
 
 def _of_one_size(

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from genmetrics.errors import BadInput, GenmetricsError, NumericalFailure, UsageError
+from genmetrics.errors import BadInput, GenmetricsError, NumericalFailure, UsageError, one_of
 from genmetrics.full_precision import full_float32
 
 JvpMode = Literal["forward", "differences"]
@@ -50,7 +50,7 @@ class Jacobian:
 
     Raises:
         UsageError: If ``f`` has no gradient, another dtype, or another number of dimensions, or
-            raises an error.
+            raises an error, or there is no such ``jvp``.
         BadInput: If the value is not finite.
 
     Example:
@@ -68,6 +68,7 @@ class Jacobian:
         jvp: JvpMode = "forward",
         name: str = "f",
     ) -> None:
+        one_of(get_args(JvpMode), jvp=jvp)
         self._f, self._jvp, self._name = f, jvp, name
         self.num_products = 0
         self._x = x.detach().requires_grad_()

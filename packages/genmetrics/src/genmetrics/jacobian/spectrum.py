@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from genmetrics.checks import described
-from genmetrics.errors import BadInput, UsageError
+from genmetrics.errors import BadInput, UsageError, one_of
 from genmetrics.jacobian.estimate import Estimate
 from genmetrics.jacobian.exact import singular_values
 from genmetrics.jacobian.inverse_cg import smallest_by_cg
@@ -87,6 +87,8 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
         >>> result.sigma_max.tolist(), result.sigma_min.tolist()
         ([4.0, 4.0], [0.5, 0.5])
     """
+    one_of(get_args(Method), method=method)
+    one_of(get_args(Smin), smin=smin)
     if not isinstance(x, Tensor) or x.ndim < 2:
         raise BadInput(
             f"Expected samples as a tensor (b, ...), one in each row; got {described(x)}. "

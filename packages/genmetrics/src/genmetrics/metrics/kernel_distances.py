@@ -11,14 +11,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from genmetrics.checks import OtherRows, Rows, as_two_sets, require_finite
-from genmetrics.errors import BadInput, UsageError
+from genmetrics.errors import BadInput, UsageError, one_of
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 Mode = Literal["subsets", "full"]
@@ -90,7 +90,7 @@ def kid(
             samples, where subsets, size and seed are not used.
 
     Raises:
-        UsageError: If an option is too small.
+        UsageError: If there is no such mode, or an option is too small.
         BadInput: If a set is too small, or the dimensions differ.
         NumericalFailure: If a feature is not finite.
 
@@ -100,6 +100,7 @@ def kid(
         >>> 0 < found.se < found.mean
         True
     """
+    one_of(get_args(Mode), mode=mode)
     x, y = as_two_sets(x, y)
     _check(x, y)
     dim = x.shape[1]

@@ -5,7 +5,7 @@ SSIM, and whether decibels or squared errors are averaged all move the result. N
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from genmetrics.checks import require_pairs
-from genmetrics.errors import BadInput, UsageError
+from genmetrics.errors import BadInput, UsageError, one_of
 
 SSIMWindow = Literal["gaussian", "uniform"]
 
@@ -110,13 +110,15 @@ def ssim(
     Raises:
         BadInput: If the images are smaller than the window, the shapes differ, or one set only is
             of bytes.
-        UsageError: If floats come without a range, or the range is not above 0.
+        UsageError: If there is no such window, floats come without a range, or the range is not
+            above 0.
 
     Example:
         >>> image = torch.rand(2, 3, 16, 13, generator=torch.Generator().manual_seed(0))
         >>> ssim(image, image, data_range=1.0).tolist()
         [1.0, 1.0]
     """
+    one_of(get_args(SSIMWindow), window=window)
     _require_one_kind(real, recon)
     data_range = _known_range(real, data_range)
     taps = _taps(window).to(real.device)

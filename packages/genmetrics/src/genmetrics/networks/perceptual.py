@@ -8,14 +8,14 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor, nn
 
 from genmetrics.checks import require_bytes, require_pairs
-from genmetrics.errors import BadInput, WeightsUnavailable
+from genmetrics.errors import BadInput, WeightsUnavailable, one_of
 from genmetrics.full_precision import full_float32
 from genmetrics.networks.pretrained_networks import import_library
 from genmetrics.networks.weights import (
@@ -103,8 +103,11 @@ def perceptual_distance(
         device: Where to run, such as ``cpu`` or ``cuda:0``.
 
     Raises:
+        UsageError: If there is no such net or version.
         WeightsUnavailable: If the package or the weights are missing, or do not fit.
     """
+    one_of(get_args(LPIPSNet), net=net)
+    one_of(get_args(LPIPSVersion), version=version)
     network = _heads_on_random_backbone(net, version)
     file = find_backbone_weights(net, None if weights is None else Path(weights))
     _load_backbone(network.net, file)  # type: ignore[arg-type]  # a module, the stub cannot say

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genmetrics.checks import as_labels, as_tokens, described, require_label_each
-from genmetrics.errors import BadInput, some
+from genmetrics.errors import BadInput, one_of, some
 from genmetrics.images.zip_members import open_npz
 
 Labelled: TypeAlias = "ProbeData | tuple[Any, Any]"  # features and labels, as ProbeData's
@@ -36,6 +36,7 @@ class ProbeData:
         classes: What every label is called; empty if it is not known.
 
     Raises:
+        UsageError: If there is no such pooling.
         BadInput: If one is of another kind, there is not one label per row, or no row, or nothing
             in a row.
 
@@ -56,6 +57,7 @@ class ProbeData:
         require_label_each(self.y, self.x)
         if self.x.numel() == 0:
             raise BadInput(f"Expected features; got the shape {tuple(self.x.shape)}. Add images.")
+        one_of(get_args(Pooling), pool=self.pool)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -143,6 +145,7 @@ def load_probe_file(
         pool: How tokens are pooled.
 
     Raises:
+        UsageError: If there is no such pooling.
         BadInput: If something is missing or of the wrong kind; lists what there is.
     """
     path = Path(path)
