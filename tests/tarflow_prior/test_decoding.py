@@ -377,6 +377,41 @@ def test_one_graph_serves_all_positions_and_every_batch_has_its_own():
     assert run.stdout == "frames 1\nframes 11\n", run.stderr
 
 
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
+def test_decoder_copied_with_its_flow_decodes_with_the_weights_of_the_copy(
+    config, random_flow, random_batch, copied
+):
+    module = torch.nn.Module()
+    module.flow = random_flow(config)
+    module.draw = module.flow.decoder(2, guidance=Guidance(2.0), solver=Jacobi(tol=0.5))
+    u, label = random_batch(config)
+    wanted = module.draw(u, label)
+    twin = copied(module)
+    with torch.no_grad():
+        module.flow.blocks[0].head.bias.add_(1.0)
+    decoded = twin.draw(u, label)
+    assert torch.equal(decoded.z, wanted.z)
+    assert decoded.sweeps == wanted.sweeps
+    with torch.no_grad():
+        twin.flow.blocks[0].head.bias.add_(1.0)
+    with pytest.raises(RuntimeError, match="they have changed"):
+        twin.draw(u, label)
+
+
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_copy_of_a_decoder_keeps_its_precision(config, random_flow, random_batch, is_rounded):
+    u = random_batch(config)[0].float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_rounded):
+        decoder = random_flow(config).float().decoder(2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not is_rounded):
+        twin = copy.deepcopy(decoder)
+    assert torch.equal(twin(u).z, decoder(u).z)
+
+
 def test_no_step_allocates_more_than_another(random_flow):
     flow = random_flow(TarFlowConfig(num_tokens=40, token_dim=3, width=64, depths=(2,)))
     block = flow.decoder(4)._blocks[0]

@@ -50,7 +50,8 @@ class Decoder:
     many equal batches: weights are cast, steps compiled and CUDA graphs captured once. It
     reads the weights when it is made, and an ambient ``torch.autocast``, whose precision it keeps;
     make a new one after a training step. Weights that have changed are noticed, by their bits. It
-    reuses its memory, so it is not thread-safe: give each thread a decoder of its own.
+    reuses its memory, so it is not thread-safe: give each thread a decoder of its own. A copy is
+    made anew, in the same precision: of the flow's copy, if that is copied or pickled with it.
 
     Args:
         blocks: The blocks of the flow, in forward order.
@@ -94,13 +95,19 @@ class Decoder:
                 "Move the flow there, or leave cuda_graph off."
             )
         guided = [_guides(guidance, block, blocks[-1]) for block in blocks]
-        self._flow_blocks = blocks
+        self._flow_blocks, self._options = blocks, (guidance, solver)
         self._buffers = DecodingBuffers(config, num_samples, 1 + any(guided), like=weights)
         self._blocks = [
             BlockDecoder(block, self._buffers, guidance if is_guided else None, solver)
             for block, is_guided in zip(blocks, guided, strict=True)
         ]
         self._contents = _contents(blocks)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle what it is made of: packed weights and graphs can be neither."""
+        buffers = self._buffers
+        made_of = self._flow_blocks, buffers.num_samples, *self._options, buffers.gemm_dtype
+        return _made_in_precision, made_of
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -229,6 +236,19 @@ class Decoder:
         if broken is not None:
             raise NonFiniteError.found(z, *broken, self._flow_blocks)
         return z
+
+
+def _made_in_precision(
+    blocks: list[Block],
+    num_samples: int,
+    guidance: Guidance | None,
+    solver: Solver,
+    dtype: torch.dtype,
+) -> Decoder:
+    """Make a decoder whose GEMMs run in a dtype, whatever the ambient autocast."""
+    weights = blocks[0].head.weight
+    with torch.autocast(weights.device.type, dtype, enabled=dtype != weights.dtype):
+        return Decoder(blocks, num_samples, guidance=guidance, solver=solver)
 
 
 def draw_noise(
