@@ -412,6 +412,40 @@ def test_copy_of_a_decoder_keeps_its_precision(config, random_flow, random_batch
     assert torch.equal(twin(u).z, decoder(u).z)
 
 
+SAMPLED = """
+import torch
+from tarflow_prior import Guidance, TarFlow, TarFlowConfig
+flow = TarFlow(TarFlowConfig(num_tokens=5, token_dim=3, width=64, depths=(1, 1), num_classes=4))
+for block in flow.blocks:
+    torch.nn.init.normal_(block.head.weight, std=0.1)
+u, label, guidance = torch.randn(2, 5, 3), torch.tensor([1, 3]), Guidance(2.0)
+kept, graphs = flow.decoder(2, guidance=guidance), []
+def backend(graph, _):
+    graphs.append(graph.code)
+    return graph.forward
+for draw in (
+    lambda: flow.sample(label, guidance=guidance),
+    lambda: flow.sample(label, tile=1),
+    lambda: flow.inverse(u, label),
+    lambda: flow.decode(u, label).z,
+    lambda: kept.sample(label),
+    lambda: kept(u, label).z,
+):
+    torch.manual_seed(0)
+    wanted = draw()
+    torch.manual_seed(0)
+    print(torch.equal(torch.compile(draw, backend=backend)(), wanted))
+print([word for word in ("mkldnn", "randn", "attention") if any(word in code for code in graphs)])
+"""
+
+
+def test_sampling_inside_torch_compile_draws_what_it_draws_outside():
+    # Inductor has no kernel for packed products, and random numbers of its own. In a process of
+    # its own, since torch.compile cannot trace the type checks of this run.
+    run = subprocess.run([sys.executable, "-c", SAMPLED], capture_output=True, text=True)
+    assert run.stdout == "True\n" * 6 + "[]\n", run.stderr
+
+
 def test_no_step_allocates_more_than_another(random_flow):
     flow = random_flow(TarFlowConfig(num_tokens=40, token_dim=3, width=64, depths=(2,)))
     block = flow.decoder(4)._blocks[0]
