@@ -192,6 +192,14 @@ def test_usage_errors_exit_2(capsys, argv, message):
     assert message in fails(capsys, argv, 2)
 
 
+@pytest.mark.parametrize(
+    "argv", [["eval", ""], ["eval", "a", "--ref", ""], ["eval", "a", "--ref="]]
+)
+def test_empty_arguments_exit_2(capsys, argv):
+    error = fails(capsys, argv, 2)
+    assert "got an empty text. Is a variable of the shell not set?" in error
+
+
 def test_absent_cuda_device_exits_2(folders, capsys):
     error = fails(capsys, ["fid", *folders, "--extractor", "efflite0", "--device", "cuda:99"], 2)
     assert error.startswith("genmetrics: Expected one of the CUDA devices")

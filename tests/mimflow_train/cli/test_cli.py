@@ -41,7 +41,7 @@ from mimflow_train.state import TrainState
 from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.provenance import code_commit
-from mimflow_train.storage.run_folder import FILES_OF_ITS_END, is_a_run, prepare_run
+from mimflow_train.storage.run_folder import FILES_OF_ITS_END, checkpoints, is_a_run, prepare_run
 from tarflow_prior import NonFiniteError
 
 MAE = (
@@ -97,6 +97,31 @@ def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys, mon
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--out", ""], "--out"),
+        (["--steps", "1", "--data="], "--data"),
+        (["", "--out"], "each argument"),
+    ],
+)
+@pytest.mark.parametrize("command", [train_command, eval_command, reproduce_command])
+def test_an_empty_argument_is_refused(command, arguments, named, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(command, *arguments) == 2
+    assert capsys.readouterr().err == (
+        f"{command.PROGRAM}: Expected something as {named}; got an empty text. Is a variable of "
+        "the shell not set?\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_an_empty_source_is_refused(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text('[data]\nsource = ""\n')
+    assert run(train_command, "--config", tmp_path / "a.toml", "--out", tmp_path / "run") == 2
+    assert "a.toml as a folder; got ''" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [train_command, data_command, sample_command])
@@ -823,10 +848,27 @@ def test_a_trained_run_that_goes_on_has_no_scores_until_it_is_judged_again(
     assert (out / "summary.json").exists()
     assert run(train_command, *arguments, "--phase", "joint") == 0
     assert (out / "summary.json").exists()
-    monkeypatch.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGTERM)
-    phase = ["--set", "decoder_phase.steps=2"]
-    assert run(train_command, *arguments, *phase) == 128 + signal.SIGTERM
+    with monkeypatch.context() as stopped:
+        stopped.setattr("mimflow_train.run.run_local", lambda *_: signal.SIGTERM)
+        phase = ["--set", "decoder_phase.steps=2"]
+        assert run(train_command, *arguments, *phase) == 128 + signal.SIGTERM
     assert not (out / "summary.json").exists()
+
+
+def test_a_trained_run_whose_end_is_damaged_has_no_scores_until_it_is_judged_again(
+    folder, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "run"
+    arguments = ["--data", folder, "--out", out, *QUICK, "--phase", "joint"]
+    assert run(train_command, *arguments, "--checkpoint-every", 1) == 0
+    with (checkpoints(out)[-1] / "ema.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+    monkeypatch.setattr("mimflow_train.run.train", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(train_command, *arguments)
+    assert "is damaged" in capsys.readouterr().err
+    assert not any((out / name).exists() for name in FILES_OF_ITS_END)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+import struct
 import subprocess
 import sys
 from itertools import product
@@ -21,13 +22,18 @@ print(load_rgb(file).size, open_images(file.parent).read(0).shape)
 """
 
 
-def test_damaged_exif_data_is_passed_over_in_silence(tmp_path):
-    exif = (
-        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x02\x00\x12\x01\x03\x00"  # two entries, half of one
-    )
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (b"\x02\x00\x12\x01\x03\x00", "Corrupt EXIF data"),  # two entries, half of one
+        (b"\x01\x00" + struct.pack("<HHLLL", 271, 2, 99, 2000, 0), "Tag data larger than file"),
+    ],
+)
+def test_damaged_exif_data_is_passed_over_in_silence(entries, words, tmp_path):
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + entries
     Image.new("RGB", (5, 4)).save(tmp_path / "1.jpg", exif=exif)
-    with pytest.warns(UserWarning, match="Corrupt EXIF data"):
-        Image.open(tmp_path / "1.jpg").close()
+    with pytest.warns(UserWarning, match=words), Image.open(tmp_path / "1.jpg") as image:
+        image.getexif().get(271)
     # In a process of its own, since pytest has its own filters of warnings.
     read = [sys.executable, "-W", "error::UserWarning", "-c", READ, tmp_path / "1.jpg"]
     run = subprocess.run(read, capture_output=True, text=True)

@@ -20,6 +20,7 @@ from mimflow_train.pretrained import (  # binds load_data before a test replaces
     judged_step,
     trained_model,
 )
+from mimflow_train.recipes import tiny
 from mimflow_train.state import TrainState
 from mimflow_train.storage.checkpoint import export_weights, snapshot, write_checkpoint
 
@@ -131,6 +132,23 @@ def test_other_images_must_have_the_run_s_classes(finished, tmp_path, capsys):
             Image.new("RGB", (20, 20)).save(path)
     assert run(finished, "--data", tmp_path / "images") == 2
     assert "Expected the run's 3 classes in" in capsys.readouterr().err
+
+
+def test_emoji_are_the_package_s_as_in_mimflow_train(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").mkdir()
+    assert run(finished, "--data", "emoji") == 2
+    assert "Expected the run's 3 classes in emoji, under the same names; got 12." in (
+        capsys.readouterr().err
+    )
+    elsewhere = dataclasses.replace(tiny().data, source="elsewhere", fingerprint="other")
+    write_config(dataclasses.replace(tiny(), data=elsewhere), finished)
+    asked = []
+    monkeypatch.setattr("mimflow_train.pretrained.trained_model", lambda *_: None)
+    monkeypatch.setattr("mimflow_train.data.source.load_data", asked.append)
+    with pytest.raises(AttributeError):  # None has no images
+        run(finished, "--data", "emoji", "--device", "cpu")
+    assert [each.data for each in asked] == [tiny().data]
 
 
 def test_images_that_others_stand_in_for_are_named_once(finished, tmp_path, capsys, monkeypatch):

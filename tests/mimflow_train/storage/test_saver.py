@@ -322,6 +322,12 @@ def test_equal_states_have_equal_fingerprints_and_one_bit_changes_it(config, sta
     assert first == again != other
 
 
+def test_a_checkpoint_whose_manifest_is_torn_has_no_fingerprint(config, state, tmp_path):
+    folder = write_checkpoint(snapshot(state), config, tmp_path)
+    (folder / "manifest.json").write_text("{")
+    assert fingerprint(folder) == "unknown"
+
+
 def test_what_a_killed_process_left_half_written_goes(config, state, tmp_path):
     left = tmp_path / "checkpoints" / ".step_00000003.draft"
     left.mkdir(parents=True)

@@ -37,7 +37,7 @@ def test_record_is_one_line_of_json_for_each_report(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 2.5), (20, 1.5)]
 
 
-def test_what_is_not_finite_is_null_in_json_and_nan_to_who_follows(tmp_path):
+def test_what_is_not_finite_is_null_in_json_and_nan_to_who_follows(tmp_path, caplog):
     recorder = Recorder(tmp_path, 0)
     recorder.write(10, {"loss": math.nan, "norm": math.inf, "psnr": 2.5})
     recorder.close()
@@ -46,6 +46,9 @@ def test_what_is_not_finite_is_null_in_json_and_nan_to_who_follows(tmp_path):
     ((step, values),) = next(follow(tmp_path / "metrics.jsonl"))
     assert (step, values["psnr"]) == (10, 2.5)
     assert math.isnan(values["loss"])
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert [str(value) for _, _, value in scalars(path)] == ["nan", "inf", "2.5"]
+    assert not caplog.records  # tensorboardX has a line for each
 
 
 def test_tensorboard_is_told_each_report_at_once_and_what_is_outdated(tmp_path):

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from genmetrics.commands.output import logs_on_stderr
-from genmetrics.errors import GenmetricsError, UsageError, did_you_mean
+from genmetrics.errors import GenmetricsError, UsageError, did_you_mean, require_no_empty
 
 # Modules of genmetrics.commands.
 COMMANDS = (
@@ -65,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    try:
+        require_no_empty(words)
+    except UsageError as error:
+        sys.stderr.write(f"genmetrics: {error}\n")
+        return error.exit_code
     options, unknown = _parser().parse_known_args(_with_values_joined(words))
     if unknown:
         options.parser.error(_unrecognized(unknown, options.parser))

@@ -46,6 +46,27 @@ def some(values: Sequence[object], most: int) -> str:
     return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 
+def require_no_empty(words: Sequence[str]) -> None:
+    """Raise if an argument is empty, as that of a shell's variable that is not set.
+
+    A path would be the folder around, another option would be as good as left out.
+
+    Raises:
+        UsageError: With the option's name.
+
+    Example:
+        >>> require_no_empty(["eval", "samples", "--ref", "real"])
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, value = word.partition("=")
+        if not word or (word.startswith("--") and equals and not value):
+            name = option or (before if before.startswith("--") else "each argument")
+            raise UsageError(
+                f"Expected something as {name}; got an empty text. Is a variable of the shell not "
+                "set?"
+            )
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a sentence that suggests the nearest of some names, or nothing if none is near."""
     near = get_close_matches(name, names, n=1)

@@ -23,7 +23,7 @@ from mimflow_train.plan import Plan
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.arithmetic import changed_arithmetic
 from mimflow_train.storage.checkpoint import latest_checkpoint, load_state
-from mimflow_train.storage.run_folder import read_manifest, steps_done
+from mimflow_train.storage.run_folder import forget_end, read_manifest, steps_done
 from mimflow_train.storage.saver import Saver
 from mimflow_train.telemetry.console import say
 from mimflow_train.telemetry.run_log import RunLog
@@ -185,6 +185,8 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) 
     folder = _newest_checkpoint(context, run_dir)
     device = context.device
     manifest = {} if folder is None else read_manifest(folder)
+    if context.rank == 0 and manifest.get("step", 0) < until:  # also where the last was damaged
+        forget_end(run_dir)
     changed = changed_arithmetic(manifest, device, config.precision)
     if folder and changed and context.rank == 0 and 0 < manifest["step"] < until:
         say(f"Checkpoint {folder.name} was {changed}, and is no longer the same bits.")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from genmetrics.errors import BadInput
 
-# Of some of ImageNet's files, by each process that reads them; what it is about is not looked at.
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+# Of EXIF data, which is not looked at, by each process that reads it; some of ImageNet's is bad.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Jpeg)ImagePlugin")
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")

@@ -120,8 +120,10 @@ def _images(scale: str, options: "TrainOptions", values: Mapping[str, Any]) -> _
     """Look for the images, and say what is there."""
     section = values.get("data")
     filed = section.get("source") if isinstance(section, dict) else None
-    source = options.data or filed or ("emoji" if scale == "tiny" else None)
-    if not isinstance(source, str | None):
+    source = filed if options.data is None else options.data
+    if source is None and scale == "tiny":
+        source = "emoji"
+    if not isinstance(source, str | None) or source == "":
         raise ConfigError(f"Expected data.source of {options.config} as a folder; got {source!r}.")
     if source == "emoji":
         return _Images(CLASS_NAMES, "emoji", "", 0)

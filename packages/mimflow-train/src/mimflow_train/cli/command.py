@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 import tyro
 
 from genmetrics import GenmetricsError
+from genmetrics.errors import UsageError, require_no_empty
 from mimflow_train.device.machine import torchrun_place
 from mimflow_train.errors import DivergedError, MimflowError, PeerError, StorageError
 from mimflow_train.storage.provenance import code_commit
@@ -38,13 +39,19 @@ def parse(kind: type[Options], arguments: Sequence[str] | None, program: str) ->
 
     ``--version`` alone says which code this is and ends it.
     """
-    if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
         commit = code_commit()
         version = importlib.metadata.version("mimflow-train")
         sys.stdout.write(f"{program} {version}{f' ({commit})' if commit else ''}\n")
         sys.exit(0)
     try:
-        return tyro.cli(kind, args=arguments, prog=program)
+        require_no_empty(words)
+    except UsageError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        sys.exit(error.exit_code)
+    try:
+        return tyro.cli(kind, args=words, prog=program)
     except BrokenPipeError:  # of whom --help was for
         sys.exit(_unread())
 

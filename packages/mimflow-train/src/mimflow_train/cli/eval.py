@@ -15,6 +15,7 @@ from genmetrics.networks.extractor_names import check_extractor_name
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config
+from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
 from mimflow_train.device.machine import choose_device
 from mimflow_train.errors import ConfigError
@@ -39,7 +40,7 @@ class EvalOptions:
     """Run folder of mimflow-train, or a .safetensors file: a milestone or one of
     `mimflow-inspect --export`."""
     data: Path | None = None
-    """Images with the run's classes; those of the run if not given."""
+    """A folder of images with the run's classes, or `emoji`; those of the run if not given."""
     extractor: str = "efflite0"
     """Feature network of genmetrics: efflite0, inception, dinov2, clip, timm:NAME, ..."""
     metrics: str = "fid,pr"
@@ -174,14 +175,17 @@ def _require_report(path: Path | None) -> None:
 
 
 def _on_other_images(config: TrainConfig, root: Path) -> TrainConfig:
-    root = root.resolve()
-    layout = read_layout(root, say)
-    if layout.class_names != config.data.class_names:
+    names: tuple[str, ...] = CLASS_NAMES
+    source, fingerprint = str(root), ""
+    if source != "emoji":  # those of mimflow-train, of which there is one version
+        layout = read_layout(root.resolve(), say)
+        names, source, fingerprint = layout.class_names, str(root.resolve()), layout.fingerprint
+    if names != config.data.class_names:
         raise ConfigError(
-            f"Expected the run's {len(config.data.class_names)} classes in {root}, under the same "
-            f"names; got {len(layout.class_names)}. Give images of these classes."
+            f"Expected the run's {len(config.data.class_names)} classes in {source}, under the "
+            f"same names; got {len(names)}. Give images of these classes."
         )
-    data = dataclasses.replace(config.data, source=str(root), fingerprint=layout.fingerprint)
+    data = dataclasses.replace(config.data, source=source, fingerprint=fingerprint)
     return dataclasses.replace(config, data=data)
 
 

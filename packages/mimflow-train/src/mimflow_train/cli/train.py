@@ -34,8 +34,8 @@ from mimflow_train.errors import ConfigError
 from mimflow_train.plan import Plan, checkpoint_interval
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.run_folder import (
-    FILES_OF_ITS_END,
     begins_with,
+    forget_end,
     last_step,
     prepare_run,
     require_begun,
@@ -257,9 +257,7 @@ def _train_and_finish(
     (run_dir / "bad_images.txt").unlink(missing_ok=True)  # it is found out anew
     plan = _plan(options, config, last_step(config, run_dir, options.phase))
     if steps_done(run_dir) < plan.until:
-        # These will be others; scripts look whether they are there.
-        for name in FILES_OF_ITS_END:
-            (run_dir / name).unlink(missing_ok=True)
+        forget_end(run_dir)
         _warn_of_disk(config, run_dir, plan)
     say(f"{config.scale}: {plan.until} steps of {config.global_batch} images, in {run_dir}")
     if launch.address and launch.device == "cuda" and choose_device("auto") == "cpu":

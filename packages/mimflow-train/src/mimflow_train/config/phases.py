@@ -155,7 +155,7 @@ class DecoderPhaseConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "gan_weight", "lecam_weight"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(
                     f"Expected decoder_phase.{name} >= 0; got {getattr(self, name)}. "
                     "Use steps=0 to leave the phase out."

@@ -9,8 +9,8 @@ from PIL import Image, UnidentifiedImageError
 
 __all__ = ["UNDECODABLE", "load_rgb", "on_white", "reason"]
 
-# Of some of ImageNet's files, by each process that reads them; what it is about is not looked at.
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+# Of EXIF data, which is not looked at, by each process that reads it; some of ImageNet's is bad.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Jpeg)ImagePlugin")
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 

@@ -212,9 +212,12 @@ def chosen_weights(config: TrainConfig) -> str:
 def fingerprint(folder: Path) -> str:
     """Return 16 hexadecimal digits that two checkpoints share only if every bit is the same.
 
-    Two runs with equal fingerprints have learned the same, whatever ran them.
+    Two runs with equal fingerprints have learned the same, whatever ran them. A checkpoint whose
+    manifest is torn has none: ``unknown``.
     """
     files = read_manifest(folder).get("files", {})
+    if not files:
+        return "unknown"
     digests = "".join(f"{name}{files[name]['sha256']}" for name in sorted(files))
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
 

@@ -20,6 +20,7 @@ __all__ = [
     "begins_with",
     "checkpoint_folder",
     "checkpoints",
+    "forget_end",
     "init_of",
     "is_a_run",
     "last_step",
@@ -34,29 +35,30 @@ __all__ = [
 ]
 
 FAILURE_FILE = "failure.json"
+FILES_OF_ITS_END = ("diagnostics.json", "reconstructions.png", "samples.png", "summary.json")
 FILES_OF_A_RUN = (
+    *FILES_OF_ITS_END,
     "ATTRIBUTION.txt",
     "bad_images.txt",
     "checkpoints",
     "config.json",
-    "diagnostics.json",
     "errors",
     "eval",
     FAILURE_FILE,
     "metrics.jsonl",
     "milestones",
     "ray",
-    "reconstructions.png",
     "report.html",
     "samples",
-    "samples.png",
-    "summary.json",
     "tensorboard",
     "wandb",
 )
 
 
-FILES_OF_ITS_END = ("diagnostics.json", "reconstructions.png", "samples.png", "summary.json")
+def forget_end(run_dir: Path) -> None:
+    """Remove what was made at a run's end, since it goes on; scripts look whether it is there."""
+    for name in FILES_OF_ITS_END:
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
-from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 
 from mimflow_train.storage.files import written_whole
 
@@ -82,10 +82,11 @@ class _Board:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step; after an error the next ones begin a new file."""
         now = time.time()
-        events = [
-            Event(step=step, wall_time=now, summary=scalar(name, value))
+        summaries = (
+            Summary(value=[Summary.Value(tag=name, simple_value=value)])
             for name, value in values.items()
-        ]
+        )
+        events = [Event(step=step, wall_time=now, summary=each) for each in summaries]
         try:
             file = self._file = self._file or self._new_file()
             file.write(b"".join(map(_record, events)))
