@@ -377,6 +377,75 @@ def test_one_graph_serves_all_positions_and_every_batch_has_its_own():
     assert run.stdout == "frames 1\nframes 11\n", run.stderr
 
 
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
+def test_decoder_copied_with_its_flow_decodes_with_the_weights_of_the_copy(
+    config, random_flow, random_batch, copied
+):
+    module = torch.nn.Module()
+    module.flow = random_flow(config)
+    module.draw = module.flow.decoder(2, guidance=Guidance(2.0), solver=Jacobi(tol=0.5))
+    u, label = random_batch(config)
+    wanted = module.draw(u, label)
+    twin = copied(module)
+    with torch.no_grad():
+        module.flow.blocks[0].head.bias.add_(1.0)
+    decoded = twin.draw(u, label)
+    assert torch.equal(decoded.z, wanted.z)
+    assert decoded.sweeps == wanted.sweeps
+    with torch.no_grad():
+        twin.flow.blocks[0].head.bias.add_(1.0)
+    with pytest.raises(RuntimeError, match="they have changed"):
+        twin.draw(u, label)
+
+
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_copy_of_a_decoder_keeps_its_precision(config, random_flow, random_batch, is_rounded):
+    u = random_batch(config)[0].float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_rounded):
+        decoder = random_flow(config).float().decoder(2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not is_rounded):
+        twin = copy.deepcopy(decoder)
+    assert torch.equal(twin(u).z, decoder(u).z)
+
+
+SAMPLED = """
+import torch
+from tarflow_prior import Guidance, TarFlow, TarFlowConfig
+flow = TarFlow(TarFlowConfig(num_tokens=5, token_dim=3, width=64, depths=(1, 1), num_classes=4))
+for block in flow.blocks:
+    torch.nn.init.normal_(block.head.weight, std=0.1)
+u, label, guidance = torch.randn(2, 5, 3), torch.tensor([1, 3]), Guidance(2.0)
+kept, graphs = flow.decoder(2, guidance=guidance), []
+def backend(graph, _):
+    graphs.append(graph.code)
+    return graph.forward
+for draw in (
+    lambda: flow.sample(label, guidance=guidance),
+    lambda: flow.sample(label, tile=1),
+    lambda: flow.inverse(u, label),
+    lambda: flow.decode(u, label).z,
+    lambda: kept.sample(label),
+    lambda: kept(u, label).z,
+):
+    torch.manual_seed(0)
+    wanted = draw()
+    torch.manual_seed(0)
+    print(torch.equal(torch.compile(draw, backend=backend)(), wanted))
+print([word for word in ("mkldnn", "randn", "attention") if any(word in code for code in graphs)])
+"""
+
+
+def test_sampling_inside_torch_compile_draws_what_it_draws_outside():
+    # Inductor has no kernel for packed products, and random numbers of its own. In a process of
+    # its own, since torch.compile cannot trace the type checks of this run.
+    run = subprocess.run([sys.executable, "-c", SAMPLED], capture_output=True, text=True)
+    assert run.stdout == "True\n" * 6 + "[]\n", run.stderr
+
+
 def test_no_step_allocates_more_than_another(random_flow):
     flow = random_flow(TarFlowConfig(num_tokens=40, token_dim=3, width=64, depths=(2,)))
     block = flow.decoder(4)._blocks[0]

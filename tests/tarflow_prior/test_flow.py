@@ -25,6 +25,7 @@ from tarflow_prior import (
     TarFlowConfig,
     nll_per_dim,
 )
+from tarflow_prior.checks import accepted_labels
 
 
 def assert_near(actual, expected, atol=1e-9):
@@ -486,6 +487,11 @@ def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
         "Expected one label for each of 2 samples; got shape (1,)",
         "Expected one label for each of 2 samples; got shape (3,)",
     ], run.stderr
+
+
+def test_lone_label_is_told_how_to_be_a_batch(config):
+    with pytest.raises(ValueError, match=r"got shape \(\)\. Write torch\.tensor\(\[3\]\)"):
+        accepted_labels(torch.tensor(3), config, 1)
 
 
 def test_transposed_tokens_are_told_from_wrong_ones():

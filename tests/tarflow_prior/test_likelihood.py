@@ -85,6 +85,14 @@ def test_prior_must_have_an_entry_for_each_class(config, random_flow, random_bat
         random_flow(config).classify(z, log_prior=torch.zeros(1))
 
 
+def test_sigma_may_follow_the_labels_and_must_be_given(config, random_flow, random_batch):
+    flow = random_flow(config)
+    z, label = random_batch(config)
+    assert torch.equal(flow.denoise(z, label, 0.3), flow.denoise(z, label, sigma=0.3))
+    with pytest.raises(ValueError, match="Expected sigma of at least 0; got nan"):
+        flow.denoise(z, label)
+
+
 @pytest.mark.parametrize("sigma", [-0.1, float("nan")])
 def test_negative_sigma_is_refused(config, random_flow, random_batch, sigma):
     z, label = random_batch(config)

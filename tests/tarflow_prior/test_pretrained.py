@@ -29,6 +29,30 @@ def test_flow_survives_a_folder(tmp_path_factory, random_flow, random_batch, sha
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["layer", "block"])
+def test_flow_with_compiled_parts_survives_a_folder(
+    config, random_flow, random_batch, tmp_path, whole
+):
+    flow, (z, label) = random_flow(config), random_batch(config)
+    wanted = flow(z, label).u
+    parts = flow.blocks if whole else flow.blocks[1].layers
+    parts[0] = torch.compile(parts[0])
+    flow.save_pretrained(tmp_path / "flow")
+    assert torch.equal(TarFlow.from_pretrained(tmp_path / "flow")(z, label).u, wanted)
+
+
+def test_weights_that_could_not_be_loaded_are_not_saved(config, random_flow, tmp_path):
+    flow = random_flow(config)
+    torch.nn.utils.parametrizations.weight_norm(flow.blocks[1].layers[0].mlp_in)
+    message = (
+        r"Expected blocks\.1\.layers\.0\.mlp_in\.parametrizations\.weight\.original0 to be no such "
+        r"weight by config\.json; got \(64, 1\) in the flow\..*remove_parametrizations"
+    )
+    with pytest.raises(ValueError, match=message):
+        flow.save_pretrained(tmp_path / "flow")
+    assert not (tmp_path / "flow").exists()
+
+
 @pytest.fixture
 def folder(config, random_flow, tmp_path):
     random_flow(config).save_pretrained(str(tmp_path / "flow"))

@@ -87,9 +87,10 @@ def accepted_labels(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:
             "A flow is conditional on classes alone: convert their numbers with label.long()."
         )
     if label.shape != (batch,):
+        advice = "Repeat or cut the labels." if label.ndim else "Write torch.tensor([3]) for one."
         raise ValueError(
             f"Expected one label for each of {batch} samples; got shape {tuple(label.shape)}. "
-            "Repeat or cut the labels."
+            f"{advice}"
         )
     if config.num_classes == 0:
         raise ValueError(

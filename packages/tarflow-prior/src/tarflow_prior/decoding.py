@@ -1,8 +1,9 @@
 """From noise to data: a flow made ready to be inverted, for a fixed number of samples."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from numbers import Integral
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from einops import reduce
@@ -25,6 +26,25 @@ from tarflow_prior.inversion import BlockDecoder, DecodingBuffers
 from tarflow_prior.solvers import Sequential, Solver
 
 _WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _eagerly(function: _Function) -> _Function:
+    """Run a function without gradients, and as it is inside a function under torch.compile.
+
+    That would trace thousands of steps, has no kernel for packed products, and draws other noise.
+    """
+    plain = torch.inference_mode(mode=False)(torch.no_grad()(function))
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            return plain(*args, **kwargs)
+        # Not when the module is read, since it imports torch's compiler, which takes seconds.
+        reason = "the inverse of a flow runs eagerly; Sequential(compiled=True) compiles its step"
+        return torch.compiler.disable(plain, reason=reason)(*args, **kwargs)
+
+    return cast(_Function, call)
 
 
 class Decoded(NamedTuple):
@@ -50,7 +70,8 @@ class Decoder:
     many equal batches: weights are cast, steps compiled and CUDA graphs captured once. It
     reads the weights when it is made, and an ambient ``torch.autocast``, whose precision it keeps;
     make a new one after a training step. Weights that have changed are noticed, by their bits. It
-    reuses its memory, so it is not thread-safe: give each thread a decoder of its own.
+    reuses its memory, so it is not thread-safe: give each thread a decoder of its own. A copy is
+    made anew, in the same precision: of the flow's copy, if that is copied or pickled with it.
 
     Args:
         blocks: The blocks of the flow, in forward order.
@@ -66,8 +87,7 @@ class Decoder:
         torch.Size([2, 4, 3])
     """
 
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
+    @_eagerly
     def __init__(
         self,
         blocks: Iterable[nn.Module],
@@ -94,7 +114,7 @@ class Decoder:
                 "Move the flow there, or leave cuda_graph off."
             )
         guided = [_guides(guidance, block, blocks[-1]) for block in blocks]
-        self._flow_blocks = blocks
+        self._flow_blocks, self._options = blocks, (guidance, solver)
         self._buffers = DecodingBuffers(config, num_samples, 1 + any(guided), like=weights)
         self._blocks = [
             BlockDecoder(block, self._buffers, guidance if is_guided else None, solver)
@@ -102,8 +122,13 @@ class Decoder:
         ]
         self._contents = _contents(blocks)
 
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle what it is made of: packed weights and graphs can be neither."""
+        buffers = self._buffers
+        made_of = self._flow_blocks, buffers.num_samples, *self._options, buffers.gemm_dtype
+        return _made_in_precision, made_of
+
+    @_eagerly
     def __call__(
         self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
     ) -> Decoded:
@@ -124,8 +149,7 @@ class Decoder:
                 state = block.encode(state, label)
         return Decoded(z, reduce((state - u).abs(), "b k d -> b", "max"), sweeps)
 
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
+    @_eagerly
     def decode(
         self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b k d"], tuple[int, ...]]:
@@ -199,8 +223,7 @@ class Decoder:
                 sweeps.append(count)
         return states, tuple(reversed(sweeps))
 
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
+    @_eagerly
     def in_tiles(
         self, u: Float[Tensor, "n k d"], label: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n k d"]:
@@ -231,6 +254,20 @@ class Decoder:
         return z
 
 
+def _made_in_precision(
+    blocks: list[Block],
+    num_samples: int,
+    guidance: Guidance | None,
+    solver: Solver,
+    dtype: torch.dtype,
+) -> Decoder:
+    """Make a decoder whose GEMMs run in a dtype, whatever the ambient autocast."""
+    weights = blocks[0].head.weight
+    with torch.autocast(weights.device.type, dtype, enabled=dtype != weights.dtype):
+        return Decoder(blocks, num_samples, guidance=guidance, solver=solver)
+
+
+@_eagerly
 def draw_noise(
     count: int, like: Float[Tensor, "_ k d"], generator: torch.Generator | None
 ) -> Float[Tensor, "{count} k d"]:

@@ -35,7 +35,7 @@ from tarflow_prior.decoding import Decoded, Decoder, draw_noise
 from tarflow_prior.distribution import TarFlowDistribution
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.likelihood import classify, denoise, score
-from tarflow_prior.pretrained import check_dtype, check_names, load, save_pretrained
+from tarflow_prior.pretrained import load, save_pretrained
 from tarflow_prior.solvers import Solver
 
 _GAUSSIAN_CONSTANT = 0.5 * math.log(2 * math.pi)  # nats per dimension
@@ -237,13 +237,7 @@ class TarFlow(nn.Module):
             FileNotFoundError: If one of the files is missing.
             ValueError: If a file is damaged, a field unknown, or the files do not belong together.
         """
-        config, weights = load(Path(folder))
-        with torch.device("meta"):
-            flow = cls(config)
-        check_names(weights, flow.state_dict(), Path(folder))
-        check_dtype(weights, Path(folder))
-        flow.load_state_dict(weights, assign=True)
-        return flow.requires_grad_()
+        return load(cls, Path(folder))
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """What an exact likelihood is good for: Bayes' rule, scores and denoising. Methods of TarFlow."""
 
+import math
 from numbers import Real
 from typing import Literal, get_args
 
@@ -80,8 +81,8 @@ def denoise(
     flow: "tarflow_prior.TarFlow",
     z: Float[Tensor, "b k d"],
     label: Int[Tensor, " b"] | None = None,
+    sigma: float = math.nan,  # refused: it must be given, though the label before it need not
     *,
-    sigma: float,
     rule: Denoising = "tweedie",
 ) -> Float[Tensor, "b k d"]:
     """Return the mean of clean tokens given noisy ones (Tweedie's formula), without gradients.
@@ -91,13 +92,14 @@ def denoise(
         z: Tokens with Gaussian noise of deviation ``sigma``, the kind that the flow was
             trained on.
         label: Class of each sample, as for :meth:`TarFlow.forward`.
-        sigma: Deviation of the noise, at least 0. To step further or less far, scale it.
+        sigma: Deviation of the noise, at least 0, to be given. To step further or less far,
+            scale it.
         rule: ``tweedie`` is ``z + sigma^2 grad log p(z | label)``; ``contrast`` takes the
             gradient of ``log p(z | label) - log p(z)``: guidance after the fact, no denoising.
 
     Raises:
         TypeError: If ``sigma`` is no number.
-        ValueError: If ``sigma`` is negative, ``contrast`` has no labels, or as
+        ValueError: If ``sigma`` is negative or missing, ``contrast`` has no labels, or as
             :meth:`TarFlow.forward`.
     """
     one_of(get_args(Denoising), rule=rule)

@@ -17,7 +17,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` into a folder, made if absent.
 
-    Both files are written in full before either takes the place of an earlier one.
+    Both files are written in full before either takes the place of an earlier one. Compiled parts
+    are saved as what they compile.
 
     Args:
         flow: The flow.
@@ -26,13 +27,18 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     Raises:
         FileExistsError: If a file is in the folder's place.
         RuntimeError: If the weights are sharded.
-        ValueError: If a weight is not finite.
+        ValueError: If a weight is not finite, or not one that the config describes.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"Expected a folder; got the file {folder}. Give another name.")
     check_whole([flow], "Gather them with torch's get_model_state_dict, and load a whole flow.")
-    weights = {name: weight.detach().contiguous() for name, weight in flow.state_dict().items()}
+    weights = {
+        name.replace("_orig_mod.", ""): weight.detach().contiguous()
+        for name, weight in flow.state_dict().items()
+    }
+    advice = "Call torch.nn.utils.parametrize.remove_parametrizations, or merge adapters, first."
+    _check_names(weights, _without_memory(type(flow), flow.config), "the flow", advice)
     _check_finite(weights, "save")
     folder.mkdir(parents=True, exist_ok=True)
     drafts = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
@@ -42,8 +48,18 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
         draft.replace(folder / name)
 
 
-def load(folder: Path) -> tuple[TarFlowConfig, dict[str, torch.Tensor]]:
+def load(kind: type["tarflow_prior.TarFlow"], folder: Path) -> "tarflow_prior.TarFlow":
     """Read what :func:`save_pretrained` wrote; see :meth:`TarFlow.from_pretrained`."""
+    config, weights = _read(folder)
+    flow = _without_memory(kind, config)
+    advice = f"Folder: {folder}. Use the two files of one flow."
+    _check_names(weights, flow, WEIGHTS, advice)
+    _check_dtype(weights, folder)
+    flow.load_state_dict(weights, assign=True)
+    return flow.requires_grad_()
+
+
+def _read(folder: Path) -> tuple[TarFlowConfig, dict[str, torch.Tensor]]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -66,21 +82,28 @@ def load(folder: Path) -> tuple[TarFlowConfig, dict[str, torch.Tensor]]:
     return TarFlowConfig.from_dict(values), weights
 
 
-def check_names(
-    weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], folder: Path
+def _without_memory(
+    kind: type["tarflow_prior.TarFlow"], config: TarFlowConfig
+) -> "tarflow_prior.TarFlow":
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _check_names(
+    weights: dict[str, torch.Tensor], flow: "tarflow_prior.TarFlow", source: str, advice: str
 ) -> None:
     """Refuse weights of another flow than the config describes, naming the first difference."""
+    expected = flow.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         wanted = tuple(expected[name].shape) if name in expected else "no such weight"
         found = tuple(weights[name].shape) if name in weights else "no such weight"
         if wanted != found:
             raise ValueError(
-                f"Expected {name} to be {wanted} by {CONFIG}; got {found} in {WEIGHTS}. "
-                f"Folder: {folder}. Use the two files of one flow."
+                f"Expected {name} to be {wanted} by {CONFIG}; got {found} in {source}. {advice}"
             )
 
 
-def check_dtype(weights: dict[str, torch.Tensor], folder: Path) -> None:
+def _check_dtype(weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Refuse weights in which a flow cannot run, naming the first that is different."""
     dtypes = {name: weight.dtype for name, weight in sorted(weights.items())}
     first = next(iter(dtypes.values()))
