@@ -52,6 +52,13 @@ ROWS_OF_REAL = normal(ROWS, 5, seed=1)
 each_score = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 @each_score
 def test_features_with_a_graph_score_as_others_and_give_their_network_no_gradient(score):
     network = nn.Linear(4, 5)

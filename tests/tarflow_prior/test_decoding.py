@@ -430,6 +430,7 @@ for draw in (
     lambda: flow.decode(u, label).z,
     lambda: kept.sample(label),
     lambda: kept(u, label).z,
+    lambda: flow.conditional(label).sample(),
 ):
     torch.manual_seed(0)
     wanted = draw()
@@ -443,7 +444,7 @@ def test_sampling_inside_torch_compile_draws_what_it_draws_outside():
     # Inductor has no kernel for packed products, and random numbers of its own. In a process of
     # its own, since torch.compile cannot trace the type checks of this run.
     run = subprocess.run([sys.executable, "-c", SAMPLED], capture_output=True, text=True)
-    assert run.stdout == "True\n" * 6 + "[]\n", run.stderr
+    assert run.stdout == "True\n" * 7 + "[]\n", run.stderr
 
 
 def test_no_step_allocates_more_than_another(random_flow):

@@ -490,8 +490,8 @@ def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
 
 
 def test_lone_label_is_told_how_to_be_a_batch(config):
-    with pytest.raises(ValueError, match=r"got shape \(\)\. Write torch\.tensor\(\[3\]\)"):
-        accepted_labels(torch.tensor(3), config, 1)
+    with pytest.raises(ValueError, match=r"got shape \(\)\. Write label\.expand\(2\)\."):
+        accepted_labels(torch.tensor(3), config, 2)
 
 
 def test_transposed_tokens_are_told_from_wrong_ones():

@@ -53,6 +53,23 @@ def test_weights_that_could_not_be_loaded_are_not_saved(config, random_flow, tmp
     assert not (tmp_path / "flow").exists()
 
 
+def test_weights_of_another_dtype_are_not_saved(config, random_flow, tmp_path):
+    flow = random_flow(config).bfloat16()
+    message = r"in torch\.float32; got torch\.bfloat16 in the flow\. Call flow\.float\(\) first"
+    with pytest.raises(ValueError, match=message):
+        flow.save_pretrained(tmp_path / "flow")
+    assert not (tmp_path / "flow").exists()
+
+
+def test_a_subclass_may_be_made_otherwise(config, tmp_path):
+    class Own(TarFlow):
+        def __init__(self):
+            super().__init__(config)
+
+    Own().save_pretrained(tmp_path / "flow")
+    assert TarFlow.from_pretrained(tmp_path / "flow").config == config
+
+
 @pytest.fixture
 def folder(config, random_flow, tmp_path):
     random_flow(config).save_pretrained(str(tmp_path / "flow"))

@@ -197,7 +197,7 @@ def test_usage_errors_exit_2(capsys, argv, message):
 )
 def test_empty_arguments_exit_2(capsys, argv):
     error = fails(capsys, argv, 2)
-    assert "got an empty text. Is a variable of the shell not set?" in error
+    assert "got an empty one. Is a variable of the shell not set?" in error
 
 
 def test_absent_cuda_device_exits_2(folders, capsys):

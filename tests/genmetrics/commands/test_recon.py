@@ -200,7 +200,7 @@ def test_missing_weights_exit_4(folders, capsys):
     ("more", "message"),
     [
         (["--metrics", "psnr,fid"], "got 'fid'"),
-        (["--metrics", ""], "got ''"),
+        (["--metrics", ""], "after --metrics; got an empty one"),
         (["--pairing", "hash"], "'hash'"),
         (["--ssim-window", "box"], "'box'"),
         (["--lpips-net", "resnet"], "'resnet'"),

@@ -238,7 +238,9 @@ def test_recursive_is_advised_only_where_pictures_lie_deeper(tmp_path, zipped):
     with pytest.raises(BadInput, match=r"got 1 \.avif, 1 \.gif\. Check the path, or save"):
         opened()
     save(tmp_path / "set/a/b/4.png")
-    with pytest.raises(BadInput, match=r"1 \.gif\. 1 images lie deeper; --recursive reads"):
+    with pytest.raises(
+        BadInput, match=r"1 \.gif\. Images that lie deeper: 1\. Read them with --recursive"
+    ):
         opened()
     assert len(opened(recursive=True)) == 1
 

@@ -102,9 +102,10 @@ def test_mistake_is_one_sentence(arguments, code, message, tmp_path, capsys, mon
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--out", ""], "--out"),
-        (["--steps", "1", "--data="], "--data"),
-        (["", "--out"], "each argument"),
+        (["--out", ""], "after --out"),
+        (["--steps", "1", "--data="], "after --data"),
+        (["", "--out"], "in every argument"),
+        (["--steps=1", "", "--out"], "in every argument"),
     ],
 )
 @pytest.mark.parametrize("command", [train_command, eval_command, reproduce_command])
@@ -112,8 +113,8 @@ def test_an_empty_argument_is_refused(command, arguments, named, tmp_path, capsy
     monkeypatch.chdir(tmp_path)
     assert run(command, *arguments) == 2
     assert capsys.readouterr().err == (
-        f"{command.PROGRAM}: Expected something as {named}; got an empty text. Is a variable of "
-        "the shell not set?\n"
+        f"{command.PROGRAM}: Expected text {named}; got an empty one. Is a variable of the shell "
+        "not set?\n"
     )
     assert not list(tmp_path.iterdir())
 

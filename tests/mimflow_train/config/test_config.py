@@ -225,7 +225,10 @@ def test_sizes_that_networks_share_are_set_in_all_of_them():
         ({"optim": 3}, "optim as a section with lr, betas"),
         ({"steps": {"joint": 3}}, "steps as a whole number; got {'joint': 3}"),
         ({"model": {"features": ["dino"]}}, "teachers among efflite0, hog, dinov2, clip; got dino"),
-        ({"decoder_phase": {"gan_weight": math.nan}}, "decoder_phase.gan_weight >= 0; got nan"),
+        (
+            {"decoder_phase": {"gan_weight": math.nan}},
+            "a finite decoder_phase.gan_weight >= 0; got nan",
+        ),
         ({"decoder_phase": {"lecam_weight": math.inf}}, "decoder_phase.lecam_weight >= 0; got inf"),
         ({"decoder_phase": "gan"}, "decoder phase of released or rae; got gan"),
         ({"model": {"convolutional": {"width": 1}}}, "convolutional.width. Did you mean widths?"),

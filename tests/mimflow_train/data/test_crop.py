@@ -26,7 +26,10 @@ print(load_rgb(file).size, open_images(file.parent).read(0).shape)
     ("entries", "words"),
     [
         (b"\x02\x00\x12\x01\x03\x00", "Corrupt EXIF data"),  # two entries, half of one
-        (b"\x01\x00" + struct.pack("<HHLLL", 271, 2, 99, 2000, 0), "Tag data larger than file"),
+        (
+            b"\x01\x00" + struct.pack("<HHLLL", 271, 2, 99, 2000, 0),
+            "Tag data larger than file|Truncated File Read",
+        ),
     ],
 )
 def test_damaged_exif_data_is_passed_over_in_silence(entries, words, tmp_path):

@@ -149,6 +149,8 @@ def test_emoji_are_the_package_s_as_in_mimflow_train(finished, tmp_path, capsys,
     with pytest.raises(AttributeError):  # None has no images
         run(finished, "--data", "emoji", "--device", "cpu")
     assert [each.data for each in asked] == [tiny().data]
+    assert run(finished, "--data", "./emoji") == 3
+    assert str(tmp_path / "emoji") in capsys.readouterr().err
 
 
 def test_images_that_others_stand_in_for_are_named_once(finished, tmp_path, capsys, monkeypatch):

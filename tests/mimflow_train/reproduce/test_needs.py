@@ -13,7 +13,9 @@ from mimflow_train.reproduce import needs, trained
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.estimate import left_text, to_text
 from mimflow_train.reproduce.experiments import EXPERIMENTS
+from mimflow_train.reproduce.needs import missing_networks
 from mimflow_train.reproduce.quick import QUICK_SETTINGS
+from mimflow_train.reproduce.variants import planned_runs
 from tarflow_prior import Guidance
 
 ROWS = (Variant(label="a"), Variant(label="b", settings=("mask.low=0.3",)))
@@ -62,6 +64,13 @@ def test_the_smoke_test_is_said_to_take_what_it_took(session):
     quick = dataclasses.replace(session, base=base, seeds=(0,), quick=True)
     (together,) = (each for each in to_text(quick, EXPERIMENTS).splitlines() if "together" in each)
     assert "3 min 18 s" in together
+
+
+def test_a_fixed_autoencoder_that_is_looked_at_needs_its_own_weights_alone(large, tmp_path):
+    session = dataclasses.replace(large, seeds=(0,), out=tmp_path)
+    experiment = EXPERIMENTS["fig4"].only(["convolutional VAE"])
+    runs = planned_runs(session.base, experiment)
+    assert missing_networks(session, experiment, runs) == ["SD-VAE"]
 
 
 @pytest.fixture

@@ -65,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    parser = _parser()
     try:
         require_no_empty(words)
     except UsageError as error:
-        sys.stderr.write(f"genmetrics: {error}\n")
-        return error.exit_code
-    options, unknown = _parser().parse_known_args(_with_values_joined(words))
+        parser.error(str(error))
+    options, unknown = parser.parse_known_args(_with_values_joined(words))
     if unknown:
         options.parser.error(_unrecognized(unknown, options.parser))
     try:

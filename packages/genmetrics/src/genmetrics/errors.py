@@ -79,12 +79,14 @@ def require_no_empty(words: Sequence[str]) -> None:
     """
     for before, word in zip(["", *words], words, strict=False):
         option, equals, value = word.partition("=")
-        if not word or (word.startswith("--") and equals and not value):
-            name = option or (before if before.startswith("--") else "each argument")
-            raise UsageError(
-                f"Expected something as {name}; got an empty text. Is a variable of the shell not "
-                "set?"
-            )
+        if word and not (word.startswith("--") and equals and not value):
+            continue
+        name = option or before
+        is_option = name.startswith("--") and "=" not in name
+        where = f"after {name}" if is_option else "in every argument"
+        raise UsageError(
+            f"Expected text {where}; got an empty one. Is a variable of the shell not set?"
+        )
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

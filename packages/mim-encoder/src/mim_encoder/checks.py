@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any, get_args
 
 _PLAIN: Mapping[object, Callable[[Any], object]] = {  # by the annotations of configs' fields
+    bool: bool,
     int: int,
     float: float,
     float | None: float,

@@ -182,11 +182,9 @@ def train_phases(
 
 def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) -> State:
     """Return the state of the newest good checkpoint, or a new one if the run has none."""
-    folder = _newest_checkpoint(context, run_dir)
+    folder = _newest_checkpoint(context, run_dir, until)
     device = context.device
     manifest = {} if folder is None else read_manifest(folder)
-    if context.rank == 0 and manifest.get("step", 0) < until:  # also where the last was damaged
-        forget_end(run_dir)
     changed = changed_arithmetic(manifest, device, config.precision)
     if folder and changed and context.rank == 0 and 0 < manifest["step"] < until:
         say(f"Checkpoint {folder.name} was {changed}, and is no longer the same bits.")
@@ -201,8 +199,16 @@ def _saved_step(context: Context, run_dir: Path) -> int:
     return _told_by_rank_0(context, lambda: steps_done(run_dir))
 
 
-def _newest_checkpoint(context: Context, run_dir: Path) -> Path | None:
-    return _told_by_rank_0(context, lambda: latest_checkpoint(run_dir, say, set_aside=True))
+def _newest_checkpoint(context: Context, run_dir: Path, until: int) -> Path | None:
+    """Return it, as rank 0 sees it; what the run's end left goes if there is more to train."""
+
+    def look() -> Path | None:
+        folder = latest_checkpoint(run_dir, say, set_aside=True)
+        if folder is None or read_manifest(folder)["step"] < until:  # also if the last was damaged
+            forget_end(run_dir)
+        return folder
+
+    return _told_by_rank_0(context, look)
 
 
 def _told_by_rank_0(context: Context, look: Callable[[], Told]) -> Told:

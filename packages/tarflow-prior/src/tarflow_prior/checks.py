@@ -87,7 +87,7 @@ def accepted_labels(label: Tensor, config: TarFlowConfig, batch: int) -> Tensor:
             "A flow is conditional on classes alone: convert their numbers with label.long()."
         )
     if label.shape != (batch,):
-        advice = "Repeat or cut the labels." if label.ndim else "Write torch.tensor([3]) for one."
+        advice = "Repeat or cut the labels." if label.ndim else f"Write label.expand({batch})."
         raise ValueError(
             f"Expected one label for each of {batch} samples; got shape {tuple(label.shape)}. "
             f"{advice}"

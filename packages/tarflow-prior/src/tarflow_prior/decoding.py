@@ -29,10 +29,11 @@ _WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _eagerly(function: _Function) -> _Function:
-    """Run a function without gradients, and as it is inside a function under torch.compile.
+def eagerly(function: _Function) -> _Function:
+    """Run a function without gradients; inside a function under torch.compile, run it eagerly.
 
-    That would trace thousands of steps, has no kernel for packed products, and draws other noise.
+    Compiling it would trace thousands of steps, finds no kernel for packed products, and draws
+    other noise.
     """
     plain = torch.inference_mode(mode=False)(torch.no_grad()(function))
 
@@ -87,7 +88,7 @@ class Decoder:
         torch.Size([2, 4, 3])
     """
 
-    @_eagerly
+    @eagerly
     def __init__(
         self,
         blocks: Iterable[nn.Module],
@@ -126,9 +127,9 @@ class Decoder:
         """Copy and pickle what it is made of: packed weights and graphs can be neither."""
         buffers = self._buffers
         made_of = self._flow_blocks, buffers.num_samples, *self._options, buffers.gemm_dtype
-        return _made_in_precision, made_of
+        return _made_in_precision, (type(self), *made_of)
 
-    @_eagerly
+    @eagerly
     def __call__(
         self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
     ) -> Decoded:
@@ -149,7 +150,7 @@ class Decoder:
                 state = block.encode(state, label)
         return Decoded(z, reduce((state - u).abs(), "b k d -> b", "max"), sweeps)
 
-    @_eagerly
+    @eagerly
     def decode(
         self, u: Float[Tensor, "b k d"], label: Int[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b k d"], tuple[int, ...]]:
@@ -223,7 +224,7 @@ class Decoder:
                 sweeps.append(count)
         return states, tuple(reversed(sweeps))
 
-    @_eagerly
+    @eagerly
     def in_tiles(
         self, u: Float[Tensor, "n k d"], label: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n k d"]:
@@ -255,6 +256,7 @@ class Decoder:
 
 
 def _made_in_precision(
+    kind: type[Decoder],
     blocks: list[Block],
     num_samples: int,
     guidance: Guidance | None,
@@ -264,10 +266,10 @@ def _made_in_precision(
     """Make a decoder whose GEMMs run in a dtype, whatever the ambient autocast."""
     weights = blocks[0].head.weight
     with torch.autocast(weights.device.type, dtype, enabled=dtype != weights.dtype):
-        return Decoder(blocks, num_samples, guidance=guidance, solver=solver)
+        return kind(blocks, num_samples, guidance=guidance, solver=solver)
 
 
-@_eagerly
+@eagerly
 def draw_noise(
     count: int, like: Float[Tensor, "_ k d"], generator: torch.Generator | None
 ) -> Float[Tensor, "{count} k d"]:

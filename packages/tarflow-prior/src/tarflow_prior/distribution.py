@@ -10,6 +10,7 @@ from torch.distributions import Distribution, constraints
 
 import tarflow_prior
 from tarflow_prior.checks import check_precision
+from tarflow_prior.decoding import eagerly
 from tarflow_prior.implicit import reparameterized_inverse
 
 _Shape = Size | list[int] | tuple[int, ...]
@@ -84,6 +85,7 @@ class TarFlowDistribution(Distribution):
         z = reparameterized_inverse(self.flow.blocks, self._noise(shape), self._rows(shape))
         return z.reshape(*shape, *self.event_shape)
 
+    @eagerly
     def _noise(self, shape: Size) -> Tensor:
         rows = (shape.numel(), *self.event_shape)
         return torch.randn(rows, dtype=self.flow.dtype, device=self.flow.device)

@@ -18,7 +18,7 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` into a folder, made if absent.
 
     Both files are written in full before either takes the place of an earlier one. Compiled parts
-    are saved as what they compile.
+    are saved as what they compile. What a subclass adds is saved too, and not compared.
 
     Args:
         flow: The flow.
@@ -27,7 +27,8 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     Raises:
         FileExistsError: If a file is in the folder's place.
         RuntimeError: If the weights are sharded.
-        ValueError: If a weight is not finite, or not one that the config describes.
+        ValueError: If a weight is not finite, in a dtype that no flow runs in, or not one that the
+            config describes.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -37,8 +38,13 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
         name.replace("_orig_mod.", ""): weight.detach().contiguous()
         for name, weight in flow.state_dict().items()
     }
-    advice = "Call torch.nn.utils.parametrize.remove_parametrizations, or merge adapters, first."
-    _check_names(weights, _without_memory(type(flow), flow.config), "the flow", advice)
+    if type(flow) is tarflow_prior.TarFlow:
+        plain = _without_memory(tarflow_prior.TarFlow, flow.config)
+        advice = (
+            "Call torch.nn.utils.parametrize.remove_parametrizations, or merge adapters, first."
+        )
+        _check_names(weights, plain, "the flow", advice)
+    _check_dtype(weights, "the flow", "Call flow.float() first.")
     _check_finite(weights, "save")
     folder.mkdir(parents=True, exist_ok=True)
     drafts = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
@@ -54,7 +60,8 @@ def load(kind: type["tarflow_prior.TarFlow"], folder: Path) -> "tarflow_prior.Ta
     flow = _without_memory(kind, config)
     advice = f"Folder: {folder}. Use the two files of one flow."
     _check_names(weights, flow, WEIGHTS, advice)
-    _check_dtype(weights, folder)
+    both = "Save all weights in float32, or all in float64."
+    _check_dtype(weights, WEIGHTS, f"Folder: {folder}. {both}")
     flow.load_state_dict(weights, assign=True)
     return flow.requires_grad_()
 
@@ -103,17 +110,14 @@ def _check_names(
             )
 
 
-def _check_dtype(weights: dict[str, torch.Tensor], folder: Path) -> None:
+def _check_dtype(weights: dict[str, torch.Tensor], source: str, advice: str) -> None:
     """Refuse weights in which a flow cannot run, naming the first that is different."""
     dtypes = {name: weight.dtype for name, weight in sorted(weights.items())}
     first = next(iter(dtypes.values()))
     wanted = first if first in (torch.float32, torch.float64) else torch.float32
     for name, dtype in dtypes.items():
         if dtype != wanted:
-            raise ValueError(
-                f"Expected {name} in {wanted}; got {dtype} in {WEIGHTS}. "
-                f"Folder: {folder}. Save all weights in float32, or all in float64."
-            )
+            raise ValueError(f"Expected {name} in {wanted}; got {dtype} in {source}. {advice}")
 
 
 def _check_finite(weights: dict[str, torch.Tensor], verb: str) -> None:

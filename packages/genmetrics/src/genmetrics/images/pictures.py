@@ -16,7 +16,7 @@ from PIL import Image
 
 from genmetrics.errors import BadInput
 
-# Of EXIF data, which is not looked at, by each process that reads it; some of ImageNet's is bad.
+# Pillow's words on bad tags of JPEG and TIFF, by each process that reads them; ImageNet has some.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Jpeg)ImagePlugin")
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")

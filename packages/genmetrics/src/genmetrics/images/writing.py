@@ -128,8 +128,8 @@ def _pixels(image: Any, index: int) -> np.ndarray:
     """Return one image as an array, whose shape is still to be checked."""
     if is_tensor(image):
         image = as_array(image[None])[0]
-    if isinstance(image, np.ndarray):
-        return image
+    if not isinstance(image, Image.Image) and hasattr(image, "__array__"):  # JAX's, say
+        return np.asarray(image)
     got, advice = f"a {type(image).__name__}", "Pass arrays, tensors or Pillow's images."
     if isinstance(image, Image.Image):
         if image.mode == "RGB":

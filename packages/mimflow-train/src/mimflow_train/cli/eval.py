@@ -39,7 +39,7 @@ class EvalOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder of mimflow-train, or a .safetensors file: a milestone or one of
     `mimflow-inspect --export`."""
-    data: Path | None = None
+    data: str | None = None
     """A folder of images with the run's classes, or `emoji`; those of the run if not given."""
     extractor: str = "efflite0"
     """Feature network of genmetrics: efflite0, inception, dinov2, clip, timm:NAME, ..."""
@@ -174,12 +174,13 @@ def _require_report(path: Path | None) -> None:
         )
 
 
-def _on_other_images(config: TrainConfig, root: Path) -> TrainConfig:
+def _on_other_images(config: TrainConfig, source: str) -> TrainConfig:
     names: tuple[str, ...] = CLASS_NAMES
-    source, fingerprint = str(root), ""
+    fingerprint = ""
     if source != "emoji":  # those of mimflow-train, of which there is one version
-        layout = read_layout(root.resolve(), say)
-        names, source, fingerprint = layout.class_names, str(root.resolve()), layout.fingerprint
+        source = str(Path(source).resolve())
+        layout = read_layout(Path(source), say)
+        names, fingerprint = layout.class_names, layout.fingerprint
     if names != config.data.class_names:
         raise ConfigError(
             f"Expected the run's {len(config.data.class_names)} classes in {source}, under the "

@@ -157,8 +157,8 @@ class DecoderPhaseConfig:
         for name in ("steps", "gan_weight", "lecam_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(
-                    f"Expected decoder_phase.{name} >= 0; got {getattr(self, name)}. "
-                    "Use steps=0 to leave the phase out."
+                    f"Expected a finite decoder_phase.{name} >= 0; got {getattr(self, name)}. "
+                    "Use 0 to leave it out."
                 )
 
     @classmethod

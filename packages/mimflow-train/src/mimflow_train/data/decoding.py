@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 __all__ = ["UNDECODABLE", "load_rgb", "on_white", "reason"]
 
-# Of EXIF data, which is not looked at, by each process that reads it; some of ImageNet's is bad.
+# Pillow's words on bad tags of JPEG and TIFF, by each process that reads them; ImageNet has some.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Jpeg)ImagePlugin")
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)

@@ -88,7 +88,7 @@ def missing_networks(
 def _files(runs: Iterable[Left]) -> Iterator[PretrainedFile]:
     seen = set()
     for run, steps in runs:
-        second = run.until - run.config.steps
+        second = max(0, run.until - run.config.steps)
         for file in needed_files(run.config, joint_phase=steps > second, decoder_phase=second > 0):
             if file.name not in seen:
                 seen.add(file.name)
