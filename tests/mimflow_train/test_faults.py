@@ -456,7 +456,7 @@ def test_all_workers_end_where_rank_0_cannot_list_its_checkpoints(config, tmp_pa
     context = LocalContext(CPU, lambda *_: None, StopRequest())
     context.world_size = 2
     with pytest.raises(OSError, match="Stale"):
-        run_module._newest_checkpoint(context, tmp_path)
+        run_module._newest_checkpoint(context, tmp_path, 9)
     assert str(said) == "[OSError('Stale file handle')]"
 
 
