@@ -154,14 +154,14 @@ for kind, given in (
     (TrunkConfig, sizes | floats | {"num_prefix": 1, "drop_path": 0.5}),
     (EncoderConfig, sizes | floats | latents | image | {"sigma": 0.5}),
     (EncoderConfig, sizes | latents | image | {"layer_scale": None}),
-    (MaskRatio, {"low": 0.25, "high": 0.5}),
+    (MaskRatio, {"low": 0.25, "high": 0.5, "per_sample": True}),
     (DecoderConfig, sizes | floats | latents | image | {"drop_path": 0.5}),
     (FeatureDecoderConfig, sizes | latents | {"grid": [4, 6], "feature_dim": 9, "hidden_width": 8}),
 ):
     def of_numpy(value):
         if isinstance(value, list):
             return [np.int64(each) for each in value]
-        return {int: np.int64, float: np.float32}.get(type(value), lambda kept: kept)(value)
+        return {bool: np.bool_, int: np.int64, float: np.float32}.get(type(value), lambda kept: kept)(value)
 
     plain, numpys = kind(**given), kind(**{name: of_numpy(each) for name, each in given.items()})
     again = kind(**json.loads(json.dumps(asdict(numpys))))

@@ -412,6 +412,13 @@ def test_copy_of_a_decoder_keeps_its_precision(config, random_flow, random_batch
     assert torch.equal(twin(u).z, decoder(u).z)
 
 
+def test_copy_of_a_decoder_is_of_its_class(config, random_flow):
+    class Own(Decoder):
+        pass
+
+    assert type(copy.deepcopy(Own(random_flow(config).blocks, 2))) is Own
+
+
 SAMPLED = """
 import torch
 from tarflow_prior import Guidance, TarFlow, TarFlowConfig

@@ -133,6 +133,15 @@ def test_pillow_s_images_of_other_modes_are_refused_with_what_makes_them_rgb(mod
     assert not list(tmp_path.iterdir())
 
 
+def test_whatever_gives_itself_as_an_array_is_written(emoji, tmp_path):
+    class Foreign:  # as JAX's arrays
+        def __array__(self, dtype=None, copy=None):
+            return emoji[0]
+
+    write_npz([Foreign()], tmp_path / "x.npz")
+    assert np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], emoji[:1])
+
+
 def test_what_is_no_image_is_not_written(tmp_path):
     with pytest.raises(BadInput, match=r"images \(h, w, 3\) of one size; got a str as number 0\."):
         write_npz(["1.png"], tmp_path / "x.npz")
