@@ -161,7 +161,8 @@ for kind, given in (
     def of_numpy(value):
         if isinstance(value, list):
             return [np.int64(each) for each in value]
-        return {bool: np.bool_, int: np.int64, float: np.float32}.get(type(value), lambda kept: kept)(value)
+        kinds = {bool: np.bool_, int: np.int64, float: np.float32}
+        return kinds.get(type(value), lambda kept: kept)(value)
 
     plain, numpys = kind(**given), kind(**{name: of_numpy(each) for name, each in given.items()})
     again = kind(**json.loads(json.dumps(asdict(numpys))))

@@ -130,8 +130,7 @@ def needed_files(
         decoder_phase: Whether it goes on to the decoder phase.
     """
     needed = []
-    trains = joint_phase or decoder_phase
-    if trains and config.loss.perceptual and config.loss.perceptual_network == "lpips":
+    if config.loss.perceptual and config.loss.perceptual_network == "lpips":
         needed += [VGG16_FILE, CONVNEXT_FILE]
     files = {"dinov2": DINOV2_FILE, "clip": CLIP_FILE}
     if joint_phase:

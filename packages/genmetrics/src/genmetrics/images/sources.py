@@ -268,7 +268,7 @@ def _picture_set(place: Path, entries: Mapping[str, Path | ZipInfo], deeper: int
     found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3)) or "no files"
     advice = "Check the path, or save images as PNG."
     if deeper:
-        advice = f"Images that lie deeper: {deeper}. Read them with --recursive (recursive=True)."
+        advice = f"Images that lie deeper: {deeper}. Read them with --recursive, recursive=True."
     raise BadInput(f"Expected images ({' '.join(EXTENSIONS)}) in {place}; got {found}. {advice}")
 
 

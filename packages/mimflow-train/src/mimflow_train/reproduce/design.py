@@ -138,10 +138,13 @@ class Experiment:
         """Whether anything is trained for it, which takes images."""
         return self.measure not in ("parameters", "step", "tokens")
 
-    @property
-    def reads_flow(self) -> bool:
-        """Whether the flow is looked at, and so trained where it stands on a fixed autoencoder."""
-        return self.measure != "map"
+    def has_no_flow(self, variant: Variant) -> bool:
+        """Return whether a row is of the latents of a fixed autoencoder alone.
+
+        Args:
+            variant: The row.
+        """
+        return variant.two_stage and self.measure == "map"
 
     @property
     def has_single_rows(self) -> bool:

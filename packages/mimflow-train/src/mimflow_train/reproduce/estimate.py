@@ -72,7 +72,7 @@ def left_text(session: Session, experiment: Experiment) -> str:
     """
     if not experiment.trains:
         return "Nothing is trained for it, which takes seconds to minutes"
-    left = [each for each in unfinished(session, experiment) if each.steps]
+    left = unfinished(session, experiment)
     rows = len(session.seeds) * len(_rows(session, experiment))
     cost = _Cost(len(left), sum(each.steps for each in left), rows)
     time = _time(session, cost, _pace(session))
@@ -95,7 +95,7 @@ def _rows(session: Session, experiment: Experiment) -> set[str]:
 
 def _cost(plan: list[PlannedRun], num_seeds: int, rows: int) -> _Cost:
     steps = num_seeds * sum(run.until for run in plan)
-    return _Cost(num_seeds * sum(run.until > 0 for run in plan), steps, num_seeds * rows)
+    return _Cost(num_seeds * len(plan), steps, num_seeds * rows)
 
 
 def _line(name: str, cost: _Cost, time: str) -> str:

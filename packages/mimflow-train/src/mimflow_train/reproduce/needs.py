@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from genmetrics import WeightsUnavailable
 from genmetrics.networks import efflite0, inception, open_clip_networks, timm_networks
-from mimflow_train.convolutional import require_diffusers
+from mimflow_train.convolutional import SD_VAE_FILE, require_diffusers
 from mimflow_train.frozen.weights import PretrainedFile, find_weights, weights_status
 from mimflow_train.reproduce.design import Experiment
 from mimflow_train.reproduce.session import Session
@@ -31,7 +31,7 @@ class Left(NamedTuple):
 
 
 def unfinished(session: Session, experiment: Experiment) -> list[Left]:
-    """Return the runs that have steps left, and all of no steps, which are put together each time.
+    """Return the runs of an experiment that have steps left, over all seeds.
 
     Args:
         session: Recipe, seeds, and where runs lie.
@@ -42,8 +42,8 @@ def unfinished(session: Session, experiment: Experiment) -> list[Left]:
         base = replace(session.base, seed=seed)
         for run in planned_runs(base, experiment, session.settings):
             done = steps_done(session.run_dir(run.config))
-            if done < run.until or not run.until:
-                left.append(Left(run, max(0, run.until - done)))
+            if done < run.until:
+                left.append(Left(run, run.until - done))
     return left
 
 
@@ -64,8 +64,9 @@ def require_networks(session: Session, experiments: Iterable[Experiment]) -> Non
         require_diffusers()
     if any(each.measure == "scores" for each in chosen):
         assert session.extractor.weights_sha256  # it is loaded here, and kept
-    for file in _files(left for each in chosen for left in unfinished(session, each)):
-        find_weights(file)
+    for each in chosen:
+        for file in (*_looked_at(session, each), *_files(unfinished(session, each))):
+            find_weights(file)
 
 
 def missing_networks(
@@ -78,17 +79,26 @@ def missing_networks(
         experiment: What is to be shown.
         runs: What is trained for it.
     """
-    files = _files(Left(run, run.until) for run in runs)
+    trained = _files(Left(run, run.until) for run in runs)
+    files = (*_looked_at(session, experiment), *trained)
     names = [file.network for file in files if not weights_status(file).startswith("in ")]
     if experiment.measure == "scores" and _lacks(session.extractor_name):
         names.append(f"{session.extractor_name} (scores)")
     return names
 
 
+def _looked_at(session: Session, experiment: Experiment) -> list[PretrainedFile]:
+    """Return the file of the autoencoder that is looked at without a run; at tiny it has one."""
+    scale = session.base.scale
+    rows = (each for each in experiment.variants if not each.why_not(scale))
+    is_published = scale != "tiny" and any(map(experiment.has_no_flow, rows))
+    return [SD_VAE_FILE] if is_published else []
+
+
 def _files(runs: Iterable[Left]) -> Iterator[PretrainedFile]:
     seen = set()
     for run, steps in runs:
-        second = max(0, run.until - run.config.steps)
+        second = run.until - run.config.steps
         for file in needed_files(run.config, joint_phase=steps > second, decoder_phase=second > 0):
             if file.name not in seen:
                 seen.add(file.name)

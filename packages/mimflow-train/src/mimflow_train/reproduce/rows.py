@@ -72,8 +72,7 @@ def _origins(
 ) -> Iterator[Origin]:
     """Yield what a row's networks came from, as their checkpoints say."""
     alone = replace(experiment, variants=(variant,), claims=())
-    planned = planned_runs(replace(session.base, seed=seed), alone, session.settings)
-    for run in (each for each in planned if each.until):
+    for run in planned_runs(replace(session.base, seed=seed), alone, session.settings):
         run_dir = session.run_dir(run.config)
         manifest = read_manifest(checkpoint_folder(run_dir, run.until))
         yield Origin(
@@ -96,7 +95,7 @@ def train_row(session: Session, experiment: Experiment, variant: Variant, seed: 
         seed: Seed of everything random.
     """
     config = variant_config(session.base, experiment, variant, seed, session.settings)
-    if variant.two_stage and not experiment.reads_flow:
+    if experiment.has_no_flow(variant):
         return fixed_autoencoder(session, config)
     if variant.two_stage:
         return train_two_stages(session, config, decoder_phase=variant.decoder_phase)

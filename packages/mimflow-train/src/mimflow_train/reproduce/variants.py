@@ -29,7 +29,7 @@ class PlannedRun(NamedTuple):
 
     Attributes:
         config: What is trained.
-        until: Its last step; 0 for an autoencoder that is fixed and looked at without a flow.
+        until: Its last step.
     """
 
     config: TrainConfig
@@ -54,12 +54,11 @@ def planned_runs(
             continue
         config = variant_config(base, experiment, variant, base.seed, settings)
         until = config.all_steps if variant.decoder_phase else config.steps
-        if variant.two_stage and not experiment.reads_flow:
-            until = 0
         if variant.two_stage and base.scale == "tiny":
             first = autoencoder_config(config)
             planned.append(PlannedRun(first, first.steps))
-        planned.append(PlannedRun(config, until))
+        if not experiment.has_no_flow(variant):
+            planned.append(PlannedRun(config, until))
     return longest(planned)
 
 
