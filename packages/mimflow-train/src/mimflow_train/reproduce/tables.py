@@ -25,9 +25,8 @@ __all__ = ["count_parameters", "score_rows"]
 _PROBE_NOTE = (
     "The probes are logistic regressions on the latents, and on the encoder's features before "
     "their last projection (SD-VAE's kind has none), pooled over the tokens; mean accuracy over "
-    "classes. The paper does not "
-    "say which of the two its Acc. is of (the release's script reads the features), and follows "
-    "REPA's protocol, which is not this one."
+    "classes. The paper does not say which of the two its Acc. is of (the release's script reads "
+    "the features), and follows REPA's protocol, which is not this one."
 )
 _REFERENCE_NOTE = (
     "The reference is the held-out images: for precision and recall all of them, where ADM's "
