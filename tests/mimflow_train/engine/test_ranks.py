@@ -164,6 +164,7 @@ def test_ranks_learn_what_one_learns_and_resume_bit_for_bit(folder):
             assert errors.mean() < 3e-5, f"{name}: {part} is off by {errors.mean():.1e}"
 
 
+@pytest.mark.slow
 def test_three_ranks_resume_bit_for_bit(folder):
     """Sums of three depend on DDP's buckets, which it sorts anew after its first pass."""
     launch(folder, [(rank, 3) for rank in range(3)])
@@ -198,6 +199,7 @@ def images(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_torchrun_trains_a_run_to_its_end_with_sharded_weights(tmp_path):
     folder = images(tmp_path)
     (folder / "red" / "notes.heic").write_bytes(b"of no kind that is read")
