@@ -1,9 +1,7 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.scripts import run_script
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -131,5 +129,5 @@ print(worst < 1e-6, max(gradient.abs().max().item() for gradient in eager.values
 
 def test_training_step_compiles_into_one_graph():
     # In a process of its own, since torch.compile cannot trace the type checks of this run.
-    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    run = run_script(COMPILED)
     assert run.stdout == "True True\n", run.stderr[-2000:]
