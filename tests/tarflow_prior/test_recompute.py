@@ -110,7 +110,7 @@ COMPILED = """
 import copy, torch
 from tarflow_prior import TarFlow, TarFlowConfig, nll_per_dim
 torch.manual_seed(0)
-flow = TarFlow(TarFlowConfig(num_tokens=6, token_dim=3, width=64, depths=(1, 2), num_classes=3))
+flow = TarFlow(TarFlowConfig(num_tokens=6, token_dim=3, width=64, depths=(1, 1), num_classes=3))
 for block in flow.blocks:
     torch.nn.init.normal_(block.head.weight, std=0.05)
 z, label, twin = torch.randn(4, 6, 3), torch.tensor([0, 2, -1, 1]), copy.deepcopy(flow)
