@@ -28,18 +28,24 @@ def emoji():
     return np.stack(images)[..., :3]
 
 
+def _write_images(folder, images):
+    folder.mkdir(parents=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return folder
+
+
 @pytest.fixture
 def write_images(tmp_path):
     """Write arrays as PNG files into a new folder and return it."""
+    return lambda images, name="images": _write_images(tmp_path / name, images)
 
-    def write(images, name="images"):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        for index, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{index}.png")
-        return folder
 
-    return write
+@pytest.fixture(scope="module")
+def write_shared_images(tmp_path_factory):
+    """Write them for all tests of a module, which are not to change them."""
+    shared = tmp_path_factory.mktemp("shared")
+    return lambda images, name: _write_images(shared / name, images)
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 Scripts run in processes of their own, since the type checker of this run would speak first.
 """
 
-import subprocess
-import sys
+from tests.scripts import run_script
 
 PRELUDE = """
 import numpy as np
@@ -25,9 +24,7 @@ def told(*calls):
 
 
 def lines_of(script, folder):
-    run = subprocess.run(
-        [sys.executable, "-c", PRELUDE + script], capture_output=True, text=True, cwd=folder
-    )
+    run = run_script(PRELUDE + script, folder)
     assert run.stderr == ""
     return run.stdout.splitlines()
 

@@ -1,10 +1,8 @@
 """Scores are those of float32, whatever precision the rest of the process works in."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from tests.scripts import run_script
 
 from genmetrics import Evaluator, Extractor, extract_features, get_extractor, precision_recall
 from genmetrics.full_precision import full_float32
@@ -169,7 +167,8 @@ for case, wanted, found in zip(cases, without, within, strict=True):
 
 
 def test_tf32_chosen_in_either_way_is_overruled_and_comes_back():
-    subprocess.run([sys.executable, "-c", PRECISIONS], check=True, timeout=300)
+    run = run_script(PRECISIONS)
+    assert run.returncode == 0, run.stderr
 
 
 def test_settings_come_back_when_the_last_of_two_threads_is_done(monkeypatch):

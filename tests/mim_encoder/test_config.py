@@ -3,6 +3,7 @@ import sys
 from dataclasses import asdict
 
 import pytest
+from tests.scripts import run_script
 
 from mim_encoder import EncoderConfig, MaskRatio, TrunkConfig
 
@@ -135,8 +136,7 @@ def test_impossible_mask_ratios_are_refused(low, high):
     ],
 )
 def test_unknown_choices_are_refused_where_nothing_checks_types(call, message):
-    code = f"import mim_encoder, vit_decoder; {call}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_script(f"import mim_encoder, vit_decoder; {call}")
     assert f"ValueError: {message}" in done.stderr
 
 
@@ -173,5 +173,5 @@ for kind, given in (
 
 def test_numbers_of_numpy_and_lists_are_kept_as_plain_numbers_and_tuples():
     # In a process of its own, as a user runs it: the type checker of this run would speak first.
-    done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True)
+    done = run_script(PLAIN)
     assert done.returncode == 0, done.stderr

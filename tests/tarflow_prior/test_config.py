@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 from hypothesis import given, settings
+from tests.scripts import run_script
 from tests.tarflow_prior.strategies import configured, few, shapes
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -113,7 +114,7 @@ assert repr(other) == repr(Guidance(2.0))
 
 def test_numbers_of_numpy_and_lists_are_kept_as_plain_numbers_and_tuples():
     # In a process of its own, as a user runs it: the type checker of this run would speak first.
-    done = subprocess.run([sys.executable, "-c", EQUAL], capture_output=True, text=True)
+    done = run_script(EQUAL)
     assert done.returncode == 0, done.stderr
 
 
@@ -175,12 +176,11 @@ def test_bad_field_is_named_with_its_value(changes, message):
 )
 def test_unknown_choice_is_named_with_the_known_ones(call, message):
     # In a process of its own, as a user runs it: the type checker of this run would speak first.
-    code = f"""if True:
+    done = run_script(f"""if True:
         from functools import partial
         from tarflow_prior import Guidance, TarFlowConfig
         flow = partial(TarFlowConfig, num_tokens=4, token_dim=3, width=64, depths=(1,))
-        {call}"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        {call}""")
     assert f"ValueError: Expected {message}" in done.stderr
 
 

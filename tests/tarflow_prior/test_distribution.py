@@ -33,7 +33,8 @@ def test_rsample_has_the_gradient_of_the_inverse(random_flow, random_batch, shap
 
     assert torch.equal(samples(u).detach(), flow.inverse(u, label))
     inputs = (u.clone().requires_grad_(), *parameters)
-    assert gradcheck(samples, inputs, atol=1e-5, check_undefined_grad=False)
+    # The fast mode compares one random direction instead of every entry.
+    assert gradcheck(samples, inputs, atol=1e-5, check_undefined_grad=False, fast_mode=True)
 
 
 def test_shapes_follow_label_and_sample_shape(config, random_flow):

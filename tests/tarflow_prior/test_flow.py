@@ -1,8 +1,6 @@
 import copy
 import io
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +9,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.replicas import replica_of
+from tests.scripts import run_script
 from tests.tarflow_prior.strategies import configured, few, shapes
 from torch.autograd.functional import jacobian
 from torch.distributed.device_mesh import init_device_mesh
@@ -468,13 +467,8 @@ for call in (
 """
 
 
-def sentences(script):
-    """Run a script in a process of its own: the type checker of this run would speak first."""
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-
-
 def test_wrong_shapes_and_dtypes_are_named_without_a_type_checker():
-    run = sentences(WRONG)
+    run = run_script(WRONG)
     assert run.stdout.splitlines() == [
         "Expected integer labels; got torch.float32",
         "Expected integer labels; got torch.float32",
@@ -559,7 +553,7 @@ for call in (
 
 
 def test_arguments_of_the_wrong_kind_are_named_without_a_type_checker():
-    run = sentences(WRONG_KIND)
+    run = run_script(WRONG_KIND)
     assert [line.removeprefix("Expected ").split(". ")[0] for line in run.stdout.splitlines()] == [
         "tokens to be a torch.Tensor; got ndarray",
         "label to be a torch.Tensor; got list",
@@ -628,8 +622,7 @@ torch.testing.assert_close(exported(z, label).u, flow(z, label).u)
 
 def test_exported_with_labels_takes_other_batches():
     """In a process without the checks of shapes, which take only plain whole numbers."""
-    command = [sys.executable, "-c", EXPORTED]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = run_script(EXPORTED)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -17,25 +18,33 @@ def mean_colour(self, images):
     return {"features": torch.nn.functional.pad(images.float().mean(dim=(2, 3)), (0, 1277))}
 
 
+@pytest.fixture(scope="module")
+def shared_files(write_shared_images):
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+    shared = write_shared_images(images, "folder").parent
+    write_shared_images(images[::-1] // 2, "other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EffLite0Features, "forward", mean_colour)
+        patch.chdir(shared)
+        for argv in (
+            ["pack", "folder", "images.npz"],
+            ["features", "folder", "features.npz", *FAST],
+            ["stats", "build", "folder", "statistics.npz", *FAST],
+            ["stats", "build", "other", "more.npz", *FAST],
+        ):
+            assert main(argv) == 0
+        np.savez("fid.npz", mu=np.zeros(3), sigma=np.eye(3))
+        np.savez("arrays.npz", x=np.zeros(3))
+        Path("text.npz").write_text("notes")
+    return shared
+
+
 @pytest.fixture
-def files(tmp_path, write_images, monkeypatch):
+def files(shared_files, tmp_path, monkeypatch):
     """One file of every kind, and how it is made from images or another file."""
     monkeypatch.setattr(EffLite0Features, "forward", mean_colour)
     monkeypatch.chdir(tmp_path)
-    images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
-    write_images(images, "folder")
-    write_images(images[::-1] // 2, "other")
-    for argv in (
-        ["pack", "folder", "images.npz"],
-        ["features", "folder", "features.npz", *FAST],
-        ["stats", "build", "folder", "statistics.npz", *FAST],
-        ["stats", "build", "other", "more.npz", *FAST],
-    ):
-        assert main(argv) == 0
-    np.savez("fid.npz", mu=np.zeros(3), sigma=np.eye(3))
-    np.savez("arrays.npz", x=np.zeros(3))
-    (tmp_path / "text.npz").write_text("notes")
-    return tmp_path
+    return copytree(shared_files, tmp_path, dirs_exist_ok=True)
 
 
 WRITERS = {

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -386,17 +387,21 @@ def test_kid_of_few_images_names_the_flag_that_helps(emoji, write_images, capsys
     assert (score["subset_size"], score["n_samples"], score["n_ref"]) == (10, 12, 18)
 
 
-@pytest.fixture
-def reports(emoji, write_images, tmp_path, capsys):
-    real = str(write_images(emoji[40:80], "real"))
-    files = []
+@pytest.fixture(scope="module")
+def shared_reports(emoji, write_shared_images):
+    real = write_shared_images(emoji[40:80], "real")
     for number, images in enumerate((emoji[:20], emoji[20:40])):
-        samples = str(write_images(images, f"samples{number}"))
-        files.append(tmp_path / f"{number}.json")
-        arguments = ["eval", samples, "--ref", real, *EFFLITE0, "--json", str(files[-1])]
+        samples = str(write_shared_images(images, f"samples{number}"))
+        file = str(real.with_name(f"{number}.json"))
+        arguments = ["eval", samples, "--ref", str(real), *EFFLITE0, "--json", file]
         assert main([*arguments, "--metrics", "fid,pr"]) == 0
-        capsys.readouterr()
-    return files
+    return real.parent
+
+
+@pytest.fixture
+def reports(shared_reports, tmp_path):
+    """Copies, since a test may change them."""
+    return [copy(shared_reports / name, tmp_path / name) for name in ("0.json", "1.json")]
 
 
 def compared(name, a, b):

@@ -2,15 +2,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.scripts import run_script
 
 from genmetrics import BadInput, Processes, UsageError, extract_features, open_images
 from genmetrics.cli import main
@@ -284,51 +282,39 @@ def test_no_cache_leaves_no_files(folder, extractor, tmp_path):
 
 
 PROGRAM = """
-import sys, time
-from pathlib import Path
+import os, signal
 import torch
 from genmetrics import get_extractor, open_images
 from genmetrics.features.extraction import extract
 
 torch.set_num_threads(1)
-source, cache, log, pause = sys.argv[1:5]
 extractor = get_extractor("efflite0")
+counts = []
 def note(module, args):
-    with open(log, "a") as file:
-        file.write(f"{len(args[0])}\\n")
-    time.sleep(float(pause))
+    counts.append(len(args[0]))
+    if len(counts) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
 extractor.network.register_forward_pre_hook(note)
-features = extract(
-    open_images(source), extractor, batch_size=3, cache=None if cache == "-" else Path(cache)
-)
-torch.save(features["features"], sys.argv[5])
+features = extract(open_images(source), extractor, batch_size=3, cache=cache)
+torch.save((sum(counts), features["features"]), result)
 """
 
 
 def test_killed_run_goes_on_and_ends_with_the_same_numbers(folder, tmp_path):
-    def command(cache, log, pause="0"):
-        paths = [str(tmp_path / log), pause, str(tmp_path / f"{log}.pt")]
-        return [sys.executable, "-c", PROGRAM, str(folder), str(cache), *paths]
+    def run(cache, result, last=None):
+        values = {"source": str(folder), "cache": cache and str(cache), "last": last}
+        values["result"] = str(tmp_path / result)
+        return run_script(f"globals().update({values})\n{PROGRAM}")
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     cache = tmp_path / "cache"
-    killed = subprocess.Popen(command(cache, "killed", "0.05"), env=environment)
-    deadline = time.monotonic() + 120
-    # Into the second shard: its first batches are then lost, the first shard is not.
-    while not (log := tmp_path / "killed").exists() or len(log.read_text().split()) < 11:
-        assert time.monotonic() < deadline
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    found = len(shards(cache))
-    assert found in (1, 2)
-    for arguments in (command(cache, "resumed"), command("-", "whole")):
-        subprocess.run(arguments, env=environment, check=True)
-    resumed, whole = (torch.load(tmp_path / f"{log}.pt") for log in ("resumed", "whole"))
-    computed = sum(map(int, (tmp_path / "resumed").read_text().split()))
-    assert computed == N - 24 * found
-    assert sum(map(int, (tmp_path / "whole").read_text().split())) == N
+    # In the second shard: its first batches are then lost, the first shard is not.
+    assert run(cache, "killed", last=11).returncode == -signal.SIGKILL
+    assert len(shards(cache)) == 1
+    assert run(cache, "resumed").stderr == run(None, "whole").stderr == ""
+    (computed, resumed), (all_images, whole) = (
+        torch.load(tmp_path / result) for result in ("resumed", "whole")
+    )
+    assert (computed, all_images) == (N - 24, N)
     assert torch.equal(resumed, whole)
 
 
@@ -338,6 +324,24 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+COMMAND = """
+import os, signal
+import torch
+from genmetrics.cli import main
+from genmetrics.networks.efflite0 import EffLite0Features
+
+torch.set_num_threads(1)
+forward, passes = EffLite0Features.forward, []
+def killed_at_last(self, images):
+    passes.append(1)
+    if len(passes) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return forward(self, images)
+EffLite0Features.forward = killed_at_last
+main(argv)
+"""
 
 
 def test_killed_command_goes_on_and_prints_the_same_numbers(
@@ -355,20 +359,10 @@ def test_killed_command_goes_on_and_prints_the_same_numbers(
         out, err = capsys.readouterr()
         return json.loads(out)["metrics"], err
 
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "genmetrics", *argv, *cached],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 120
-    while len(shards(cache)) < 2:
-        assert time.monotonic() < deadline
-        assert killed.poll() is None
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.communicate()[0] == b""
+    killed = run_script(f"argv, last = {[*argv, *cached]}, 20\n{COMMAND}")
+    assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "")
     found = 8 * len(shards(cache))
-    assert 16 <= found < n  # shards of 8 images, of the samples first
+    assert found == 16  # shards of 8 images, of the samples first
     resumed, told = finished(*cached)
     assert f"{found} of {n} images from the cache, {n - found} computed\n" in told
     assert "0 of 5 images from the cache, 5 computed\n" in told

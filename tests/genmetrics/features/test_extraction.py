@@ -105,12 +105,15 @@ def test_corrupt_image_in_a_later_batch_is_named(extractor, emoji, write_images)
 
 def test_two_devices_give_the_features_of_one_bit_for_bit(extractor, emoji, write_images):
     source = open_images(write_images(emoji[:17]))
-    threads = set()
-    hook = extractor.network.register_forward_pre_hook(
-        lambda *_: threads.add(threading.current_thread().name)
-    )
+    threads, both = set(), threading.Barrier(2, timeout=60)
+
+    def meet(*_):  # neither thread takes a second batch before the other has its first
+        if (name := threading.current_thread().name) not in threads:
+            threads.add(name)
+            both.wait()
+
     one = extract(source, extractor, batch_size=2)
-    threads.clear()
+    hook = extractor.network.register_forward_pre_hook(meet)
     counts = []
     two = extract(source, extractor, batch_size=2, devices=("cpu", "cpu"), progress=counts.append)
     hook.remove()
@@ -120,12 +123,14 @@ def test_two_devices_give_the_features_of_one_bit_for_bit(extractor, emoji, writ
 
 
 def test_one_failing_device_stops_the_others(extractor, emoji):
-    passes = []
+    passes, failing = [], threading.Event()
 
     def fail_in_the_second_thread(module, images):
         passes.append(1)
         if threading.current_thread().name.endswith("_1"):
+            failing.set()
             raise ArithmeticError("broken network")
+        assert failing.wait(60)
         time.sleep(0.02)
 
     hook = extractor.network.register_forward_pre_hook(fail_in_the_second_thread)

@@ -12,7 +12,7 @@ from tarflow_prior.implicit import reparameterized_inverse
 
 @pytest.fixture(scope="module")
 def flow():
-    config = TarFlowConfig.preset("tiny", num_tokens=5, token_dim=3)
+    config = TarFlowConfig.preset("tiny", num_tokens=5, token_dim=3, width=128, depths=(1, 1, 1))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         flow = TarFlow(config).double()

@@ -100,7 +100,7 @@ def test_subsets_agree_with_torch_fidelity_up_to_the_draw():
 def test_the_error_is_the_spread_over_new_samples(n, options):
     found = [
         kid(rows(n, 4, 2 * s, 0.4), rows(n + 9, 4, 2 * s + 1), seed=s, **options)
-        for s in range(300)
+        for s in range(150)
     ]
     spread = np.std([each.mean for each in found])
     assert 0.85 < np.mean([each.se for each in found]) / spread < 1.25

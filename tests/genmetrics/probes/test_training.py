@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,11 +35,13 @@ def tokens(n, t=5, c=3, seed=0, pool="mean"):
     ("preset", "n", "batch_size"),
     [("repa", 300, 38), ("mae", 300, 38), ("mimflow-tools", 300, 150)],
 )
-def test_separable_classes_are_learned_completely(preset, n, batch_size):
+def test_separable_classes_are_learned_completely(monkeypatch, preset, n, batch_size):
+    recipe = replace(probe_preset(preset), epochs=12)  # its steps are 936 on any set then
+    monkeypatch.setattr("genmetrics.probes.training.probe_preset", lambda name: recipe)
     result = linear_probe(blobs(n), blobs(101, seed=1), preset, batch_size=batch_size)
     assert result.top1.mean == result.best_top1.mean == 1.0
     assert (result.n_train, result.n_val, result.feature_dim) == (n, 101, 7)
-    epochs = probe_preset(preset).epochs_for(n, batch_size)
+    epochs = recipe.epochs_for(n, batch_size)
     assert (result.epochs, result.num_classes, result.pooling) == (epochs, 3, "none")
     assert result.batch_size == batch_size
 
@@ -127,9 +130,9 @@ def test_depths_in_one_loop_equal_single_runs(preset):
         return {"a": data, "b": wide, "c": ProbeData(data.x, data.y, "first")}
 
     train, val = depths(83, 0), depths(59, 1)
-    together = probe_depths(train, val, preset, (0, 5), epochs=60, batch_size=41)
+    together = probe_depths(train, val, preset, (0, 5), epochs=20, batch_size=41)
     for name, result in together.items():
-        single = linear_probe(train[name], val[name], preset, (0, 5), epochs=60, batch_size=41)
+        single = linear_probe(train[name], val[name], preset, (0, 5), epochs=20, batch_size=41)
         assert result == single
     assert len({result.runs for result in together.values()}) == 3
 
@@ -236,13 +239,18 @@ def test_few_steps_are_remarked_in_python_too():
     assert linear_probe(train, val, "mimflow-tools", epochs=900, batch_size=20).remarks == ()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_come_near_a_regression_on_a_small_set_whose_features_are_far_from_white(preset):
-    # With few steps small directions are not found: REPA's recipe got 0.55 here in 720 steps.
+@pytest.mark.parametrize(
+    ("preset", "epochs"), [("repa", None), ("mae", 90), ("mimflow-tools", 90)], ids=PRESETS
+)
+def test_presets_come_near_a_regression_on_a_small_set_whose_features_are_far_from_white(
+    preset, epochs
+):
+    # In few steps REPA's recipe does not find small directions: it got 0.55 here in 720, which are
+    # enough for the others.
     train, val = narrow(400), narrow(2000, seed=1)
     best = logistic_probe(train.x, train.y, l2=1e-5).accuracy(val.x, val.y)
     assert best > 0.9
-    assert linear_probe(train, val, preset).top1.mean > best - 0.05
+    assert linear_probe(train, val, preset, epochs=epochs).top1.mean > best - 0.05
 
 
 def narrow(n, seed=0):
