@@ -46,7 +46,7 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config():
     """The tiny recipe, smaller still, on three classes; no frozen network."""
     small = override(tiny(("a", "b", "c"), "emoji"), [*SMALL, "loss.perceptual=0.0"])

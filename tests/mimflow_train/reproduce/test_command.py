@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from mimflow_train.cli import reproduce as command
+from mimflow_train.device.work import Work
 from mimflow_train.engine.workers import Workers
+from mimflow_train.reproduce import estimate, tables
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 
 
@@ -61,13 +63,17 @@ def test_list_names_each_experiment_with_runs_steps_and_time(tmp_path, capsys):
     assert mask.split()[1:5] == ["15", "9,300", "118", "min"]
 
 
-def test_the_users_steps_stand_against_those_of_the_papers_ablations(tmp_path, capsys):
+def test_the_users_steps_stand_against_those_of_the_papers_ablations(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "training_flops", lambda _: 1e12)  # for the time alone
     assert run("list", "--scale", "L", "--set", "steps=100", "--out", tmp_path) == 0
     (mask,) = (each for each in capsys.readouterr().out.splitlines() if "table5-mask" in each)
     assert mask.split()[1:3] == ["5", "500"]
 
 
-def test_what_is_counted_needs_no_images_and_no_gpu_and_has_a_folder_of_its_scale(tmp_path):
+def test_what_is_counted_needs_no_images_and_no_gpu_and_has_a_folder_of_its_scale(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tables, "_work", lambda _: Work(1, 1.0))
     assert run("table2", "--scale", "L", "--out", tmp_path) == 0
     assert [each.name for each in tmp_path.iterdir()] == ["table2-L"]
 

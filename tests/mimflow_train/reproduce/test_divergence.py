@@ -12,7 +12,7 @@ from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import DivergedError, WorkerError
 from mimflow_train.evaluation.sampling import generate
-from mimflow_train.reproduce import rows, scoring
+from mimflow_train.reproduce import figures, rows, scoring, tables
 from mimflow_train.reproduce.design import Claim, Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 from mimflow_train.reproduce.measure import measure
@@ -43,6 +43,7 @@ def test_the_other_seeds_keep_their_numbers(session, monkeypatch):
 OVERFLOWS = [NonFiniteError("Expected finite samples.", torch.zeros(1), [0]), NumericalFailure("")]
 
 
+@pytest.mark.usefixtures("run")
 @pytest.mark.parametrize("error", OVERFLOWS, ids=lambda error: type(error).__name__)
 def test_samples_that_overflow_lose_the_scores_of_their_seed_alone(error, session, monkeypatch):
     def draw(model, label, *rest, guidance):
@@ -52,6 +53,7 @@ def test_samples_that_overflow_lose_the_scores_of_their_seed_alone(error, sessio
 
     monkeypatch.setattr(scoring, "generate", draw)
     monkeypatch.setattr(scoring, "_autoencoder", lambda *_: {})
+    monkeypatch.setattr(tables, "draw_rows", lambda *_: None)
     variants = (Variant(label="plain"), Variant(label="scale 4.0", guidance=Guidance(4.0)))
     claims = (Claim("guidance helps", "gfid", "scale 4.0", "plain"),)
     experiment = Experiment(title="", measure="scores", variants=variants, claims=claims)
@@ -82,8 +84,9 @@ def test_a_seed_that_overflows_is_told_and_the_others_kept(session, monkeypatch,
 
 @pytest.mark.parametrize("name", ["fig4", "fig5", "fig6"])
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["the only seed", "one of two"])
-def test_figures_survive_a_divergence(name, seeds, session, monkeypatch):
-    run = trained(session, session.base)
+def test_figures_survive_a_divergence(name, seeds, session, run, monkeypatch):
+    for each in ("plot_latents", "plot_spectra", "draw_depths"):
+        monkeypatch.setattr(figures, each, lambda *_, **__: None)
     monkeypatch.setattr(rows, "train_row", diverging_at(0, run))
     session = dataclasses.replace(session, seeds=seeds, quick=True)
     outcome = measure(session, name, EXPERIMENTS[name])

@@ -20,6 +20,7 @@ def rows_of(session, variant):
     return measure_row(session, experiment, variant, lambda _: {"gfid": 1.0}).runs
 
 
+@pytest.mark.usefixtures("run")
 def test_a_run_that_was_there_keeps_its_commit(session):
     (first, second) = rows_of(session, Variant(label="a"))
     manifest = session.out / "runs" / first.run / "checkpoints" / "step_00000003" / "manifest.json"
@@ -70,6 +71,7 @@ def test_the_commits_of_runs_and_of_the_command_are_told_apart(session, monkeypa
     assert (alone["commit"], alone["steps"]) == ("now", "none")
 
 
+@pytest.mark.usefixtures("run")
 def test_a_report_names_the_samples_of_each_row(session, monkeypatch):
     monkeypatch.setattr(scoring, "_reconstructions", lambda *_: {})
     monkeypatch.setattr(scoring, "_encodes_whole", lambda _: False)

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from tests.mimflow_train.reproduce.conftest import kept
 
 from mimflow_train.config.overrides import override
 from mimflow_train.convolutional import ConvolutionalDecoder
@@ -19,7 +21,7 @@ from mimflow_train.micro_batches import Batch
 from mimflow_train.phases import phase_of
 from mimflow_train.plan import Plan
 from mimflow_train.recipes import tiny
-from mimflow_train.reproduce import rows, scoring, trained
+from mimflow_train.reproduce import figures, rows, scoring, trained
 from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.estimate import left_text
 from mimflow_train.reproduce.experiments import EXPERIMENTS
@@ -107,6 +109,16 @@ def test_checkpoints_are_as_far_apart_as_the_scale_s(session, monkeypatch, scale
 
 
 @pytest.fixture
+def whole_run(session, kept_runs):
+    """A run that was trained through its decoder's phase."""
+    config = override(
+        session.base, ["decoder_phase.steps=2", "decoder_phase.discriminator.width=16"]
+    )
+    train = partial(trained.trained, session, config, decoder_phase=True)
+    return kept(kept_runs / "decoder phase", session, train)
+
+
+@pytest.fixture
 def fixed(session):
     """A row of Table 1: a flow on a fixed convolutional autoencoder."""
     base = override(session.base, ["decoder_phase.steps=2", "decoder_phase.discriminator.width=16"])
@@ -115,14 +127,28 @@ def fixed(session):
     return session, variant_config(base, EXPERIMENTS["table9"], row, 0)
 
 
+@pytest.fixture
+def first_stage(fixed, kept_runs):
+    """The autoencoder of that row, trained."""
+    session, config = fixed
+    train = partial(trained.trained, session, autoencoder_config(config))
+    return kept(kept_runs / "first stage", session, train)
+
+
+@pytest.fixture
+def flow(fixed, first_stage, kept_runs):
+    """The row's flow, trained on that."""
+    train = partial(train_two_stages, *fixed, decoder_phase=False)
+    return kept(kept_runs / "flow", fixed[0], train)
+
+
 def parts(model, *names):
     return torch.cat([weights(getattr(model, name)) for name in names])
 
 
-def test_the_stages_follow_each_other(fixed):
+def test_the_stages_follow_each_other(fixed, first_stage, flow):
     session, config = fixed
-    first = trained.trained(session, autoencoder_config(config)).model
-    flow = train_two_stages(session, config, decoder_phase=False).model
+    first, flow = first_stage.model, flow.model
     both = train_two_stages(session, config, decoder_phase=True).model
     for model in (flow, both):
         assert torch.equal(parts(model, "encoder"), parts(first, "encoder"))
@@ -149,15 +175,14 @@ def test_the_flows_stage_computes_the_flow_alone(fixed, monkeypatch):
     assert learning == {"flow"}
 
 
-def test_the_flow_sees_latents_of_deviation_one(fixed, data):
-    session, config = fixed
-    model = train_two_stages(session, config, decoder_phase=False).model
+def test_the_flow_sees_latents_of_deviation_one(flow, data):
+    model = flow.model
     mean = encode_means(model, data.train, range(16)).mean
     torch.testing.assert_close(mean.std(), torch.tensor(1.0))
     assert model.encoder.scale == model.decoder.scale != 1
 
 
-def test_the_first_stage_alone_has_the_latents_that_a_flow_would_see(fixed, data):
+def test_the_first_stage_alone_has_the_latents_that_a_flow_would_see(fixed, first_stage, data):
     session, config = fixed
     alone = fixed_autoencoder(session, config).model
     assert not session.run_dir(config).exists()
@@ -166,7 +191,8 @@ def test_the_first_stage_alone_has_the_latents_that_a_flow_would_see(fixed, data
     assert torch.equal(alone, whole)
 
 
-def test_a_map_says_which_runs_its_latents_are_of(session):
+def test_a_map_says_which_runs_its_latents_are_of(session, monkeypatch):
+    monkeypatch.setattr(figures, "plot_latents", lambda *_, **__: None)
     base = override(session.base, ["loss.feature=0.0"])
     session = dataclasses.replace(session, base=base, seeds=(0,), quick=True)
     experiment = EXPERIMENTS["fig4"].only(["convolutional VAE"])
@@ -175,9 +201,8 @@ def test_a_map_says_which_runs_its_latents_are_of(session):
     assert left_text(session, experiment).startswith("All is trained")
 
 
-def test_a_flow_in_two_pieces_is_one(fixed, tmp_path):
+def test_a_flow_in_two_pieces_is_one(fixed, flow, tmp_path):
     session, config = fixed
-    whole = train_two_stages(session, config, decoder_phase=False)
     folder = session.run_dir(config)
     beginning = folder / "checkpoints/step_00000000"
     assert [each.name for each in checkpoints(folder)] == ["step_00000000", "step_00000003"]
@@ -188,24 +213,22 @@ def test_a_flow_in_two_pieces_is_one(fixed, tmp_path):
         end = tmp_path / "again/checkpoints/step_00000003"
         assert (end.with_name("step_00000002").exists(), fingerprint(end)) == (
             True,
-            whole.checkpoint,
+            flow.checkpoint,
         )
         shutil.rmtree(end)
 
 
-def test_scores_name_the_run_that_they_are_of(fixed):
+def test_scores_name_the_run_that_they_are_of(fixed, flow):
     session, config = fixed
-    run = train_two_stages(session, config, decoder_phase=False)
-    score(session, run, None, 16)
+    score(session, flow, None, 16)
     found = [json.loads(each.read_text()) for each in session.out.glob("scores/*/scores.json")]
     assert {each["of"]["part"] for each in found} == {"samples", "autoencoder"}
     for each in found:
         named = session.out / "runs" / each["of"]["run"]
-        assert fingerprint(joint_checkpoint(config, named)) == run.checkpoint
+        assert fingerprint(joint_checkpoint(config, named)) == flow.checkpoint
 
 
-def test_the_same_weights_are_scored_once(session, monkeypatch):
-    run = trained.trained(session, session.base)
+def test_the_same_weights_are_scored_once(session, run, monkeypatch):
     first = score(session, run, None, 16)
     assert set(first) == {
         "gfid", "is", "precision", "recall", "rfid", "rfid_masked", "fd_rebuilt", "psnr",
@@ -220,8 +243,9 @@ def test_the_same_weights_are_scored_once(session, monkeypatch):
 @pytest.mark.parametrize(
     ("guidance", "num"), [(Guidance(2.0), 16), (None, 5)], ids=["guidance", "number"]
 )
-def test_other_samples_repeat_no_reconstruction_and_no_probe(guidance, num, session, monkeypatch):
-    run = trained.trained(session, session.base)
+def test_other_samples_repeat_no_reconstruction_and_no_probe(
+    guidance, num, session, run, monkeypatch
+):
     first = score(session, run, None, 16)
     for name in ("_reconstructions", "probe_encoder"):
         monkeypatch.setattr(scoring, name, None)
@@ -255,8 +279,7 @@ def changed(change, session, run, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [*CHANGES, "num"])
-def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypatch):
-    run = trained.trained(session, session.base)
+def test_nothing_that_changes_a_score_shows_an_old_one(change, session, run, monkeypatch):
     score(session, run, None, 16)
     monkeypatch.setattr(scoring, "Evaluator", None)
     session, run = changed(change, session, run, monkeypatch)
@@ -265,8 +288,7 @@ def test_nothing_that_changes_a_score_shows_an_old_one(change, session, monkeypa
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_nor_an_old_one_of_reconstructions(change, session, monkeypatch):
-    run = trained.trained(session, session.base)
+def test_nor_an_old_one_of_reconstructions(change, session, run, monkeypatch):
     for name in ("_samples", "_autoencoder"):
         monkeypatch.setattr(scoring, name, lambda *_: {})
     score(session, run, None, 16)
@@ -276,8 +298,7 @@ def test_nor_an_old_one_of_reconstructions(change, session, monkeypatch):
         score(session, run, None, 16)
 
 
-def test_a_kill_while_scores_are_written_leaves_none(session, monkeypatch):
-    run = trained.trained(session, session.base)
+def test_a_kill_while_scores_are_written_leaves_none(session, run, monkeypatch):
     write = Path.write_text
 
     def killed(path, text):
@@ -291,8 +312,7 @@ def test_a_kill_while_scores_are_written_leaves_none(session, monkeypatch):
     assert "gfid" in score(session, run, None, 16)
 
 
-def test_scores_that_another_command_makes_are_waited_for(session, monkeypatch):
-    run = trained.trained(session, session.base)
+def test_scores_that_another_command_makes_are_waited_for(session, run, monkeypatch):
     score(session, run, None, 16)
     folder = scoring.score_folder(session, run, None, 16)
     (folder / "scores.json").rename(folder / "later")
@@ -312,22 +332,15 @@ def damaged(folder):
     return folder
 
 
-def test_a_damaged_last_checkpoint_is_trained_again(session):
-    config = override(
-        session.base, ["decoder_phase.steps=2", "decoder_phase.discriminator.width=16"]
-    )
-    whole = trained.trained(session, config, decoder_phase=True)
-    damaged(checkpoints(session.run_dir(config))[-1])
-    again = trained.trained(session, config, decoder_phase=True)
-    assert again.checkpoint == whole.checkpoint
-    assert torch.equal(weights(again.model), weights(whole.model))
+def test_a_damaged_last_checkpoint_is_trained_again(session, whole_run):
+    damaged(checkpoints(session.run_dir(whole_run.config))[-1])
+    again = trained.trained(session, whole_run.config, decoder_phase=True)
+    assert again.checkpoint == whole_run.checkpoint
+    assert torch.equal(weights(again.model), weights(whole_run.model))
 
 
-def test_a_damaged_joint_checkpoint_below_a_later_one_is_refused(session):
-    config = override(
-        session.base, ["decoder_phase.steps=2", "decoder_phase.discriminator.width=16"]
-    )
-    trained.trained(session, config, decoder_phase=True)
+def test_a_damaged_joint_checkpoint_below_a_later_one_is_refused(session, whole_run):
+    config = whole_run.config
     damaged(joint_checkpoint(config, session.run_dir(config)))
     with pytest.raises(StorageError, match="does not match its checksum"):
         trained.trained(session, config)

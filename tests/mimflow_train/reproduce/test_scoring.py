@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genmetrics import evaluate, get_extractor
-from genmetrics.networks.efflite0 import EffLite0Features
+from genmetrics import evaluate
 from mimflow_train.data.images import LabelledImages, Split, in_batches
 from mimflow_train.evaluation import selection
+from mimflow_train.evaluation.class_probe import ClassProbe
 from mimflow_train.evaluation.features import features_of
 from mimflow_train.reproduce import figures, scoring, tables
 from mimflow_train.reproduce.design import Experiment, Variant
@@ -18,8 +18,9 @@ from mimflow_train.reproduce.figures import map_latents, probe_depths
 from mimflow_train.reproduce.paper import TABLE1
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.tables import score_columns, score_rows
-from mimflow_train.reproduce.trained import trained
+from mimflow_train.reproduce.trained import Trained
 from mimflow_train.reproduce.variants import variant_config
+from mimflow_train.state import TrainState
 from tarflow_prior import Guidance
 
 
@@ -37,14 +38,16 @@ def test_held_out_images_that_others_stand_in_for_are_named(config, folder, tmp_
 
 
 @pytest.mark.parametrize(
-    ("extractor", "metrics"),
+    ("network", "metrics"),
     [
         ("inception", ("fid", "sfid", "is", "pr")),
         ("efflite0", ("fid", "is", "pr")),
         ("timm:resnet18", ("fid", "pr")),
     ],
 )
-def test_spatial_features_are_inceptions_alone(extractor, metrics, session, monkeypatch, tmp_path):
+def test_spatial_features_are_inceptions_alone(
+    network, metrics, session, run, monkeypatch, tmp_path
+):
     asked = []
 
     def judging(*_, protocol, **__):
@@ -53,15 +56,13 @@ def test_spatial_features_are_inceptions_alone(extractor, metrics, session, monk
         return SimpleNamespace(update=lambda _: None, result=lambda: report)
 
     monkeypatch.setattr(scoring, "Evaluator", judging)
-    session = dataclasses.replace(session, extractor_name=extractor)
-    vars(session)["extractor"] = get_extractor("efflite0")
-    found = scoring._samples(session, trained(session, session.base), None, 16, tmp_path)
+    session = dataclasses.replace(session, extractor_name=network)
+    found = scoring._samples(session, run, None, 16, tmp_path)
     assert found == {"sfid": 2.0}
     assert asked == [metrics]
 
 
-def test_rebuilt_training_images_are_others_of_the_same_classes(session, data):
-    run = trained(session, session.base)
+def test_rebuilt_training_images_are_others_of_the_same_classes(session, run, data):
     found = scoring._reconstructions(session, run)
     assert found["fd_rebuilt"] != pytest.approx(found["rfid"])
     same = with_classes(session, data, 16)  # of each class one image, to train on and held out
@@ -69,8 +70,7 @@ def test_rebuilt_training_images_are_others_of_the_same_classes(session, data):
     assert found["fd_rebuilt"] == pytest.approx(found["rfid"])
 
 
-def test_all_held_out_images_are_rebuilt_and_judged_however_many(session, monkeypatch):
-    run = trained(session, session.base)
+def test_all_held_out_images_are_rebuilt_and_judged_however_many(session, run, monkeypatch):
     whole = scoring._reconstructions(session, run)
     assert len(session.real_features) == len(session.data.held_out.labels) == 16
     monkeypatch.setattr(selection, "_MOST_IMAGES", 4)  # which a run's own report thins them to
@@ -78,12 +78,10 @@ def test_all_held_out_images_are_rebuilt_and_judged_however_many(session, monkey
     assert scoring._reconstructions(session, run) == whole
 
 
-def test_the_network_sees_the_held_out_images_once(session, monkeypatch):
-    run = trained(session, session.base)
-    seen, forward = [], EffLite0Features.forward
-    monkeypatch.setattr(
-        EffLite0Features, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
-    )
+def test_the_network_sees_the_held_out_images_once(session, run, monkeypatch):
+    network = type(session.extractor.network)
+    seen, forward = [], network.forward
+    monkeypatch.setattr(network, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
     for guidance in (None, Guidance(2.0)):
         scoring.score(session, run, guidance, 16)
     drawn, rebuilt, real = 2 * 16, 3 * 16, 16
@@ -94,8 +92,7 @@ def test_the_network_sees_the_held_out_images_once(session, monkeypatch):
     assert [each.name for each in files] == ["000000000-000000016.npz"]
 
 
-def test_samples_score_as_their_file_does(session):
-    run = trained(session, session.base)
+def test_samples_score_as_their_file_does(session, run):
     found = scoring.score(session, run, None, 16)
     report = evaluate(
         scoring.score_folder(session, run, None, 16) / "samples.npz",
@@ -121,8 +118,7 @@ def test_table_1_has_the_papers_sfid_with_guidance():
 
 
 def with_classes(session, data, count):
-    """The same sixteen images in up to 16 of many classes, trained on for seed 0 alone."""
-    trained(session, session.base)
+    """The same sixteen images in up to 16 of many classes, for seed 0 alone."""
     label = torch.arange(16) * (count // 16)
     split = Split(data.train.images, label)
     session = dataclasses.replace(session, seeds=(0,), quick=True)
@@ -130,18 +126,17 @@ def with_classes(session, data, count):
     return session
 
 
-def test_probes_learn_from_fifty_images_of_each_class(session, data, monkeypatch):
+def test_probes_learn_from_fifty_images_of_each_class(session, run, data, monkeypatch):
     session = with_classes(session, data, 64)
     asked = []
     both = {"latents": 0.5, "features": 0.6}
     monkeypatch.setattr(scoring, "probe_encoder", lambda *rest: asked.append(rest[-1]) or both)
-    real = figures.probe_classes
-    monkeypatch.setattr(
-        figures, "probe_classes", lambda *rest: asked.append(rest[-1]) or real(*rest)
-    )
+    probe = ClassProbe(n_train=16, n_held_out=16, chance=0.1, accuracy=both)
+    monkeypatch.setattr(figures, "probe_classes", lambda *rest: asked.append(rest[-1]) or probe)
+    monkeypatch.setattr(figures, "draw_depths", lambda *_: None)
     for name in ("_samples", "_reconstructions"):
         monkeypatch.setattr(scoring, name, lambda *_: {})
-    found = scoring.score(session, trained(session, session.base), None, 16)
+    found = scoring.score(session, run, None, 16)
     assert found == {"accuracy": 0.5, "accuracy_features": 0.6}
     probe_depths(session, "fig6", EXPERIMENTS["fig6"])
     assert asked == [3200, 3200]
@@ -152,7 +147,8 @@ def test_sd_vaes_kind_has_no_features_to_probe(session, monkeypatch):
     config = variant_config(session.base, EXPERIMENTS["table8"], row, 0)
     for name in ("_samples", "_reconstructions"):
         monkeypatch.setattr(scoring, name, lambda *_: {})
-    found = scoring.score(session, trained(session, config), None, 16)
+    run = Trained(TrainState(config, session.device).ema, config, "0" * 16)
+    found = scoring.score(session, run, None, 16)
     assert set(found) == {"accuracy"}
 
 
@@ -183,10 +179,11 @@ def test_a_table_says_what_its_probe_learned_from(session, monkeypatch):
     ("scale", "num", "wanted"),
     [("tiny", 0, 16), ("L", 0, 10_000), ("L", 7, 7), ("tiny", 7, 7)],
 )
-def test_ablations_draw_ten_thousand_samples_off_tiny(scale, num, wanted, session, monkeypatch):
+def test_ablations_draw_ten_thousand_samples_off_tiny(
+    scale, num, wanted, session, run, monkeypatch
+):
     drawn = []
     monkeypatch.setattr(tables, "score", lambda *rest: drawn.append(rest) or {})
-    run = trained(session, session.base)
     monkeypatch.setattr(tables, "measure_row", lambda *rest: rest[-1](run) or tables.Row(label="a"))
     base = dataclasses.replace(session.base, scale=scale)
     session = dataclasses.replace(session, base=base, num=num)
@@ -208,7 +205,7 @@ def test_the_papers_numbers_of_samples_are_the_defaults():
 
 
 @pytest.mark.parametrize(("count", "shown"), [(16, 16), (64, 4)])
-def test_a_map_is_of_twenty_classes_at_most(count, shown, session, data, monkeypatch):
+def test_a_map_is_of_twenty_classes_at_most(count, shown, session, run, data, monkeypatch):
     session = with_classes(session, data, count)
     drawn, known = [], []
     monkeypatch.setattr(
@@ -219,7 +216,6 @@ def test_a_map_is_of_twenty_classes_at_most(count, shown, session, data, monkeyp
         figures, "knn_accuracy", lambda train, *rest: known.append(train) or real(train, *rest)
     )
     monkeypatch.setattr("mimflow_train.reproduce.rows.train_row", lambda *_: run)
-    run = trained(session, session.base)
     outcome = map_latents(session, "fig4", EXPERIMENTS["fig4"])
     assert [len(each) for each in drawn] == [shown] * 3
     assert [set(each.y.tolist()) for each in known] == drawn
