@@ -3,7 +3,9 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from genmetrics import Extractor
 from mimflow_train.config.overrides import override
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
 from mimflow_train.recipes import tiny
@@ -51,6 +53,35 @@ def config():
     """The tiny recipe, smaller still, on three classes; no frozen network."""
     small = override(tiny(("a", "b", "c"), "emoji"), [*SMALL, "loss.perceptual=0.0"])
     return dataclasses.replace(small, model=dataclasses.replace(small.model, features={}))
+
+
+class SmallFeatures(nn.Module):
+    """Features of uint8 images as they are, in no time."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten())
+
+    def forward(self, images):
+        return {"features": self.layers(images.contiguous() / 255)}
+
+
+@pytest.fixture(scope="session")
+def extractor():
+    """A feature network with classes that goes by efflite0's name, where any does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, classifier = SmallFeatures(), nn.Linear(128, 5)
+    network.requires_grad_(requires_grad=False)
+    return Extractor(
+        "efflite0",
+        outputs={"features": 128},
+        preprocess_id="none",
+        weights_sha256="1",
+        network=network.eval(),
+        device=torch.device("cpu"),
+        classifier=classifier.requires_grad_(requires_grad=False),
+    )
 
 
 @pytest.fixture

@@ -9,19 +9,19 @@ from mimflow_train.data.emoji import emoji_images
 from mimflow_train.data.images import to_unit
 from vit_decoder import DecoderConfig, PixelDecoder
 
-SIZES = {"patch_size": 8, "width": 64, "depth": 2, "num_heads": 2, "num_latents": 8}
+SIZES = {"patch_size": 8, "width": 64, "depth": 1, "num_heads": 2, "num_latents": 8}
 
 
 @pytest.mark.parametrize("hidden", [0.0, 0.5])
-def test_error_falls_five_times_in_200_steps(hidden):
+def test_error_falls_five_times_in_120_steps(hidden):
     torch.manual_seed(0)
     encoder = MaskedEncoder(EncoderConfig.preset("tiny", latent_dim=8, **SIZES))
     decoder = PixelDecoder(DecoderConfig.preset("tiny", latent_dim=8, **SIZES))
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *decoder.parameters()], lr=2e-3)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *decoder.parameters()], lr=4e-3)
     image = to_unit(emoji_images(32).train.stack(range(0, 2400, 300)))
     draw = torch.Generator().manual_seed(0)
     errors = []
-    for _ in range(200):
+    for _ in range(120):
         masked = random_mask(8, 16, MaskRatio(low=hidden, high=hidden), generator=draw)
         z = encoder(image, masked).sample(generator=draw)
         loss = F.mse_loss(decoder(z), image)

@@ -35,6 +35,21 @@ def dino(dino_file):
     return DinoDiscriminator(DinoTokens(dino_file, CPU))
 
 
+@pytest.fixture(scope="module")
+def small_dino(dino_file):
+    """The same for images of 64 px: 64 tokens, not 784."""
+    torch.manual_seed(1)
+    tokens = DinoTokens(dino_file, CPU)
+    tokens.network.set_input_size((64, 64))
+    tokens.network.requires_grad_(requires_grad=False)
+    return DinoDiscriminator(tokens)
+
+
+@pytest.fixture
+def at_64_px(monkeypatch):
+    monkeypatch.setattr("mimflow_train.frozen.dino.DINO_SIZE", (64, 64))
+
+
 @pytest.fixture
 def images():
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -51,42 +66,45 @@ def test_patch_discriminator_is_the_published_one():
 def test_dino_discriminator_is_the_published_one(dino, images):
     assert sum(parameter.numel() for parameter in dino.parameters()) == 7_386_245
     with torch.no_grad():
-        assert dino(images).shape == (2, 5 * 784)
+        assert dino(images[:1]).shape == (1, 5 * 784)
     assert not [name for name in dino.state_dict() if not name.startswith("heads.")]
 
 
-def test_dino_tokens_are_what_the_blocks_put_out(dino, images):
-    network, seen = dino.tokens.network, {}
+@pytest.mark.usefixtures("at_64_px")
+def test_dino_tokens_are_what_the_blocks_put_out(small_dino, images):
+    network, seen = small_dino.tokens.network, {}
     hooks = [
         network.blocks[depth].register_forward_hook(
             lambda _, __, out, depth=depth: seen.update({depth: out[:, 1:]})
         )
         for depth in (2, 5, 8, 11)
     ]
-    tokens = dino.tokens(images)
+    tokens = small_dino.tokens(images)
     for hook in hooks:
         hook.remove()
     for token, depth in zip(tokens, (11, 2, 5, 8, 11), strict=True):
         torch.testing.assert_close(token, seen[depth])
 
 
+@pytest.mark.usefixtures("at_64_px")
 @pytest.mark.parametrize("kind", ["patch", "dino"])
-def test_logits_do_not_depend_on_the_batch(kind, dino, images):
+def test_logits_do_not_depend_on_the_batch(kind, small_dino, images):
     torch.manual_seed(0)
     patch = PatchDiscriminator(DiscriminatorConfig(width=16, depth=2))
-    discriminator = {"patch": patch, "dino": dino}[kind].eval()
+    discriminator = {"patch": patch, "dino": small_dino}[kind].eval()
     with torch.no_grad():
         alone = discriminator(images[1:])
         torch.testing.assert_close(discriminator(images)[1:], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_pass_the_frozen_eye_and_leave_it_alone(dino, images):
+@pytest.mark.usefixtures("at_64_px")
+def test_gradients_pass_the_frozen_eye_and_leave_it_alone(small_dino, images):
     image = images[:1].requires_grad_()
-    dino(image).mean().backward()
+    small_dino(image).mean().backward()
     assert image.grad.abs().sum() > 0
-    assert all(parameter.grad is not None for parameter in dino.parameters())
-    assert all(parameter.grad is None for parameter in dino.tokens.network.parameters())
-    dino.zero_grad()
+    assert all(parameter.grad is not None for parameter in small_dino.parameters())
+    assert all(parameter.grad is None for parameter in small_dino.tokens.network.parameters())
+    small_dino.zero_grad()
 
 
 def test_missing_eye_is_an_error_before_anything_else(dino_file, monkeypatch):

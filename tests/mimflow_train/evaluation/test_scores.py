@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genmetrics import evaluate, get_extractor, open_images
+from genmetrics import evaluate, open_images
 from genmetrics.networks.efflite0 import EffLite0Features
 from mimflow_train.cli import eval as command
 from mimflow_train.config.file import read_config, write_config
@@ -34,6 +34,11 @@ def run(*arguments):
 
 
 @pytest.fixture
+def _small_network(extractor, monkeypatch):
+    monkeypatch.setattr("genmetrics.get_extractor", lambda *_, **__: extractor)
+
+
+@pytest.fixture
 def finished(config, data, tmp_path, monkeypatch):
     monkeypatch.setattr("mimflow_train.data.source.load_data", lambda *_: data)
     config = override(config, ["seed=3"])
@@ -42,7 +47,10 @@ def finished(config, data, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys, monkeypatch):
+@pytest.mark.usefixtures("_small_network")
+def test_scores_are_those_of_the_files_that_are_left(
+    finished, data, extractor, capsys, monkeypatch
+):
     out, told = finished / "scores.json", []
     monkeypatch.setattr(
         "mimflow_train.evaluation.scores.counted",
@@ -64,7 +72,7 @@ def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys, mon
     again = evaluate(
         open_images(finished / "eval" / "samples.npz"),
         real,
-        extractor=get_extractor("efflite0"),
+        extractor=extractor,
         seed=3,
     )
     found = scores["samples"]["metrics"]["fd_efflite0"]
@@ -80,6 +88,7 @@ def test_scores_are_those_of_the_files_that_are_left(finished, data, capsys, mon
     assert json.loads(capsys.readouterr().out) == scores
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_probe_tells_its_accuracy_by_depth_and_its_n(finished, capsys):
     assert run(finished, "--device", "cpu", "--num", 5, "--metrics", "fid", "--probe", 9) == 0
     assert "N = 8 training and 16 held-out images" in capsys.readouterr().out, "2 of class 2"
@@ -107,6 +116,7 @@ def test_the_step_that_is_judged_is_that_of_whole_weights(finished):
     assert judged_step(finished) == 0
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_weights_on_their_own_score_as_their_run_does(finished, tmp_path, capsys):
     config = read_config(finished)
     weights = tmp_path / "moved" / "weights.safetensors"
@@ -153,6 +163,7 @@ def test_emoji_are_the_package_s_as_in_mimflow_train(finished, tmp_path, capsys,
     assert str(tmp_path / "emoji") in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_images_that_others_stand_in_for_are_named_once(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mimflow_train.data.source.load_data", load_data)
     for name in (f"{split}/{each}" for split in ("train", "val") for each in "abc"):
@@ -167,6 +178,7 @@ def test_images_that_others_stand_in_for_are_named_once(finished, tmp_path, caps
     assert capsys.readouterr().err.count(f"Cannot decode {bad} (no image)") == 1
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_the_page_of_a_run_shows_its_scores_and_loses_none(finished, capsys):
     page, scores = finished / "report.html", finished / "eval" / "scores.json"
     options = ["--device", "cpu", "--num", 5, "--metrics", "fid"]
@@ -202,6 +214,7 @@ def test_images_that_have_moved_are_asked_for(finished, tmp_path, capsys):
     assert f"images in {source}; they are not there. Say" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_kid_takes_subsets_that_there_are(finished):
     assert run(finished, "--device", "cpu", "--num", 12, "--metrics", "kid") == 0
     report = json.loads((finished / "eval" / "scores.json").read_text())["samples"]

@@ -39,6 +39,13 @@ def model(config):
     return TrainState(config, CPU).ema
 
 
+@pytest.fixture
+def _small_network(extractor, monkeypatch):
+    for each in (module, reconstruction):
+        monkeypatch.setattr(each, "get_extractor", lambda *_, **__: extractor)
+
+
+@pytest.mark.usefixtures("_small_network")
 def test_scores_belong_together_and_repeat(config, data, model, monkeypatch):
     told = []
     monkeypatch.setattr(
@@ -61,6 +68,7 @@ def raw_pixels(batches, _):
     return torch.cat([*batches]).float().flatten(1)
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypatch):
     """Samples that are the posterior's close the gap; samples that are the Gaussian's do not."""
     distances = {}
@@ -95,6 +103,7 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
     assert evaluate(model, config, data).gap_closed is None
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_posterior_images_that_are_judged_by_class_are_held_out(config, data, model, monkeypatch):
     """The probe has learned from training images, and finds their class too easily."""
     judged = []
@@ -122,6 +131,7 @@ class FakeProbe(LogisticProbe):
     accuracy = balanced_accuracy
 
 
+@pytest.mark.usefixtures("_small_network")
 def test_reconstruction_is_judged_hidden_in_part_and_whole(config, data, model):
     scores, rebuilt = evaluate(model, config, data), evaluate_reconstruction(model, config, data)
     for name, value in dataclasses.asdict(rebuilt).items():

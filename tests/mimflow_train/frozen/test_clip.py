@@ -11,11 +11,19 @@ from mimflow_train.frozen.clip import CLIP_FILE, ClipTeacher
 CPU = torch.device("cpu")
 
 
+def whole_model(image_size):
+    """CLIP with one layer of text, which is not looked at."""
+    config = open_clip.get_model_config("ViT-B-16-quickgelu")
+    config["vision_cfg"]["image_size"] = image_size
+    config["text_cfg"]["layers"] = 1
+    return open_clip.CLIP(**config)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Random weights at 14 x 14 positions: of the whole model, and of the image tower alone."""
     torch.manual_seed(0)
-    model = open_clip.CLIP(**open_clip.get_model_config("ViT-B-16-quickgelu"))
+    model = whole_model(224)
     torch.nn.init.normal_(model.visual.ln_post.bias)  # so that leaving out the last norm shows
     folder = tmp_path_factory.mktemp("clip")
     save_file(model.state_dict(), folder / "whole.safetensors")
@@ -30,8 +38,9 @@ def teacher(request, files):
 
 @pytest.fixture(scope="module")
 def plain(files):
-    path = str(files / "whole.safetensors")
-    return open_clip.create_model("ViT-B-16-quickgelu", pretrained=path, force_image_size=32)
+    model = whole_model(32)
+    open_clip.load_checkpoint(model, str(files / "whole.safetensors"))
+    return model
 
 
 @pytest.fixture

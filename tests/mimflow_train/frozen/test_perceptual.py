@@ -21,11 +21,12 @@ from mimflow_train.frozen.perceptual import (
 from mimflow_train.frozen.teacher import imitated_gpu
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("trunk_alone")
 LINEAR_MD5 = "d507d7349b931f0638a25a48a722f98a"  # of LPIPS 0.1's release
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference(trunk_alone):
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ import torch
 from tests.mimflow_train.conftest import SMALL
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.models import convnext_small
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from genmetrics import efflite0_network
 from mimflow_train.config.overrides import override
@@ -21,6 +22,7 @@ from mimflow_train.recipes import tiny
 from mimflow_train.teachers import Targets
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("trunk_alone")
 
 
 class Casts(TorchDispatchMode):
@@ -53,17 +55,26 @@ def weights_of_products(network):
 
 
 def image_tower():
-    tower = empty_image_tower((2, 2)).to_empty(device="cpu")
+    tower = empty_image_tower((2, 2))
+    tower.transformer.resblocks = tower.transformer.resblocks[:2]
+    tower.to_empty(device="cpu")
     for each in tower.parameters():
         each.data.normal_(std=0.02)
     return tower
 
 
+def convnext():
+    """ConvNeXt-S with one block of each width, where it has 3, 3, 27 and 3."""
+    widths = (96, 192, 384, 768)
+    return ConvNeXt([CNBlockConfig(*each, 1) for each in pairwise([*widths, None])])
+
+
+# With two blocks of the twelve: all are alike.
 NETWORKS = {
-    "dinov2": lambda: timm.create_model(DINOV2_NAME, img_size=32, patch_size=16),
+    "dinov2": lambda: timm.create_model(DINOV2_NAME, img_size=32, patch_size=16, depth=2),
     "clip": image_tower,
     "vgg16": lambda: lpips_network(linear_weights=False).net,
-    "convnext": convnext_small,
+    "convnext": convnext,
     "efflite0": efflite0_network,
 }
 
@@ -90,7 +101,7 @@ def test_weights_cast_once_change_no_bit_and_are_not_cast_again(name, bf16):
 
 
 def test_norms_stay_in_float32(bf16):
-    network = frozen(convnext_small(), CPU)
+    network = frozen(convnext(), CPU)
     norms = [each for each in network.modules() if isinstance(each, nn.LayerNorm)]
     assert {each.weight.dtype for each in norms} == {torch.float32}
     assert network.features[1][0].layer_scale.dtype == torch.float32
