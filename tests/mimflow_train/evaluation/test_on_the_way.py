@@ -46,23 +46,25 @@ def test_at_most_256_images_are_looked_at(config, data, monkeypatch):
     assert seen == [3]
 
 
-@pytest.mark.parametrize(("every", "wanted"), [(10, [10, 20]), (20, [20]), (7, [20])])
-def test_reports_of_planned_checkpoints_hold_them_and_training_is_the_same(
-    every, wanted, config, data
-):
-    config, reports, states = override(config, ["steps=20"]), {}, []
-    for judge in (HeldOut(config, data.held_out, Plan(until=20, checkpoint_every=every)), None):
-        state = TrainState(config, CPU)
+def test_reports_of_planned_checkpoints_hold_them_and_training_is_the_same(config, data):
+    config = override(config, ["steps=20"])
+
+    def run(every, **judge):
+        state, reports = TrainState(config, CPU), {}
         context = LocalContext(CPU, lambda *line: reports.update([line]), StopRequest())
-        calls = Calls(every, lambda _: None, **({"judge": judge} if judge else {}))
-        train(context, config, data, state=state, calls=calls)
-        states.append(snapshot(state).tensors)
-        if judge:
-            assert [step for step, line in reports.items() if "held_out_nll" in line] == wanted
+        train(context, config, data, state=state, calls=Calls(every, lambda _: None, **judge))
+        return state, reports
+
+    state, reports = run(10)
     assert "held_out_nll" not in reports[20]
     assert reports[20]["learning_rate"] == pytest.approx(state.learning_rate)
-    for name, tensors in states[0].items():
-        assert all(torch.equal(tensors[key], states[1][name][key]) for key in tensors)
+    plain = snapshot(state).tensors
+    for every, wanted in ((10, [10, 20]), (20, [20]), (7, [20])):
+        judge = HeldOut(config, data.held_out, Plan(until=20, checkpoint_every=every))
+        state, reports = run(every, judge=judge)
+        assert [step for step, line in reports.items() if "held_out_nll" in line] == wanted
+        for name, tensors in snapshot(state).tensors.items():
+            assert all(torch.equal(tensors[key], plain[name][key]) for key in tensors)
 
 
 @pytest.mark.parametrize(
