@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
@@ -46,6 +47,16 @@ SMALL = [
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def blank_drawings(monkeypatch):
+    """Curves and plots are not drawn, which takes seconds: for tests that look at words alone."""
+
+    def savefig(_, file, **__):
+        Image.new("L", (1, 1)).save(file, "png")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture(scope="session")

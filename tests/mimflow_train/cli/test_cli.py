@@ -552,6 +552,7 @@ def test_run_sample_and_run_again(folder, tmp_path, capsys):
     assert reported_steps(out) == [6]
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_phases_may_be_run_one_after_the_other(folder, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["--data", folder, "--out", out, *QUICK, "--set", "decoder_phase.steps=4"]
@@ -822,6 +823,7 @@ def test_a_fixed_autoencoder_is_trained_elsewhere(tmp_path, capsys):
     assert "Expected model.convolutional.fixed as false" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_images_without_classes_are_trained_on(folder, tmp_path, capsys):
     for path in (folder / "red").iterdir():
         path.rename(folder / path.name)

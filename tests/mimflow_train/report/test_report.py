@@ -144,6 +144,7 @@ def test_page_says_what_a_run_began_with(folder, capsys):
     assert said in written(folder, capsys)
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_metrics_come_with_their_n(finished, capsys):
     text = written(finished, capsys)
     for cells in ("12.50</td>", "0.2500</td>", "24 and 16</td>", "13</td>", "N = 16 held-out"):
@@ -151,6 +152,7 @@ def test_metrics_come_with_their_n(finished, capsys):
     assert "Few images." in text
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_scores_of_genmetrics_say_what_they_are_of(finished, capsys):
     said = "Of the ema weights at step 6, guidance 0, against held-out images of emoji."
     assert f"{said}</p>" in written(finished, capsys)
@@ -161,10 +163,12 @@ def test_scores_of_genmetrics_say_what_they_are_of(finished, capsys):
     assert "do not say which weights they are of" in written(finished, capsys)
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_the_page_says_how_far_the_run_is(finished, config, capsys):
     assert f"At step 6 of {config.steps} joint and" in written(finished, capsys)
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_a_copy_beside_a_picture_is_not_shown(finished, capsys):
     before = Page(written(finished, capsys)).sources
     shutil.copy(finished / "samples" / "step_00000008.png", finished / "samples" / "step_8 (1).png")

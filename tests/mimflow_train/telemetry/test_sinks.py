@@ -15,10 +15,13 @@ class Run:
     def __init__(self, options):
         self.options, self.logged, self.finished, self.broken = options, [], False, False
 
-    def log(self, values, step):
+    def define_metric(self, name, step_metric):
+        self.axis = {name: step_metric}
+
+    def log(self, values):
         if self.broken:
             raise OSError("no route to host")
-        self.logged.append((step, values))
+        self.logged.append(values)
 
     def finish(self):
         self.finished = True
@@ -37,9 +40,15 @@ def runs(monkeypatch):
 
 def test_reports_are_sent_with_their_steps(runs, tmp_path):
     sink = WandbSink(tmp_path, {"scale": "tiny"}, lambda _: None)
-    sink.write(10, {"loss": 2.5})
+    for step, loss in ((10, 2.5), (20, 9.0), (10, 2.25)):  # as after a roll-back
+        sink.write(step, {"loss": loss})
     sink.close()
-    assert runs[0].logged == [(10, {"loss": 2.5})]
+    assert runs[0].axis == {"*": "step"}  # or W&B ignores a step that is no later than the last
+    assert runs[0].logged == [
+        {"loss": 2.5, "step": 10},
+        {"loss": 9.0, "step": 20},
+        {"loss": 2.25, "step": 10},
+    ]
     assert runs[0].finished
     assert runs[0].options["config"] == {"scale": "tiny"}
 

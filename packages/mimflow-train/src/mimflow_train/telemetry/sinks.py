@@ -59,6 +59,8 @@ class WandbSink:
             resume="allow",
             settings=wandb.Settings(silent=True, console="off"),
         )
+        # W&B's own steps only grow; what is trained again after a roll-back would be ignored.
+        self._run.define_metric("*", step_metric="step")
         if self._run.offline:
             self._say(f"W&B is offline; send it with wandb sync {Path(self._run.dir).parent}")
         else:
@@ -67,7 +69,7 @@ class WandbSink:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Send the values of a step."""
         if self._run is not None:
-            self._try(lambda: self._run.log(dict(values), step=step))
+            self._try(lambda: self._run.log({**values, "step": step}))
 
     def close(self) -> None:
         """Wait until everything is sent."""
