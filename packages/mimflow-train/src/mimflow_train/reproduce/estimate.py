@@ -30,7 +30,7 @@ class _Pace(NamedTuple):
 
 
 _TINY = _Pace(0.7, 40)  # benchmarks/default_run.md; the second is assumed
-_QUICK = _Pace(0.3, 3.2)  # together the 198 s that `all --quick` took on two slow cores
+_QUICK = _Pace(0.2, 2.0)  # together the 124 s that `all --quick` took on a slow core with AVX2
 
 
 class _Cost(NamedTuple):
@@ -119,7 +119,7 @@ def _time(session: Session, cost: _Cost, pace: _Pace) -> str:
 def _basis(session: Session) -> str:
     if session.quick:
         return (
-            f"{_QUICK.step} s a step and {_QUICK.row} s a row, which come to what two CPU cores "
+            f"{_QUICK.step} s a step and {_QUICK.row} s a row, which come to what a slow CPU core "
             "with AVX2 took for all of it."
         )
     if session.base.scale == "tiny":
