@@ -13,7 +13,8 @@ from tests.scripts import run_script
 from genmetrics import BadInput, Processes, UsageError, extract_features, open_images
 from genmetrics.cli import main
 from genmetrics.features.cache import FeatureCache
-from genmetrics.features.extraction import BATCHES_PER_SHARD, extract
+from genmetrics.features.extraction import extract
+from genmetrics.features.ordered import BATCHES_PER_SHARD
 from genmetrics.images.pictures import NOTICED
 from genmetrics.networks.extractors import Extractor
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from genmetrics.evaluation.reconstruction_report import PairScore, ReconstructionResult
     from genmetrics.evaluation.reference import Reference, open_reference
     from genmetrics.evaluation.report import Report, Score
+    from genmetrics.features.building import extract_stats
     from genmetrics.features.extraction import extract, extract_features
     from genmetrics.features.stats import (
         GaussianStats,
@@ -128,6 +129,7 @@ __all__ = [
     "evaluate",
     "extract",
     "extract_features",
+    "extract_stats",
     "fd_infinity",
     "frechet_at_equal_count",
     "frechet_distance",
@@ -186,6 +188,7 @@ _NAMES_OF = {  # as they are imported above
     "evaluation.reconstruction_report": ("PairScore", "ReconstructionResult"),
     "evaluation.reference": ("Reference", "open_reference"),
     "evaluation.report": ("Report", "Score"),
+    "features.building": ("extract_stats",),
     "features.extraction": ("extract", "extract_features"),
     "features.stats": ("GaussianStats", "IncompatibleStats", "StatsAccumulator", "merge_stats"),
     "features.stats_files": ("load_all_stats", "load_stats", "save_stats"),

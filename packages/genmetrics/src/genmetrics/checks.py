@@ -157,11 +157,21 @@ def require_label_each(labels: Tensor, rows: Tensor) -> None:
 
 def require_finite(features: Float[Tensor, "n d"], name: str) -> None:
     """Raise NumericalFailure, naming the first rows, unless every feature is a finite number."""
-    bad = (~torch.isfinite(features)).any(dim=1).nonzero().flatten()
-    if len(bad):
+    refuse_rows(not_finite(features), len(features), name)
+
+
+def not_finite(features: Float[Tensor, "n d"]) -> list[int]:
+    """Return the rows in which a feature is NaN or infinite."""
+    bad: list[int] = (~torch.isfinite(features)).any(dim=1).nonzero().flatten().tolist()
+    return bad
+
+
+def refuse_rows(bad: list[int], n: int, name: str) -> None:
+    """Raise NumericalFailure, naming the first, if there are rows that are not finite."""
+    if bad:
         raise NumericalFailure(
-            f"Expected finite {name}; got NaN or infinity in {len(bad)} of {len(features)} rows "
-            f"({some(bad.tolist(), 5)}). Check these images and the network's weights."
+            f"Expected finite {name}; got NaN or infinity in {len(bad)} of {n} rows "
+            f"({some(bad, 5)}). Check these images and the network's weights."
         )
 
 

@@ -88,19 +88,16 @@ def _build(options: argparse.Namespace) -> None:
     source = open_all(options, options.source)
     device = choose_device(options.device)
 
-    from genmetrics.features.extraction import extract
-    from genmetrics.features.stats import StatsAccumulator
+    from genmetrics.features.building import extract_stats
     from genmetrics.networks.extractors import get_extractor
 
     extractor = get_extractor(options.extractor, weights=options.weights, device=device)
     # Before the images are read: one that changes meanwhile must not pass for the new content.
     meta = _provenance(options, extractor, source.fingerprint())
     with progress_bar(len(source)) as bar:
-        features = extract(source, extractor, progress=bar.update, **extraction(options))
-    outputs = {}
-    for name, rows in features.items():
-        accumulator = StatsAccumulator(rows.shape[1], exact=options.exact)
-        stats = accumulator.update(rows).finalize()
+        how = extraction(options)
+        outputs = extract_stats(source, extractor, exact=options.exact, progress=bar.update, **how)
+    for name, stats in outputs.items():
         outputs[name] = replace(stats, meta=meta | {"output": name})
     warn(source)
     _save(options.target, outputs)

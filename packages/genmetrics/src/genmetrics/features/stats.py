@@ -16,7 +16,7 @@ from genmetrics.checks import Rows, as_features, require_finite
 from genmetrics.errors import BadInput, NumericalFailure, some
 from genmetrics.features.sums import CentredSums, GridSums
 
-_ROWS_PER_UPDATE = 4096
+ROWS_PER_UPDATE = 4096
 _FORCE = "or merge them all the same with --force (force=True in Python)"
 _MUST_AGREE = ("extractor", "weights_sha256", "preprocess_id", "output")
 
@@ -231,8 +231,8 @@ class StatsAccumulator:
                 "Use one extractor for all batches."
             )
         require_finite(features, "features")
-        for start in range(0, len(features), _ROWS_PER_UPDATE):
-            rows = features[start : start + _ROWS_PER_UPDATE]
+        for start in range(0, len(features), ROWS_PER_UPDATE):
+            rows = features[start : start + ROWS_PER_UPDATE]
             self._sums.add(rows.to("cpu", torch.float64))
         return self
 

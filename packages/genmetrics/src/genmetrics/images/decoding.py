@@ -1,6 +1,6 @@
 """Images decoded ahead of the network, by threads or by processes. Imports no torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -44,26 +44,30 @@ class Processes:
 
 
 def batches_ahead(
-    source: ImageSource, ranges: Sequence[range], workers: int | Processes
+    source: ImageSource, ranges: Iterable[range], workers: int | Processes
 ) -> Iterator[tuple[range, list[Decoded]]]:
     """Yield ranges of images, the next one being decoded meanwhile.
 
     Args:
         source: The images.
-        ranges: Which to read, in this order.
+        ranges: Which to read, in this order; no more than one is taken ahead.
         workers: Number of threads, or processes.
 
     Raises:
         BadInput: If an image cannot be decoded; the message names its file.
     """
-    if not ranges:
+    coming = iter(ranges)
+    this = next(coming, None)
+    if this is None:
         return
     pool, read = _pool(source, workers)
     with pool:
-        ahead = pool.map(read, ranges[0])
-        for this, following in zip(ranges, [*ranges[1:], range(0)], strict=True):
-            images, ahead = list(ahead), pool.map(read, following)
+        ahead = pool.map(read, this)
+        while this is not None:
+            following = next(coming, None)
+            images, ahead = list(ahead), pool.map(read, following or ())
             yield this, images
+            this = following
 
 
 def _pool(
