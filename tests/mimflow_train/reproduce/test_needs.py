@@ -63,7 +63,7 @@ def test_the_smoke_test_is_said_to_take_what_it_took(session):
     base = override(tiny(), QUICK_SETTINGS)
     quick = dataclasses.replace(session, base=base, seeds=(0,), quick=True)
     (together,) = (each for each in to_text(quick, EXPERIMENTS).splitlines() if "together" in each)
-    assert "3 min 18 s" in together
+    assert "2 min 05 s" in together
 
 
 def test_a_fixed_autoencoder_that_is_looked_at_needs_its_own_weights_alone(large, tmp_path):

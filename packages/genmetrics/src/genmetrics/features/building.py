@@ -73,7 +73,7 @@ class _Sums:
 
     def __init__(self, dim: int, *, exact: bool) -> None:
         self.accumulator = StatsAccumulator(dim, exact=exact)
-        self.waiting = torch.empty(0, dim)
+        self.waiting = torch.empty(0, dim, dtype=torch.float32)
         self.bad: list[int] = []
         self.n = 0
 

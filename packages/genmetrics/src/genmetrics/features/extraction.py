@@ -85,7 +85,10 @@ def extract(  # noqa: PLR0913  # each is a choice of its own
         torch.Size([3, 1280])
     """
     source, extractor = known_images(source), as_extractor(extractor)
-    features = {name: torch.empty(len(source), dim) for name, dim in extractor.outputs.items()}
+    features = {
+        name: torch.empty(len(source), dim, dtype=torch.float32)
+        for name, dim in extractor.outputs.items()
+    }
 
     def keep(rows: range, part: Mapping[str, Tensor]) -> None:
         for name, values in part.items():

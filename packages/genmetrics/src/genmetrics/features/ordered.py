@@ -171,7 +171,9 @@ class _Run:
         with self.lock:
             if shard.start not in self.parts:
                 outputs = self.outputs.items()
-                self.parts[shard.start] = {name: torch.empty(len(shard), d) for name, d in outputs}
+                self.parts[shard.start] = {
+                    name: torch.empty(len(shard), d, dtype=torch.float32) for name, d in outputs
+                }
             return shard, self.parts[shard.start]
 
     def _finish(self, rows: range, shard: range, part: Mapping[str, Tensor]) -> None:
