@@ -36,6 +36,15 @@ def _write_images(folder, images):
 
 
 @pytest.fixture
+def one_thread():
+    """Several threads share sums by how large a batch is, which rounds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def write_images(tmp_path):
     """Write arrays as PNG files into a new folder and return it."""
     return lambda images, name="images": _write_images(tmp_path / name, images)

@@ -101,8 +101,7 @@ def test_bytes_against_floats_are_refused():
             score(image.byte(), image)
 
 
-def test_ssim_of_a_large_batch_is_that_of_each_pair_in_bounded_memory(monkeypatch):
-    torch.set_num_threads(1)  # several share sums by how large a batch is
+def test_ssim_of_a_large_batch_is_that_of_each_pair_in_bounded_memory(one_thread, monkeypatch):
     generator, shape = torch.Generator().manual_seed(0), (3, 1, 1100, 1300)
     x, y = (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for _ in range(2))
     alone = [ssim(*pair, window="uniform") for pair in zip(x.split(1), y.split(1), strict=True)]

@@ -319,14 +319,6 @@ def test_killed_run_goes_on_and_ends_with_the_same_numbers(folder, tmp_path):
     assert torch.equal(resumed, whole)
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 COMMAND = """
 import os, signal
 import torch
