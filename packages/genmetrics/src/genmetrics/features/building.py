@@ -26,7 +26,8 @@ def extract_stats(  # noqa: PLR0913  # as extract
 ) -> dict[str, GaussianStats]:
     """Return mean and covariance of every output, from one pass, in memory that does not grow.
 
-    They are those of :func:`extract` and :class:`StatsAccumulator`, bit for bit.
+    They are those of :func:`extract` and :class:`StatsAccumulator`, bit for bit. Only what a cache
+    has behind images that it lacks is read ahead, and held until these are done.
 
     Args:
         source: Images, as for :func:`extract`.

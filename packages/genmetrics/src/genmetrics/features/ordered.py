@@ -45,6 +45,9 @@ def extract_in_order(  # noqa: PLR0913  # as extract
 ) -> None:
     """Hand over every output of eight batches after eight, in their order, and keep none.
 
+    What is complete before its turn waits for it: with several devices some batches, with a cache
+    all that it has behind what it lacks.
+
     Args:
         source: Images, as for :func:`~genmetrics.extract`, as are the other arguments.
         extractor: The feature network, or its name.
@@ -56,8 +59,8 @@ def extract_in_order(  # noqa: PLR0913  # as extract
         progress: Called with the number of images in each batch that is done, or was cached.
 
     Raises:
-        BadInput: As for that.
-        UsageError: As for that.
+        BadInput: As :func:`~genmetrics.extract`.
+        UsageError: As :func:`~genmetrics.extract`.
     """
     if batch_size < 1:
         raise UsageError(f"Expected a batch size of at least 1; got {batch_size}.")
@@ -109,7 +112,6 @@ class _Run:
         n, shard = len(source), batch_size * BATCHES_PER_SHARD
         self.outputs = dict(extractor.outputs)
         self.parts: dict[int, dict[str, Tensor]] = {}  # by shard, until they are handed over
-        self.whole: set[int] = set()  # of these, what is complete
         self.num_taken = 0  # shards
         self.arrays: dict[str, np.ndarray] = {}  # of all images; small
         if not isinstance(source, Tensor):
@@ -182,17 +184,15 @@ class _Run:
             if self.cache:
                 small = {key: each[shard.start : shard.stop] for key, each in self.arrays.items()}
                 self.cache.save(shard, small | {name: each.numpy() for name, each in part.items()})
-            self._hand_over(shard)
+            self._hand_over()
         self.progress(len(rows))
 
-    def _hand_over(self, shard: range) -> None:
+    def _hand_over(self) -> None:
         """Give away what is complete, up to the first shard that is not."""
-        self.whole.add(shard.start)
-        while self.num_taken < len(self.shards):
-            following = self.shards[self.num_taken]
-            if following.start not in self.whole:
+        for shard in self.shards[self.num_taken :]:
+            if self.to_do[shard.start]:
                 return
-            self.take(following, self.parts.pop(following.start))
+            self.take(shard, self.parts.pop(shard.start))
             self.num_taken += 1
 
     def _restored(self, rows: range) -> bool:
@@ -204,8 +204,9 @@ class _Run:
             self.arrays[name][rows.start : rows.stop] = found[name]
         with self.lock:
             self.parts[rows.start] = {name: torch.from_numpy(found[name]) for name in like}
+            self.to_do[rows.start] = 0
             self.num_restored += len(rows)
-            self._hand_over(rows)
+            self._hand_over()
             self.progress(len(rows))
         return True
 
