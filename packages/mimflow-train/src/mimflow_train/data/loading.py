@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -95,18 +96,21 @@ def load(
         DataError: If too many images cannot be decoded, or a process dies.
     """
     on_disk = isinstance(images, FolderImages)
-    loader = DataLoader(
-        _Batches(images.reader if isinstance(images, FolderImages) else images),
-        batch_size=None,
-        sampler=index_lists,
-        num_workers=loaders if on_disk else 0,
-        collate_fn=_unchanged,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_signals,
-        prefetch_factor=_AHEAD if on_disk and loaders else None,
-        multiprocessing_context=_clean_processes() if on_disk and loaders else None,
-    )
-    batches = iter(loader)
+    with warnings.catch_warnings():
+        # Of more processes than cores; they may wait for a disk.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader = DataLoader(
+            _Batches(images.reader if isinstance(images, FolderImages) else images),
+            batch_size=None,
+            sampler=index_lists,
+            num_workers=loaders if on_disk else 0,
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_signals,
+            prefetch_factor=_AHEAD if on_disk and loaders else None,
+            multiprocessing_context=_clean_processes() if on_disk and loaders else None,
+        )
+        batches = iter(loader)
     try:
         while (batch := _next(batches)) is not None:
             if batch.mistake:
