@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from genmetrics.errors import WeightsUnavailable
+from genmetrics.networks.feature_network import FeatureNetwork
 from genmetrics.networks.weights import load_state_dict, sha256_of
 
 EFFLITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -82,7 +83,7 @@ def efflite0_normalize(image01: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 
     return (image01 * 255 - 127) / 128
 
 
-class EffLite0Features(nn.Module):
+class EffLite0Features(FeatureNetwork):
     """Pooled features of uint8 images: resize to 128 px, normalise, network, mean over space.
 
     The classifier is the network's own, so that a score of its logits is one of ImageNet classes.
@@ -96,7 +97,7 @@ class EffLite0Features(nn.Module):
         super().__init__()
         self.outputs = {"features": self.dim}
         self.network = efflite0_network(weights)
-        self.classifier: nn.Module | None = self.network.get_submodule("classifier")
+        self.classifier = self.network.get_submodule("classifier")
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b 1280"]]:
         """Return one feature per image."""

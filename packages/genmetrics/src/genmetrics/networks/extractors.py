@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, UInt8
@@ -20,6 +19,7 @@ from genmetrics.networks.extractor_names import (
     check_extractor_name,
     plugin_extractors,
 )
+from genmetrics.networks.feature_network import FeatureNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,7 @@ class Extractor:
         return cls._around(name, own, device)
 
     @classmethod
-    def _around(
-        cls, name: str, network: "FeatureNetwork", device: str | torch.device
-    ) -> "Extractor":
-        assert isinstance(network, nn.Module)
+    def _around(cls, name: str, network: FeatureNetwork, device: str | torch.device) -> "Extractor":
         return cls(
             name,
             network.outputs,
@@ -183,16 +180,6 @@ class Extractor:
     def inception_score_name(self) -> str:
         """Name of an Inception Score of these logits: only Inception's may be called IS."""
         return "is" if self.name == "inception" else f"is_{self.name}"
-
-
-@runtime_checkable
-class FeatureNetwork(Protocol):
-    """What this package's own networks know about themselves."""
-
-    outputs: dict[str, int]
-    preprocess_id: str
-    weights_sha256: str
-    classifier: nn.Module | None
 
 
 def get_extractor(

@@ -10,6 +10,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from genmetrics.errors import WeightsUnavailable
+from genmetrics.networks.feature_network import FeatureNetwork
 from genmetrics.networks.weights import (
     load_state_dict,
     sha256_of,
@@ -67,7 +68,7 @@ def _unavailable(what_happened: str) -> WeightsUnavailable:
     )
 
 
-class InceptionFeatures(nn.Module):
+class InceptionFeatures(FeatureNetwork):
     """Both features of ADM's evaluator and its Inception logits, of uint8 images.
 
     ``pool3`` are the 2048 pooled features of FID. ``spatial`` are the first 7 channels of
@@ -90,7 +91,7 @@ class InceptionFeatures(nn.Module):
         assert isinstance(last, nn.Linear)
         unbiased = nn.Linear(2048, 1008, bias=False)
         unbiased.weight = last.weight
-        self.classifier: nn.Module | None = unbiased
+        self.classifier = unbiased
         # channels_last is 1.5x faster on a CPU; changes features by rounding only.
         self.layers = nn.ModuleDict(
             {name: layer for name, layer in network.named_children() if name != "fc"}

@@ -11,9 +11,10 @@ from genmetrics.checks import described
 from genmetrics.errors import UsageError
 from genmetrics.full_precision import full_float32
 from genmetrics.images.float_images import FloatRange, check_float_range
+from genmetrics.networks.feature_network import FeatureNetwork
 
 
-class OwnFeatures(nn.Module):
+class OwnFeatures(FeatureNetwork):
     """A frozen copy of a network, in eval mode.
 
     Args:
@@ -31,10 +32,9 @@ class OwnFeatures(nn.Module):
         ({'features': 3}, {'features': tensor([[-1., -1., -1.]])})
     """
 
-    classifier: nn.Module | None = None
-
     def __init__(self, network: nn.Module, float_range: FloatRange | None, *, side: int) -> None:
         super().__init__()
+        self.classifier = None
         _require_network(network)
         try:
             self.network = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)

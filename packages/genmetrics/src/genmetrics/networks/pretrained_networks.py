@@ -13,11 +13,12 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from genmetrics.errors import UsageError, WeightsUnavailable
+from genmetrics.networks.feature_network import FeatureNetwork
 from genmetrics.networks.preprocessing import Preprocessing
 from genmetrics.networks.weights import sha256_of
 
 
-class PretrainedFeatures(nn.Module):
+class PretrainedFeatures(FeatureNetwork):
     """A network that maps normalised images to vectors, with its preprocessing.
 
     Args:
@@ -36,7 +37,7 @@ class PretrainedFeatures(nn.Module):
         self.preprocessing = preprocessing
         self.preprocess_id = preprocessing.identity + variant
         self.weights_sha256 = sha256_of(weights)
-        self.classifier: nn.Module | None = None
+        self.classifier = None
         side = preprocessing.size
         features: Tensor = self.network(torch.zeros(1, 3, side, side, dtype=torch.float32))
         self.outputs = {"features": features.shape[1]}
