@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from genmetrics.cli import main
+from genmetrics.networks.feature_network import FeatureNetwork
 
 FAST = ["--extractor", "efflite0", "--device", "cpu"]
 
@@ -20,7 +21,7 @@ def seven_numbers(tmp_path, monkeypatch):
     """Put a network of seven numbers in place of the real one, and hide all weights."""
     from genmetrics.networks import efflite0
 
-    class Seven(torch.nn.Module):
+    class Seven(FeatureNetwork):
         outputs = {"features": 7}  # noqa: RUF012  # read only
         preprocess_id, weights_sha256 = "none", "abc"
         classifier = torch.nn.Linear(7, 3)

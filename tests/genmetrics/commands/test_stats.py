@@ -9,6 +9,7 @@ from genmetrics.cli import main
 from genmetrics.features.extraction import extract
 from genmetrics.features.stats import GaussianStats, StatsAccumulator
 from genmetrics.features.stats_files import load_stats, save_stats
+from genmetrics.networks.feature_network import FeatureNetwork
 
 EFFLITE0 = ["--extractor", "efflite0", "--device", "cpu"]
 SETS = {"a": slice(0, 9), "b": slice(9, 21)}
@@ -26,7 +27,7 @@ def quick(monkeypatch):
     """A network of seven numbers in place of the real one."""
     from genmetrics.networks import efflite0
 
-    class Seven(torch.nn.Module):
+    class Seven(FeatureNetwork):
         outputs = {"features": 7}  # noqa: RUF012  # read only
         preprocess_id, weights_sha256, classifier = "none", "abc", None
 
