@@ -61,7 +61,7 @@ def save_stats(path: str | Path, outputs: Mapping[str, GaussianStats]) -> None:
         if stats.n is not None:
             arrays[f"{name}/n"] = np.array(stats.n)
     with written_whole(path) as draft, draft.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes one for allow_pickle
 
 
 def load_stats(path: str | Path, output: str = "pool3") -> GaussianStats:
