@@ -17,9 +17,14 @@ from tarflow_prior.attention import Attend, Layer
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether this build of torch has packed products for the device and dtype."""
+    """Tell whether this build of torch has packed products for the device and dtype.
+
+    Those of torch 2.11 depend on where in a batch a row stands, so they are not used.
+    """
     mkldnn = torch.backends.mkldnn
     if device.type != "cpu" or not (mkldnn.is_available() and mkldnn.enabled):
+        return False
+    if torch.__version__ < "2.12":
         return False
     has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16)
