@@ -1,6 +1,7 @@
 """``mimflow-reproduce``: what it refuses, lists and writes."""
 
 import json
+import re
 import signal
 import sys
 from types import SimpleNamespace
@@ -147,6 +148,7 @@ def test_one_row_alone_trains_one_run_and_names_the_rows_left_out(images, tmp_pa
     assert run(*arguments, "--row", "5") == 0
     out, err = capsys.readouterr()
     assert "1 run(s) left to train" in err
+    assert re.search(r"^5, seed 0: fd_efflite0 \d+\.\d\d$", err, re.MULTILINE)
     assert "Not run: 1: left out by --row; 10: left out by --row." in out
     assert out.count("**not run**") == 4
     assert len(list((tmp_path / "quick" / "runs").iterdir())) == 1

@@ -182,9 +182,9 @@ def test_a_table_says_what_its_probe_learned_from(session, monkeypatch):
 def test_ablations_draw_ten_thousand_samples_off_tiny(
     scale, num, wanted, session, run, monkeypatch
 ):
-    drawn = []
-    monkeypatch.setattr(tables, "score", lambda *rest: drawn.append(rest) or {})
-    monkeypatch.setattr(tables, "measure_row", lambda *rest: rest[-1](run) or tables.Row(label="a"))
+    drawn, row = [], tables.Row(label="a")
+    monkeypatch.setattr(tables, "score", lambda *rest: drawn.append(rest) or {"gfid": 1.0})
+    monkeypatch.setattr(tables, "measure_row", lambda *rest: (rest[-1](run), row)[1])
     base = dataclasses.replace(session.base, scale=scale)
     session = dataclasses.replace(session, base=base, num=num)
     extractor, real = session.extractor, session.real_features

@@ -19,6 +19,7 @@ from mimflow_train.reproduce.scoring import CLASS_NETWORKS, score, score_folder
 from mimflow_train.reproduce.session import Session
 from mimflow_train.reproduce.trained import Trained
 from mimflow_train.reproduce.variants import row_guidance, variant_config
+from mimflow_train.telemetry.console import say
 
 __all__ = ["count_parameters", "score_rows"]
 
@@ -44,9 +45,9 @@ def score_rows(session: Session, name: str, experiment: Experiment) -> Outcome:
         name: The experiment's folder.
         experiment: The rows.
     """
-    rows = tuple(_score_row(session, experiment, variant) for variant in experiment.variants)
     columns = score_columns(session.extractor_name)
     distance = next(each for each in columns if each.key == "gfid")
+    rows = tuple(_score_row(session, experiment, each, distance) for each in experiment.variants)
     pictures: tuple[str, ...] = ()
     if any(row.numbers("gfid") for row in rows):
         pictures = (f"{name}.png",)
@@ -105,7 +106,7 @@ def score_columns(extractor: str) -> tuple[Column, ...]:
     )
 
 
-def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Row:
+def _score_row(session: Session, experiment: Experiment, variant: Variant, distance: Column) -> Row:
     folders: list[str] = []
     num = session.num_samples(experiment)
 
@@ -113,6 +114,8 @@ def _score_row(session: Session, experiment: Experiment, variant: Variant) -> Ro
         guidance = row_guidance(variant, run.config)
         scores = score(session, run, guidance, num)
         folders.append(score_folder(session, run, guidance, num).name)
+        found = f"{distance.ours} {scores[distance.key]:.{distance.digits}f}"
+        say(f"{variant.label}, seed {run.config.seed}: {found}")
         return scores
 
     row = measure_row(session, experiment, variant, measure_run)
