@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.scripts import run_script
 
 from mim_encoder import EncoderConfig, MaskedEncoder, MaskRatio, mask_to_pixels, random_mask
 
@@ -190,3 +191,23 @@ def test_images_of_another_size_are_refused():
 def test_masks_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"mask of 2x9 \(images x patches\); got 2x8. Draw it"):
         build()(images(2), torch.zeros(2, 8, dtype=torch.bool))
+
+
+COMPILED = """
+import torch
+from mim_encoder import EncoderConfig, MaskedEncoder
+torch.amp.is_autocast_available = torch.compiler.disable(torch.amp.is_autocast_available)  # 2.11
+encoder, image = MaskedEncoder(EncoderConfig.preset("tiny")), torch.zeros(1, 3, 32, 32)
+compiled = torch.compile(encoder, fullgraph=True, backend="eager")
+for enabled in (False, True):
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        given = image.bfloat16() if enabled else image
+        mean = compiled(given, torch.arange(64)[None] % 2 == 0).mean
+        print(mean.dtype, mean.isfinite().all().item())
+"""
+
+
+def test_an_encoder_compiles_into_one_graph():
+    # In a process of its own, since torch.compile cannot trace the type checks of this run.
+    run = run_script(COMPILED)
+    assert run.stdout == "torch.float32 True\n" * 2, run.stderr[-2000:]

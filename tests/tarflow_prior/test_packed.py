@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.tarflow_prior.strategies import configured, few, shapes
+from torch.torch_version import TorchVersion
 
 from tarflow_prior import Sequential, TarFlow
 from tarflow_prior.attention import Layer, causal_attention
@@ -11,6 +12,11 @@ from tarflow_prior.packed import PackedLayer, can_pack
 pytestmark = pytest.mark.skipif(
     not can_pack(torch.device("cpu"), torch.float32), reason="this build of torch has no oneDNN"
 )
+
+
+def test_torch_whose_products_depend_on_a_rows_place_packs_nothing(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.11.0+cu130"))
+    assert not can_pack(torch.device("cpu"), torch.float32)
 
 
 @given(shapes(), st.sampled_from([1, 2, 5]), st.integers(1, 4))

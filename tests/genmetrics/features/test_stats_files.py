@@ -47,6 +47,13 @@ def test_a_file_needs_no_pickle(tmp_path):
         assert json.loads(str(archive["genmetrics"]))["schema"] == "genmetrics-stats/1"
 
 
+def test_a_numpy_that_knows_no_option_writes_the_statistics_alone(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(np, "savez", lambda file, **arrays: given.extend(arrays))
+    save_stats(tmp_path / "x.npz", {"pool3": stats()})
+    assert sorted(given) == ["genmetrics", "pool3/cov", "pool3/mean", "pool3/n"]
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     save_stats(tmp_path / "x.npz", {"pool3": stats()})
 
