@@ -16,4 +16,4 @@ class FeatureNetwork(nn.Module):
     outputs: dict[str, int]
     preprocess_id: str
     weights_sha256: str
-    classifier: nn.Module | None
+    classifier: nn.Module | None  # without a default, which would hide a module of that name
