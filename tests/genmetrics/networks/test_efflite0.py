@@ -93,6 +93,13 @@ def test_features_and_logits_are_the_reference_networks_at_128_px(photo):
     assert extractor.inception_score_name == "is_efflite0"
 
 
+def test_batch_norms_are_folded_into_convolutions(network):
+    assert not any(isinstance(each, torch.nn.BatchNorm2d) for each in network.modules())
+    assert all(
+        each.bias is not None for each in network.modules() if isinstance(each, torch.nn.Conv2d)
+    )
+
+
 def test_network_is_frozen_and_passes_gradients_to_the_image(network):
     assert not any(p.requires_grad for p in network.parameters())
     assert not network.training

