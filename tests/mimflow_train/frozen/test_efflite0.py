@@ -24,6 +24,14 @@ def test_perceptual_distance_of_an_image_to_itself_is_zero(distance, image):
     assert apart(distance, image, image).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_perceptual_distance_is_that_of_unit_vectors_at_each_stage(distance, image):
+    a, b = distance.of(image), distance.of(image.flip(-1))
+    unit = [[each / each.square().sum(1, keepdim=True).sqrt() for each in maps] for maps in (a, b)]
+    written_out = sum((x - y).square().sum(1).mean() for x, y in zip(*unit, strict=True))
+    assert [each.shape[1] for each in a] == [16, 24, 40, 112]
+    assert apart(distance, image, image.flip(-1)).item() == pytest.approx(written_out.item())
+
+
 def test_perceptual_distance_grows_with_blur(distance, image):
     slightly = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
     strongly = torch.nn.functional.avg_pool2d(image, 7, 1, 3)
