@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.source import load_data
+from mimflow_train.device.heap import keep_freed_memory
 from mimflow_train.engine.context import Context, LocalContext, StopRequest, TorchrunContext
 from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.errors import DataError, DivergedError, StorageError
@@ -95,6 +96,8 @@ def train_run(
         DivergedError: If it diverges again before it has come past what it was rolled back for.
         RetriesError: If one step has failed too often.
     """
+    if context.device.type == "cpu":
+        keep_freed_memory()
     watch = StallWatch(run_dir, context.rank)
     with watch.looking():
         data = load_data(config, run_dir)

@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mimflow_train.plan import Plan
+from mimflow_train.run import run_local
+
+SCRIPT = """
+import resource
+from mimflow_train.device.heap import keep_freed_memory
+{call}
+def blocks():
+    return [b"x" * 2**22 for _ in range(40)]  # 40,960 pages
+for _ in range(3):
+    blocks()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+blocks()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def pages_met_anew(call):
+    return int(subprocess.check_output([sys.executable, "-c", SCRIPT.format(call=call)]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tunes glibc")
+def test_memory_that_was_freed_is_not_met_anew():
+    assert pages_met_anew("keep_freed_memory()") < 1000
+    assert pages_met_anew("") > 10000  # else there is nothing to tune
+
+
+class KeptError(Exception):
+    pass
+
+
+def keep():
+    raise KeptError
+
+
+def test_a_run_on_a_cpu_does_so(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("mimflow_train.run.keep_freed_memory", keep)
+    with pytest.raises(KeptError):
+        run_local(config, tmp_path, torch.device("cpu"), Plan(until=1, checkpoint_every=1))
