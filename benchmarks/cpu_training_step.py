@@ -4,21 +4,29 @@ Run with `uv run python benchmarks/cpu_training_step.py`; prints the table of cp
 """
 
 import contextlib
+import dataclasses
+import itertools
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
 
 import timm
 import torch
+from loop_overhead import CPU, noise_images
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from genmetrics import efflite0_network, efflite0_normalize
 from mimflow_train.data.images import to_unit
+from mimflow_train.device.heap import keep_freed_memory
 from mimflow_train.draws import draw_step
+from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.loop import Calls, train
 from mimflow_train.model import MIMFlow
 from mimflow_train.recipes import tiny
+from mimflow_train.state import State, TrainState
 
 REPEATS = 15
 
@@ -68,6 +76,22 @@ def perceptual_step(*, channels_last: bool, folded: bool) -> Callable[[], None]:
     return step
 
 
+def joint_steps(count: int = 25) -> tuple[float, int]:
+    """Median seconds of a joint step of the training loop, and pages that a step meets anew."""
+    config = dataclasses.replace(tiny(), steps=count)
+    ends = [(time.perf_counter(), 0)]
+
+    def after_step(_: State) -> None:
+        ends.append((time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt))
+
+    context = LocalContext(CPU, lambda *_: None, StopRequest())
+    state, data = TrainState(config, CPU), noise_images(config, 8 * config.global_batch)
+    train(context, config, data, state=state, calls=Calls(1, after_step))
+    pairs = list(itertools.pairwise(ends[5:]))
+    pages = statistics.median(after[1] - before[1] for before, after in pairs)
+    return statistics.median(after[0] - before[0] for before, after in pairs), int(pages)
+
+
 def matmul_rate(dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large matrix product."""
     a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
@@ -97,6 +121,14 @@ def main() -> None:
     print(
         f"| perceptual network, channels last, norms folded (used) | {1e3 * folded:.0f} ms "
         f"| {contiguous / folded:.2f} |"
+    )
+    default, met = joint_steps()
+    keep_freed_memory()
+    kept, met_still = joint_steps()
+    print(f"| joint step, {met:,} pages met anew | {1e3 * default:.0f} ms | 1.00 |")
+    print(
+        f"| joint step, freed memory kept, {met_still:,} pages (used) | {1e3 * kept:.0f} ms "
+        f"| {default / kept:.2f} |"
     )
 
 

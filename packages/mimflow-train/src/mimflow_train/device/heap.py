@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed, up to 2 GiB, for the rest of this process.
 
     Every step asks for the same blocks, and by default most of them go back to the system after
-    it: a step of the default run then meets 60,000 pages anew, which are zeroed one by one (see
-    benchmarks/cpu_training_step.md). Where there is no glibc it does nothing.
+    it: a step of the default run then meets tens of thousands of pages anew, which are zeroed one
+    by one (benchmarks/cpu_training_step.md). Where there is no glibc it does nothing.
     """
     if sys.platform != "linux":
         return
