@@ -18,9 +18,8 @@ from loop_overhead import CPU, noise_images
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from genmetrics import efflite0_network, efflite0_normalize
+from genmetrics import efflite0_network, efflite0_normalize, keep_freed_memory
 from mimflow_train.data.images import to_unit
-from mimflow_train.device.heap import keep_freed_memory
 from mimflow_train.draws import draw_step
 from mimflow_train.engine.context import LocalContext, StopRequest
 from mimflow_train.loop import Calls, train

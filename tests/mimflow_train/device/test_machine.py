@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from mimflow_train.device import machine
-from mimflow_train.device.machine import require_gpu
+from mimflow_train.device.machine import computing_device, require_gpu
 from mimflow_train.errors import ConfigError
 
 
@@ -20,3 +21,12 @@ def test_years_on_a_cpu_are_not_begun_by_default():
 @pytest.mark.parametrize(("scale", "wanted"), [("L", "cpu"), ("tiny", "auto")])
 def test_cpu_serves_the_tiny_scale_and_whoever_asks_for_it(scale, wanted):
     require_gpu(scale, wanted)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_process_that_computes_on_a_cpu_keeps_freed_memory(monkeypatch, kind):
+    kept = []
+    monkeypatch.setattr(machine, "choose_device", lambda wanted: wanted)
+    monkeypatch.setattr(machine, "keep_freed_memory", lambda: kept.append(True))
+    assert computing_device(kind) == torch.device(kind)
+    assert bool(kept) == (kind == "cpu")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         merge_stats,
     )
     from genmetrics.features.stats_files import load_all_stats, load_stats, save_stats
+    from genmetrics.heap import keep_freed_memory
     from genmetrics.images.adm_crop import adm_center_crop
     from genmetrics.images.decoding import Processes
     from genmetrics.images.pairing import PairingError, pair_images
@@ -139,6 +140,7 @@ __all__ = [
     "get_extractor",
     "inception_score",
     "jacobian_spectrum",
+    "keep_freed_memory",
     "kid",
     "knn_accuracy",
     "linear_probe",
@@ -192,6 +194,7 @@ _NAMES_OF = {  # as they are imported above
     "features.extraction": ("extract", "extract_features"),
     "features.stats": ("GaussianStats", "IncompatibleStats", "StatsAccumulator", "merge_stats"),
     "features.stats_files": ("load_all_stats", "load_stats", "save_stats"),
+    "heap": ("keep_freed_memory",),
     "images.adm_crop": ("adm_center_crop",),
     "images.decoding": ("Processes",),
     "images.pairing": ("PairingError", "pair_images"),

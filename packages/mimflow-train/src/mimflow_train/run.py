@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from genmetrics import keep_freed_memory
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.source import load_data
-from mimflow_train.device.heap import keep_freed_memory
 from mimflow_train.engine.context import Context, LocalContext, StopRequest, TorchrunContext
 from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.errors import DataError, DivergedError, StorageError

@@ -17,7 +17,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import read_config
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout
-from mimflow_train.device.machine import choose_device
+from mimflow_train.device.machine import computing_device
 from mimflow_train.errors import ConfigError
 from mimflow_train.telemetry.console import say
 
@@ -77,9 +77,7 @@ def _main(options: EvalOptions) -> int:
     names = tuple(options.metrics.split(","))
     extractor_name = check_extractor_name(options.extractor)
     protocol = choose_protocol(None, extractor_name, metrics=names)
-    device = choose_device(options.device)
-
-    import torch  # after everything that a user can get wrong without it
+    device = computing_device(options.device)  # imports torch, which may not be needed before
 
     from genmetrics import get_extractor
     from genmetrics.evaluation.feasibility import require_enough, require_network
@@ -90,7 +88,7 @@ def _main(options: EvalOptions) -> int:
     from mimflow_train.report.one_run import write_report
 
     extractor = get_extractor(extractor_name, device=device)
-    model = trained_model(config, options.run, torch.device(device))
+    model = trained_model(config, options.run, device)
     data = load_data(config)
     num_real = len(data.held_out.labels)
     count = options.num or num_real

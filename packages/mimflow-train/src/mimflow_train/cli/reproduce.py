@@ -25,7 +25,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.overrides import override
 from mimflow_train.data.glyphs import CLASS_NAMES
 from mimflow_train.data.layout import read_layout, require_apart
-from mimflow_train.device.machine import choose_device, require_gpu
+from mimflow_train.device.machine import computing_device, require_gpu
 from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError, DataError
@@ -103,15 +103,14 @@ def _main(options: ReproduceOptions, command: str) -> int:
     if options.name != "list":
         launch = _launch(options, base, list(chosen.values()))
 
-    import torch  # after everything that a user can get wrong without it
-
+    # Imports torch, so after everything that a user can get wrong without it.
     from mimflow_train.reproduce.session import Session
 
     session = Session(
         base=base,
         seeds=seeds,
         out=out,
-        device=torch.device("cpu" if options.name == "list" else choose_device(options.device)),
+        device=computing_device("cpu" if options.name == "list" else options.device),
         settings=tuple(options.set),
         launch=launch if launch and launch.engine == "ray" else None,
         extractor_name=extractor,

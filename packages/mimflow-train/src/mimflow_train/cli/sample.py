@@ -13,7 +13,7 @@ import tyro
 from genmetrics.errors import did_you_mean
 from mimflow_train.cli.command import parse, run
 from mimflow_train.config.file import read_config
-from mimflow_train.device.machine import choose_device
+from mimflow_train.device.machine import computing_device
 from mimflow_train.errors import ConfigError
 from mimflow_train.storage.run_folder import FILES_OF_A_RUN
 from mimflow_train.telemetry.console import counted
@@ -85,7 +85,7 @@ def _main(options: SampleOptions) -> int:
     labels = choose_labels(options.label, config.data.class_names)
     if options.out.suffix == "":
         _require_folders([config.data.class_names[label] for label in labels])
-    device = choose_device(options.device)
+    device = computing_device(options.device)
 
     import torch  # after everything that a user can get wrong without it
 
@@ -94,7 +94,7 @@ def _main(options: SampleOptions) -> int:
     from mimflow_train.evaluation.sampling import generate
     from mimflow_train.pretrained import trained_model
 
-    model = trained_model(config, options.run, torch.device(device))
+    model = trained_model(config, options.run, device)
     if options.out.suffix == ".png" and not options.label:
         labels = shown_classes(len(labels)).unique().tolist()
     wanted = torch.tensor(labels).repeat_interleave(options.num)

@@ -24,6 +24,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.data.layout import require_apart
 from mimflow_train.device.machine import (
     choose_device,
+    computing_device,
     require_gpu,
     require_gpu_for_graph,
     torchrun_place,
@@ -271,14 +272,12 @@ def _train_and_finish(
         return 128 + stopped
     say("Trained. Judging the result ...")
 
-    import torch
-
     from mimflow_train.cli.summary import summary
     from mimflow_train.evaluation.finish import finish
 
     wanted = "auto" if launch.address else options.device  # this machine is not the cluster
     try:
-        scores, before = finish(config, run_dir, torch.device(choose_device(wanted)))
+        scores, before = finish(config, run_dir, computing_device(wanted))
     except KeyboardInterrupt:
         say(f"Interrupted; {run_dir} is trained. Run the same command again to judge it.")
         return 130

@@ -3,11 +3,17 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from genmetrics import keep_freed_memory
 from mimflow_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "choose_device",
+    "computing_device",
     "count_cores",
     "count_devices",
     "require_gpu",
@@ -42,6 +48,23 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda" and not found:
         raise ConfigError("Expected a CUDA device; this machine has none. Use --device auto.")
     return "cuda" if found else "cpu"
+
+
+def computing_device(wanted: str) -> "torch.device":
+    """Return the device that this process is to compute on; on a CPU it keeps freed memory.
+
+    Args:
+        wanted: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: If CUDA was asked for and there is none.
+    """
+    import torch
+
+    device = torch.device(choose_device(wanted))
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def require_gpu(scale: str, wanted: str) -> None:

@@ -2,14 +2,12 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
-from mimflow_train.plan import Plan
-from mimflow_train.run import run_local
+from genmetrics.cli import main
 
 SCRIPT = """
 import resource
-from mimflow_train.device.heap import keep_freed_memory
+from genmetrics.heap import keep_freed_memory
 {call}
 def blocks():
     return [b"x" * 2**22 for _ in range(40)]  # 40,960 pages
@@ -39,7 +37,7 @@ def keep():
     raise KeptError
 
 
-def test_a_run_on_a_cpu_does_so(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("mimflow_train.run.keep_freed_memory", keep)
+def test_commands_do_so(monkeypatch):
+    monkeypatch.setattr("genmetrics.cli.keep_freed_memory", keep)
     with pytest.raises(KeptError):
-        run_local(config, tmp_path, torch.device("cpu"), Plan(until=1, checkpoint_every=1))
+        main(["protocols"])
