@@ -1,6 +1,6 @@
 """What it costs a feature network on a CPU that glibc gives freed memory back to the system.
 
-Run with `uv run python benchmarks/kept_memory.py`; prints the table of kept_memory.md. Each network
+Run with `uv run python benchmarks/kept_memory.py`; prints a table of kept_memory.md. Each network
 runs in a process of its own, before and after `keep_freed_memory`. Inception's weights are random,
 which changes no time.
 """
@@ -8,6 +8,7 @@ which changes no time.
 import multiprocessing
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -66,6 +67,8 @@ def main() -> None:
         process = multiprocessing.get_context("spawn").Process(target=measure, args=(name,))
         process.start()
         process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)
 
 
 if __name__ == "__main__":

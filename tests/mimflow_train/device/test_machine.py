@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -21,6 +24,15 @@ def test_years_on_a_cpu_are_not_begun_by_default():
 @pytest.mark.parametrize(("scale", "wanted"), [("L", "cpu"), ("tiny", "auto")])
 def test_cpu_serves_the_tiny_scale_and_whoever_asks_for_it(scale, wanted):
     require_gpu(scale, wanted)
+
+
+def test_gpu_that_is_not_there_is_told_without_torch():
+    script = (
+        "import sys; from mimflow_train.device import machine; machine._GPU_FILES = ()\n"
+        "try: machine.computing_device('cuda')\n"
+        "except machine.ConfigError: print('torch' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "False\n"
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

@@ -13,7 +13,6 @@ from importlib.metadata import version
 
 from genmetrics.commands.output import logs_on_stderr
 from genmetrics.errors import GenmetricsError, UsageError, did_you_mean, require_no_empty
-from genmetrics.heap import keep_freed_memory
 
 # Modules of genmetrics.commands.
 COMMANDS = (
@@ -75,7 +74,6 @@ def _run(words: list[str]) -> int:
     if unknown:
         options.parser.error(_unrecognized(unknown, options.parser))
     try:
-        keep_freed_memory()
         with logs_on_stderr():
             options.run(options, ["genmetrics", *words])
     except GenmetricsError as error:

@@ -38,6 +38,9 @@ Told = TypeVar("Told")
 def run_local(config: TrainConfig, run_dir: Path, device: torch.device, plan: Plan) -> int | None:
     """Train in this process until done or asked to stop.
 
+    On a CPU the process keeps the memory that is freed from then on, see
+    :func:`genmetrics.keep_freed_memory`; so does every worker.
+
     Args:
         config: The run.
         run_dir: The run folder.

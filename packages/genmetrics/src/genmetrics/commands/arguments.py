@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmetrics.commands.reading import add_source_options, open_all
 from genmetrics.errors import UsageError
+from genmetrics.heap import keep_freed_memory
 from genmetrics.networks.extractor_names import check_extractor_name
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def choose_device(wanted: str) -> str:
 def choose_devices(wanted: str) -> tuple[str, ...]:
     """Return devices that exist; a terminal is told if auto finds the CPU alone.
 
+    Where a CPU is to compute, this process keeps freed memory from now on.
+
     Raises:
         UsageError: If one that was asked for does not.
     """
@@ -168,13 +171,15 @@ def choose_devices(wanted: str) -> tuple[str, ...]:
     if wanted == "auto" and not present and sys.stderr.isatty():
         sys.stderr.write("note: there is no CUDA device; this runs on the CPU\n")
     if wanted == "auto":
-        return ("cuda" if present else "cpu",)
+        wanted = "cuda" if present else "cpu"
     for name in wanted.split(","):
         if name.startswith("cuda") and (torch.device(name).index or 0) >= present:
             raise UsageError(
                 f"Expected one of the CUDA devices, of which there are {present}; "
                 f"got --device {name}. Choose --device cpu."
             )
+    if "cpu" in wanted.split(","):
+        keep_freed_memory()
     return tuple(wanted.split(","))
 
 

@@ -77,7 +77,8 @@ def _main(options: EvalOptions) -> int:
     names = tuple(options.metrics.split(","))
     extractor_name = check_extractor_name(options.extractor)
     protocol = choose_protocol(None, extractor_name, metrics=names)
-    device = computing_device(options.device)  # imports torch, which may not be needed before
+    # Imports torch, so after everything that a user can get wrong without it.
+    device = computing_device(options.device)
 
     from genmetrics import get_extractor
     from genmetrics.evaluation.feasibility import require_enough, require_network

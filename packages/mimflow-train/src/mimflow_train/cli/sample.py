@@ -85,9 +85,10 @@ def _main(options: SampleOptions) -> int:
     labels = choose_labels(options.label, config.data.class_names)
     if options.out.suffix == "":
         _require_folders([config.data.class_names[label] for label in labels])
+    # Imports torch, so after everything that a user can get wrong without it.
     device = computing_device(options.device)
 
-    import torch  # after everything that a user can get wrong without it
+    import torch
 
     from mimflow_train.draws import generator
     from mimflow_train.evaluation.run_pictures import shown_classes

@@ -1,4 +1,4 @@
-"""What this machine has; imports torch only where there may be a GPU."""
+"""What this machine has; imports torch only where there may be a GPU, or to return a device."""
 
 import os
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def choose_device(wanted: str) -> str:
 
 
 def computing_device(wanted: str) -> "torch.device":
-    """Return the device that this process is to compute on; on a CPU it keeps freed memory.
+    """Return the device to compute on; if it is a CPU, this process keeps freed memory from now on.
 
     Args:
         wanted: ``auto``, ``cpu`` or ``cuda``.
@@ -59,12 +59,13 @@ def computing_device(wanted: str) -> "torch.device":
     Raises:
         ConfigError: If CUDA was asked for and there is none.
     """
+    kind = choose_device(wanted)  # before torch is imported, since it may raise
+
     import torch
 
-    device = torch.device(choose_device(wanted))
-    if device.type == "cpu":
+    if kind == "cpu":
         keep_freed_memory()
-    return device
+    return torch.device(kind)
 
 
 def require_gpu(scale: str, wanted: str) -> None:

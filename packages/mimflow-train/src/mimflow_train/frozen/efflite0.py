@@ -96,5 +96,8 @@ def _stages(network: nn.Module, image: Float[Tensor, "b 3 h w"], which: list[int
 
 
 def _unit_distance(a: Float[Tensor, "b f h w"], b: Float[Tensor, "b f h w"]) -> Float[Tensor, ""]:
-    """Return the mean square of the differences of unit vectors, ``2 - 2 cos`` at each place."""
+    """Return the mean square of the differences of unit vectors, ``2 - 2 cos`` at each place.
+
+    Off by 1e-7 near zero; no vector may be zero, and none is, since the stages end in affine maps.
+    """
     return 2 * (1 - F.cosine_similarity(a.float(), b.float(), dim=1)).mean()
