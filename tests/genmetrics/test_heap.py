@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from genmetrics import keep_freed_memory
 from genmetrics.commands import arguments
 
 PAGES = 40 * 2**22 // resource.getpagesize()
@@ -36,6 +37,15 @@ def pages_met_anew(call, run):
 def test_memory_that_was_freed_is_not_met_anew(run):
     assert pages_met_anew("keep_freed_memory()", run) < PAGES / 10
     assert pages_met_anew("", run) > PAGES / 2  # else there is nothing to tune
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_nothing_happens_without_glibc(system, monkeypatch):
+    opened = []
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: opened.append(name) or object())
+    keep_freed_memory()
+    assert opened == ([None] if system == "linux" else [])
 
 
 @pytest.mark.parametrize(("device", "is_kept"), [("auto", True), ("cpu", True), ("cuda", False)])
