@@ -4,7 +4,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_examples_of_the_readme_run():
+def test_examples_of_the_readme_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "packages/mim-encoder/README.md").read_text()
     names = {}
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):

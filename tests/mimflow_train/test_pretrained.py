@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mimflow_train.cli import inspect
 from mimflow_train.config.file import write_config
 from mimflow_train.errors import ConfigError, StorageError
 from mimflow_train.pretrained import load_trained
@@ -42,9 +43,11 @@ def test_a_run_and_its_exported_file_are_the_same_networks(trained, config, tmp_
 def test_examples_of_the_readme_run(trained, tmp_path, monkeypatch, capsys):
     text = (Path(__file__).parents[2] / "packages/mimflow-train/README.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert [len(each.splitlines()) <= 10 for each in examples] == [True, True]
+    assert [len(each.splitlines()) <= 10 for each in examples] == [True, True, True]
     folder, _ = trained
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        inspect.main([str(folder), "--export", "networks"])
     Image.new("RGB", (20, 24), "red").save("photo.png")
     names = {}
     for each in examples:
@@ -52,6 +55,10 @@ def test_examples_of_the_readme_run(trained, tmp_path, monkeypatch, capsys):
         exec(compile(small.replace(", 32)", ", 16)"), "README.md", "exec"), names)
     assert "torch.Size([2, 3, 16, 16])" in capsys.readouterr().out
     assert (tmp_path / "between.png").exists()
+    assert torch.equal(
+        names["encoder"](names["photo"]).mean, names["model"].encoder(names["photo"]).mean
+    )
+    assert names["images"].shape == (2, 3, 16, 16)
 
 
 def test_what_is_no_trained_run_is_said(config, tmp_path):

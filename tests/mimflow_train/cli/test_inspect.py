@@ -1,30 +1,39 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from mim_encoder import MaskedEncoder, MaskRatio
 from mimflow_train.cli import inspect as command
 from mimflow_train.config import TrainConfig
+from mimflow_train.config.convolutional import ConvolutionalConfig
 from mimflow_train.config.file import from_dict, write_config
 from mimflow_train.model import MIMFlow
 from mimflow_train.state import TrainState
 from mimflow_train.storage.checkpoint import snapshot, write_checkpoint
+from tarflow_prior import TarFlow
+from vit_decoder import FeatureDecoder, FeatureDecoderConfig, PixelDecoder
 
 
 @pytest.fixture
 def finished(config, tmp_path):
-    """A run with two checkpoints, its average unlike its weights."""
-    write_config(config, tmp_path)
+    return finish(config, tmp_path)
+
+
+def finish(config, folder):
+    """Make a run with two checkpoints, its average unlike its weights."""
+    write_config(config, folder)
     state = TrainState(config, torch.device("cpu"))
     with torch.no_grad():
         for parameter in state.ema.parameters():
             parameter.add_(1.0)
     for state.step in (3, 6):
-        write_checkpoint(snapshot(state), config, tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 6, "time": 1.0, "loss": 0.5}\n{"step": 7')
-    return state, tmp_path
+        write_checkpoint(snapshot(state), config, folder)
+    (folder / "metrics.jsonl").write_text('{"step": 6, "time": 1.0, "loss": 0.5}\n{"step": 7')
+    return state, folder
 
 
 def run(*arguments):
@@ -103,11 +112,50 @@ def test_export_is_what_samples_are_made_with(weights, config, finished, tmp_pat
     assert "Expected a run folder with --verify" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_networks_are_exported_for_the_packages_alone(weights, config, tmp_path, capsys):
+    shape = {"num_latents": 4, "latent_dim": 6, "kind": "mlp", "hidden_width": 8}
+    teacher = FeatureDecoderConfig(grid=(4, 4), feature_dim=108, **shape)
+    model = dataclasses.replace(config.model, features={"hog": teacher})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    state, _ = finish(dataclasses.replace(config, model=model, weights=weights), folder)
+    target = tmp_path / "networks"
+    assert run(folder, "--export", target) == 0
+    name = "ema" if weights == "ema" else "model"
+    assert capsys.readouterr().out.endswith(f"{name} weights of step_00000006 in {target}\n")
+    assert (target / "run.json").read_bytes() == (folder / "config.json").read_bytes()
+
+    wanted = state.ema if weights == "ema" else state.model
+    networks = {
+        "encoder": (MaskedEncoder, wanted.encoder),
+        "flow": (TarFlow, wanted.flow),
+        "decoder": (PixelDecoder, wanted.decoder),
+        "feature_decoders/hog": (FeatureDecoder, wanted.feature_decoders["hog"]),
+    }
+    for place, (kind, network) in networks.items():
+        loaded = kind.from_pretrained(target / place)
+        assert loaded.config == network.config
+        for key, value in network.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value), (place, key)
+    files = {path.parent.relative_to(target) for path in target.rglob("model.safetensors")}
+    assert files == {Path(place) for place in networks}
+
+
+def test_convolutional_networks_are_exported_whole_only(config, tmp_path, capsys):
+    shape = ConvolutionalConfig(widths=(32,) * 4, channels=6, token_size=1)
+    model = dataclasses.replace(config.model, convolutional=shape)
+    mask = MaskRatio(low=0.0, high=0.0)
+    write_config(dataclasses.replace(config, model=model, mask=mask), tmp_path)
+    assert run(tmp_path, "--export", tmp_path / "networks") == 2
+    assert f"Write --export {tmp_path / 'networks'}.safetensors" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_sentence(config, tmp_path, capsys):
     assert run(tmp_path) == 2
     assert "Expected a run folder with a config.json" in capsys.readouterr().err
     write_config(config, tmp_path)
     assert run(tmp_path, "--export", tmp_path / "x.pt") == 2
-    assert "--export FILE.safetensors" in capsys.readouterr().err
+    assert "--export FILE.safetensors or a folder" in capsys.readouterr().err
     assert run(tmp_path, "--export", tmp_path / "x.safetensors") == 6
     assert "there is none. Train it first" in capsys.readouterr().err

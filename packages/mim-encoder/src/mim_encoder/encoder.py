@@ -12,10 +12,11 @@ from mim_encoder.checks import require_type
 from mim_encoder.config import EncoderConfig
 from mim_encoder.inputs import require_images, require_mask
 from mim_encoder.posterior import LatentPosterior
+from mim_encoder.pretrained import Pretrained
 from mim_encoder.trunk import ViTTrunk, learned_tokens
 
 
-class MaskedEncoder(nn.Module):
+class MaskedEncoder(Pretrained):
     """ViT that compresses a partly hidden image into a fixed number of latent tokens.
 
     Hidden patches are replaced by one learnable token before positions are added, so the sequence
@@ -38,6 +39,8 @@ class MaskedEncoder(nn.Module):
         >>> posterior.mean.shape, posterior.features.shape, posterior.sigma
         (torch.Size([2, 16, 16]), torch.Size([2, 16, 192]), 0.3)
     """
+
+    config_type = EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

@@ -5,11 +5,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mim_encoder.checks import require_type
+from mim_encoder.pretrained import Pretrained
 from vit_decoder.config import FeatureDecoderConfig
 from vit_decoder.tokens import LatentsToImageTokens, require_latents
 
 
-class FeatureDecoder(nn.Module):
+class FeatureDecoder(Pretrained):
     """Predicts a teacher's features at every place of a grid.
 
     Args:
@@ -24,6 +25,8 @@ class FeatureDecoder(nn.Module):
         >>> FeatureDecoder(config)(torch.zeros(1, 4, 3)).shape
         torch.Size([1, 8, 5])
     """
+
+    config_type = FeatureDecoderConfig
 
     def __init__(self, config: FeatureDecoderConfig) -> None:
         super().__init__()

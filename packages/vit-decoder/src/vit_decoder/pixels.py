@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from mim_encoder.checks import require_pair, require_type
 from mim_encoder.patches import unpatchify
+from mim_encoder.pretrained import Pretrained
 from vit_decoder.config import DecoderConfig
 from vit_decoder.tokens import LatentsToImageTokens
 
 
-class PixelDecoder(nn.Module):
+class PixelDecoder(Pretrained):
     """ViT that paints an image from latent tokens alone; it never sees a mask or a patch.
 
     Args:
@@ -27,6 +28,8 @@ class PixelDecoder(nn.Module):
         >>> decoder(z).shape, decoder(z, size=(24, 48)).shape
         (torch.Size([2, 3, 32, 32]), torch.Size([2, 3, 24, 48]))
     """
+
+    config_type = DecoderConfig
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

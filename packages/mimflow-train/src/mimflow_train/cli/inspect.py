@@ -1,7 +1,8 @@
-"""``mimflow-inspect``: what a run holds, whether it is whole, and its weights as one file."""
+"""``mimflow-inspect``: what a run holds, whether it is whole, and its weights as files."""
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class InspectOptions:
 
     Examples: `mimflow-inspect runs/tiny-emoji --verify`;
     `mimflow-inspect runs/tiny-emoji --export model.safetensors`;
+    `mimflow-inspect runs/tiny-emoji --export networks`;
     `mimflow-inspect model.safetensors`.
     """
 
@@ -34,8 +36,9 @@ class InspectOptions:
     verify: bool = False
     """Hold every file of every checkpoint against its checksum; exit code 6 if one is damaged."""
     export: Path | None = None
-    """Write the newest weights that samples are made with to one .safetensors file, float32, with
-    the configuration in its metadata."""
+    """Write the newest weights that samples are made with, float32: to FILE.safetensors, with the
+    configuration in its metadata; or to a folder, a sub-folder each for encoder, flow and decoders,
+    which mim_encoder, tarflow_prior and vit_decoder load without mimflow-train."""
     json: bool = False
     """Print JSON in place of the table."""
 
@@ -48,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(options: InspectOptions) -> int:
     config = read_config(options.run)
-    if options.export is not None and options.export.suffix != ".safetensors":
-        raise ConfigError(
-            f"Expected --export FILE.safetensors; got {options.export}. Rename the file."
-        )
+    if options.export is not None:
+        _check_target(config, options.export)
     if options.run.suffix == ".safetensors":
         return _inspect_file(config, options)
 
@@ -147,6 +148,19 @@ def _table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _check_target(config: TrainConfig, target: Path) -> None:
+    if target.suffix not in ("", ".safetensors"):
+        raise ConfigError(
+            "Expected --export FILE.safetensors or a folder, without a dot in its name; "
+            f"got {target}. Rename it."
+        )
+    if not target.suffix and config.model.convolutional is not None:
+        raise ConfigError(
+            "Expected a ViT encoder and decoder, which other packages load; this run's are "
+            f"convolutional. Write --export {target}.safetensors."
+        )
+
+
 def _export(config: TrainConfig, run_dir: Path, target: Path) -> None:
     from mimflow_train.storage.checkpoint import export_weights, latest_checkpoint
     from mimflow_train.telemetry.console import say
@@ -154,8 +168,33 @@ def _export(config: TrainConfig, run_dir: Path, target: Path) -> None:
     folder = latest_checkpoint(run_dir, say)
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
-    name = export_weights(folder, config, target)
+    if target.suffix:
+        name = export_weights(folder, config, target)
+    else:
+        name = _export_networks(config, folder, target)
+        shutil.copyfile(run_dir / "config.json", target / "run.json")
     sys.stdout.write(f"{name} weights of {folder.name} in {target}\n")
+
+
+def _export_networks(config: TrainConfig, folder: Path, target: Path) -> str:
+    import torch
+    from safetensors.torch import load_file
+
+    from mimflow_train.model import MIMFlow
+    from mimflow_train.storage.checkpoint import chosen_weights
+
+    chosen = chosen_weights(config)
+    weights = load_file(folder / f"{chosen}.safetensors")
+    model = MIMFlow.frozen(config.trained_model, weights, torch.device("cpu"))
+    networks: dict[str, Any] = {
+        "encoder": model.encoder,
+        "flow": model.flow,
+        "decoder": model.decoder,
+        **{f"feature_decoders/{name}": each for name, each in model.feature_decoders.items()},
+    }
+    for place, network in networks.items():
+        network.save_pretrained(target / place)
+    return chosen
 
 
 if __name__ == "__main__":

@@ -1,0 +1,143 @@
+"""A network as a folder of two files: ``config.json`` and ``model.safetensors``."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+Network = TypeVar("Network", bound="Pretrained")
+
+
+class Pretrained(nn.Module):
+    """A network that its ``config`` alone describes, so that two files are all of it.
+
+    A subclass takes one argument, the config, and names its class as ``config_type``.
+    """
+
+    config: Any
+    config_type: ClassVar[type[Any]]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into a folder, made if absent.
+
+        Both files are written in full before either takes the place of an earlier one. Compiled
+        parts are saved as what they compile.
+
+        Args:
+            folder: Where to.
+
+        Raises:
+            FileExistsError: If a file is in the folder's place.
+            ValueError: If a weight is not finite, or not one that the config describes.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"Expected a folder; got the file {folder}. Give another name.")
+        weights = {
+            name.replace("_orig_mod.", ""): weight.detach().contiguous()
+            for name, weight in self.state_dict().items()
+        }
+        advice = "Remove parametrizations, or merge adapters, first."
+        _check_names(weights, _without_memory(type(self), self.config), "the network", advice)
+        _check_finite(weights, "save")
+        folder.mkdir(parents=True, exist_ok=True)
+        drafts = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
+        drafts[CONFIG].write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        save_file(weights, drafts[WEIGHTS])
+        for name, draft in drafts.items():
+            draft.replace(folder / name)
+
+    @classmethod
+    def from_pretrained(cls: type[Network], folder: str | Path) -> Network:
+        """Read a network from the folder that :meth:`save_pretrained` wrote, on the CPU.
+
+        Args:
+            folder: Where from.
+
+        Raises:
+            FileNotFoundError: If one of the files is missing.
+            ValueError: If a file is damaged, a field unknown, or the files do not belong together.
+        """
+        folder = Path(folder)
+        values, weights = _read(folder)
+        network: Network = _without_memory(
+            cls, _config_of(cls.config_type, values, folder / CONFIG)
+        )
+        _check_names(weights, network, str(folder / WEIGHTS), "Use the two files of one network.")
+        _check_finite(weights, "load")
+        network.load_state_dict(weights, assign=True)
+        return network.requires_grad_()
+
+
+def _read(folder: Path) -> tuple[object, dict[str, Tensor]]:
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"Expected {name} in {folder}; got no such file. "
+                "Give the folder that save_pretrained wrote."
+            )
+    try:
+        return json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ValueError(
+            f"Expected a sound network in {folder}; got a damaged file ({error}). Copy it again."
+        ) from error
+
+
+def _config_of(kind: type[Any], values: object, path: Path) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(  # noqa: TRY004 - one error for a file that is wrong
+            f"Expected the fields of {kind.__name__} in {path}; got {type(values).__name__}. "
+            "Copy it again."
+        )
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"Expected fields of {kind.__name__} in {path}; got unknown field {name!r}"
+                + (f" (did you mean {close[0]!r}?)." if close else ".")
+                + " Give the folder of a network of this kind."
+            )
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{error} It is said in {path}.") from error
+
+
+def _without_memory(kind: type[Any], config: object) -> Any:
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _check_names(
+    weights: Mapping[str, Tensor], network: nn.Module, source: str, advice: str
+) -> None:
+    """Refuse weights of another network than the config describes, naming the first difference."""
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        wanted, found = (
+            tuple(each[name].shape) if name in each else "no such weight"
+            for each in (expected, weights)
+        )
+        if wanted != found:
+            raise ValueError(
+                f"Expected {name} to be {wanted} by {CONFIG}; got {found} in {source}. {advice}"
+            )
+
+
+def _check_finite(weights: Mapping[str, Tensor], verb: str) -> None:
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"Expected finite weights to {verb}; got non-finite entries in {name}. "
+                "Go back to a sound checkpoint."
+            )
