@@ -36,6 +36,7 @@ from tarflow_prior.distribution import TarFlowDistribution
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.likelihood import classify, denoise, score
 from tarflow_prior.pretrained import load, save_pretrained
+from tarflow_prior.published import from_published
 from tarflow_prior.solvers import Solver
 
 _GAUSSIAN_CONSTANT = 0.5 * math.log(2 * math.pi)  # nats per dimension
@@ -225,6 +226,7 @@ class TarFlow(nn.Module):
 
     classify, score, denoise = classify, score, denoise  # likelihood.py
     save_pretrained = save_pretrained
+    from_published = classmethod(from_published)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "TarFlow":

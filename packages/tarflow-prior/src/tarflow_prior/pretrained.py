@@ -45,7 +45,7 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
         )
         _check_names(weights, plain, "the flow", advice)
     _check_dtype(weights, "the flow", "Call flow.float() first.")
-    _check_finite(weights, "save")
+    check_finite(weights, "save")
     folder.mkdir(parents=True, exist_ok=True)
     drafts = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
     drafts[CONFIG].write_text(json.dumps(flow.config.to_dict(), indent=2) + "\n")
@@ -85,7 +85,7 @@ def _read(folder: Path) -> tuple[TarFlowConfig, dict[str, torch.Tensor]]:
             f"Expected the fields of a config in {folder / CONFIG}; got {type(values).__name__}. "
             "Copy it again."
         )
-    _check_finite(weights, "load")
+    check_finite(weights, "load")
     return TarFlowConfig.from_dict(values), weights
 
 
@@ -120,7 +120,16 @@ def _check_dtype(weights: dict[str, torch.Tensor], source: str, advice: str) -> 
             raise ValueError(f"Expected {name} in {wanted}; got {dtype} in {source}. {advice}")
 
 
-def _check_finite(weights: dict[str, torch.Tensor], verb: str) -> None:
+def check_finite(weights: dict[str, torch.Tensor], verb: str) -> None:
+    """Refuse weights that are not finite, naming the first.
+
+    Args:
+        weights: The weights by name.
+        verb: What is done with them, to save or to load.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise ValueError(
