@@ -81,8 +81,8 @@ class MaskedEncoder(Pretrained):
         """
         require_images(image, self.config.image_size, self.positions.dtype)
         if masked is not None:
-            require_mask(masked, len(image), self.config.num_patches)
-        if len(image):
+            require_mask(masked, image.shape[0], self.config.num_patches)
+        if image.shape[0]:
             features = self._features(image, masked)
         else:
             features = self.positions.new_zeros(0, self.config.num_latents, self.config.width)
@@ -102,7 +102,7 @@ class MaskedEncoder(Pretrained):
         if masked is not None and self.mask_token is None:
             places = _visible_places(masked).to(image.device)
             patches = patches.take_along_dim(rearrange(places, "b n -> b n 1"), dim=1)
-        prefix = repeat(self._prefix(), "t width -> b t width", b=len(image))
+        prefix = repeat(self._prefix(), "t width -> b t width", b=image.shape[0])
         prefix, patches = self.trunk(prefix, patches, self.config.grid, places)
         return self._chosen(prefix, patches)
 

@@ -85,13 +85,13 @@ class ViTTrunk(nn.Module):
         Raises:
             ValueError: If there is not one draw for each image, block and branch.
         """
-        draws = (len(image), self.config.depth, 2)
+        draws = (image.shape[0], self.config.depth, 2)
         if uniform is not None and uniform.shape != draws:
             raise ValueError(
                 f"Expected uniform of shape {draws} (images, blocks, branches); "
                 f"got {tuple(uniform.shape)}. Draw it with torch.rand{draws}."
             )
-        if not len(image):  # attention cannot reshape nothing
+        if not image.shape[0]:  # attention cannot reshape nothing
             return prefix, image
         tokens, sizes = pack([prefix, image], "b * width")
         ropes = self.rope.get_embed(list(grid))

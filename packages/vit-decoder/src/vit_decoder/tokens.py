@@ -65,9 +65,9 @@ class LatentsToImageTokens(nn.Module):
         rows, columns = grid
         prefix = self.from_latent(z) + self.latent_positions
         if self.class_tokens is not None:
-            class_tokens = repeat(self.class_tokens, "t width -> b t width", b=len(z))
+            class_tokens = repeat(self.class_tokens, "t width -> b t width", b=z.shape[0])
             prefix = torch.cat([class_tokens, prefix], dim=1)
-        image = repeat(self.image_token, "1 width -> b n width", b=len(z), n=rows * columns)
+        image = repeat(self.image_token, "1 width -> b n width", b=z.shape[0], n=rows * columns)
         tokens: Tensor
         _, tokens = self.trunk(prefix, image, grid, uniform=uniform)
         return tokens
