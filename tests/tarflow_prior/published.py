@@ -51,7 +51,7 @@ class Published:
         at = f"{name}.norm"
         return F.layer_norm(h, (WIDTH,), self.weights[f"{at}.weight"], self.weights[f"{at}.bias"])
 
-    def next_affine(self, block, past, label):
+    def next_affine(self, block, past, label, temperature=1):
         """Log-scale and shift of the token after ``past``, in decoding order; None is no class."""
         at = f"blocks.{block}"
         places = self.weights[f"{at}.pos_embed"]
@@ -62,16 +62,17 @@ class Published:
             h = h + (classes.mean(0) if label is None else classes[label])
         for layer in range(self.depths[block]):
             inner = f"{at}.attn_blocks.{layer}"
-            h = h + self.attention(f"{inner}.attention", h)
+            h = h + self.attention(f"{inner}.attention", h, temperature)
             hidden = self.linear(f"{inner}.mlp.main.0", self.norm(f"{inner}.mlp", h))
             h = h + self.linear(f"{inner}.mlp.main.2", F.gelu(hidden))
         return self.linear(f"{at}.proj_out", h[:, -1]).chunk(2, dim=-1)
 
-    def attention(self, name, h):
+    def attention(self, name, h, temperature):
         shape = (*h.shape[:2], 3, WIDTH // HEAD_DIM, HEAD_DIM)
         qkv = self.linear(f"{name}.qkv", self.norm(name, h)).view(shape)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        scale = HEAD_DIM**-0.5 / temperature
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
         return self.linear(f"{name}.proj", out.transpose(1, 2).reshape(h.shape))
 
     def forward(self, z, label):
@@ -87,13 +88,13 @@ class Published:
             z = z.flip(1) if block % 2 else z
         return z, log_det
 
-    def reverse(self, u, label, guidance):
+    def reverse(self, u, label, guidance, temperature):
         for block in reversed(range(len(self.depths))):
             u = u.flip(1) if block % 2 else u
             z = u[:, :1]
             for t in range(1, TOKENS):
                 affine = torch.stack(self.next_affine(block, z, label))
-                null = torch.stack(self.next_affine(block, z, None))
+                null = torch.stack(self.next_affine(block, z, None, temperature))
                 weight = guidance * t / (TOKENS - 1)  # "annealed"
                 log_scale, shift = affine + weight * (affine - null)
                 z = torch.cat([z, (u[:, t] * log_scale.exp() + shift)[:, None]], 1)

@@ -33,8 +33,12 @@ LABEL = torch.tensor([0, 3, 2])
 @pytest.mark.parametrize("rule", ["tarflow", "starflow"])
 @pytest.mark.parametrize(
     "idle",
-    [Guidance(0.0, interval=(0.0, 1.0), blocks="all"), Guidance(2.0, interval=(0.0, 0.1))],
-    ids=["scale-0", "empty-interval"],
+    [
+        Guidance(0.0, interval=(0.0, 1.0), blocks="all"),
+        Guidance(2.0, interval=(0.0, 0.1)),
+        Guidance(0.0, attention_temperature=2.0),
+    ],
+    ids=["scale-0", "empty-interval", "hot"],
 )
 def test_idle_guidance_is_unguided_bit_for_bit(flow, u, idle, rule):
     rows = set()

@@ -22,9 +22,10 @@ def test_both_directions_are_those_of_the_published_algorithm(depths, num_classe
     torch.testing.assert_close(u, wanted, atol=1e-9, rtol=0)
     torch.testing.assert_close(log_det, wanted_log_det, atol=1e-9, rtol=0)
 
-    guidance = Guidance(0.3 * bool(num_classes), interval=(0.0, 1.0), blocks="all")
-    decoded = flow.inverse(z, label, guidance=guidance)
-    wanted = published.reverse(z, label, guidance.scale)
+    temperature = 1.0 if num_classes else 1.5
+    guided = {"interval": (0.0, 1.0), "blocks": "all", "attention_temperature": temperature}
+    decoded = flow.inverse(z, label, guidance=Guidance(0.3, **guided))
+    wanted = published.reverse(z, label, 0.3, temperature)
     torch.testing.assert_close(decoded, wanted, atol=1e-9, rtol=1e-9)
     assert all(torch.equal(weights[name], weight) for name, weight in before.items())
 

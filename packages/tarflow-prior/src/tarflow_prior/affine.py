@@ -24,6 +24,16 @@ class Affine(NamedTuple):
         return noise * self.log_scale.exp() + self.shift
 
 
+def branches(affine: Affine) -> tuple[Affine, Affine]:
+    """Split the rows of a guided pass into the class branch and the null branch.
+
+    Args:
+        affine: What both predict, the class branch first.
+    """
+    (shift, null_shift), (log_scale, null_log_scale) = (part.chunk(2) for part in affine)
+    return Affine(shift, log_scale), Affine(null_shift, null_log_scale)
+
+
 def guide(rule: Rule, conditional: Affine, null: Affine, weight: Float[Tensor, "t 1"]) -> Affine:
     """Move the conditional Gaussian away from that of the null class.
 

@@ -1,6 +1,6 @@
 """The causal transformer layer, and the key/value cache that decodes it part by part."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -23,6 +23,24 @@ def causal_attention(qkv: Float[Tensor, "3 b heads t x"]) -> Float[Tensor, "b he
     """Attend from each token to itself and the tokens before it, all tokens at once."""
     queries, keys, values = qkv
     return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+
+
+def sharpened(
+    attends: Iterable[Attend], sharpness: Float[Tensor, "rows 1 1 1"]
+) -> Iterator[Attend]:
+    """Yield attention whose logits are multiplied, row by row.
+
+    Args:
+        attends: The attention of each layer.
+        sharpness: The factor of each row.
+    """
+    for attend in attends:
+        yield partial(_attend_sharply, attend, sharpness)
+
+
+def _attend_sharply(attend: Attend, sharpness: Tensor, qkv: Tensor) -> Tensor:
+    queries = (qkv[0] * sharpness).to(qkv.dtype)
+    return attend(torch.cat([queries[None], qkv[1:]]))
 
 
 class KeyValueCache:

@@ -307,7 +307,7 @@ def _contents(blocks: Iterable[Block]) -> list[tuple[int, int]]:
 
 def _guides(guidance: Guidance | None, block: Block, last: Block) -> bool:
     """Tell whether guidance moves any token of the block."""
-    if guidance is None or block.classes is None:
+    if guidance is None or (guidance.needs_classes and block.classes is None):
         return False
     return (block is last or guidance.blocks == "all") and any(
         guidance.strengths(block.config.num_tokens)

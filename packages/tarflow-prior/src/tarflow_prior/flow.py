@@ -128,7 +128,8 @@ class TarFlow(nn.Module):
             u: Noise; it is cast to the dtype of the weights.
             label: Class of each sample in ``0..num_classes-1``; -1 or None is the null class.
             guidance: Classifier-free guidance towards ``label``. It has nothing to act on, and
-                costs nothing, where ``label`` is None, its scale is 0, or its interval is empty.
+                costs nothing, where its scale is 0, its interval is empty, or ``label`` is None
+                and its ``attention_temperature`` 1.
             solver: How blocks are inverted; None is ``Sequential()``.
             tile: Samples decoded together, a power of two, the last tile filled up; None is all of
                 them. With a tile the bits of a sample do not depend on the batch that it is drawn
@@ -311,6 +312,7 @@ class TarFlow(nn.Module):
         u = accepted_tokens(u, self.config, self.dtype).detach()
         if label is not None:
             label = labels_in_range(label, self.config, len(u)).to(self.device)
-        guidance = None if label is None else guidance
         check_options(guidance, solver)
+        if guidance is not None and guidance.needs_classes and label is None:
+            guidance = None
         return u, label, guidance

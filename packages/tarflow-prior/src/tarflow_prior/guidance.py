@@ -26,6 +26,9 @@ class Guidance:
         interval: Closed range of ``t / (k - 1)`` that is guided, t counted in decoding order.
         blocks: ``last`` guides the deep block alone (last in ``depths``, first to be decoded);
             ``all`` guides every block.
+        attention_temperature: Divides the attention logits of the null class, above 0. With
+            another than 1, flows without classes are guided too: away from what they would
+            predict if they attended less sharply (TarFlow's guidance without classes).
 
     Raises:
         TypeError: If a field is of another type.
@@ -43,6 +46,7 @@ class Guidance:
     ramp: Ramp = "linear"
     interval: tuple[float, float] = (0.25, 1.0)
     blocks: GuidedBlocks = "last"
+    attention_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         check_type(Real, "a number", "Write Guidance(2.0).", scale=self.scale)
@@ -67,7 +71,20 @@ class Guidance:
                 f"Expected guidance interval (low, high) with 0 <= low <= high <= 1; "
                 f"got {self.interval}. Use (0.0, 1.0) to guide every token."
             )
-        keep_plain(self, scale=float, interval=lambda bounds: tuple(map(float, bounds)))
+        kind, temperature = "a number", self.attention_temperature
+        check_type(Real, kind, "Write 1.5, say.", attention_temperature=temperature)
+        if not 0 < temperature < math.inf:
+            raise ValueError(
+                f"Expected attention_temperature above 0 and finite; got {temperature}. "
+                "Use 1 for the null class as it is."
+            )
+        keep_plain(self, scale=float, attention_temperature=float)
+        keep_plain(self, interval=lambda bounds: tuple(map(float, bounds)))
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether there is nothing to lean away from where no class is given."""
+        return self.attention_temperature == 1
 
     def strengths(self, num_tokens: int) -> list[float]:
         """Weights of the tokens of rank 1..k-1, in decoding order.

@@ -11,10 +11,18 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from tarflow_prior.affine import Affine, guide
-from tarflow_prior.attention import Attend, KeyValueCache, Layer, causal_attention, is_plain
+from tarflow_prior.affine import Affine, branches, guide
+from tarflow_prior.attention import (
+    Attend,
+    KeyValueCache,
+    Layer,
+    causal_attention,
+    is_plain,
+    sharpened,
+)
 from tarflow_prior.block import Block
 from tarflow_prior.config import TarFlowConfig
+from tarflow_prior.cuda_graph import captured
 from tarflow_prior.guidance import Guidance
 from tarflow_prior.packed import PackedLayer, can_pack
 from tarflow_prior.solvers import Auto, GaussSeidel, Jacobi, Sequential, Solver, cut
@@ -64,6 +72,8 @@ class BlockDecoder:
         strengths = guidance.strengths(num_tokens) if guidance else [0.0] * (num_tokens - 1)
         self.strengths = strengths  # of the successors of ranks 0..k-2
         self.weights = rearrange(buffers.noise.new_tensor(strengths), "t -> t 1")
+        # What multiplies the attention logits of each row, if it is not 1 for all.
+        self.sharpness = _sharpness(guidance, buffers.classes)
         self.jacobi_is_slow = False
         self.graphs: dict[bool, Callable[[], object]] = {}
 
@@ -128,12 +138,11 @@ class BlockDecoder:
 
     def _affine(self, start: int, stop: int, *, is_guided: bool) -> Affine:
         """Predict the successors of ranks start..stop-1, whose past is in the cache."""
-        branches = 2 if is_guided else 1
-        rows = slice(branches * self.buffers.num_samples)
+        rows = slice(self.buffers.num_samples * (2 if is_guided else 1))
         return self._predict(
             self.buffers.tokens[:, start:stop],
             self.positions[:, start:stop] + self.buffers.classes[rows],
-            self.buffers.cache.attends(start, stop, rows=rows),
+            self._sharpened(self.buffers.cache.attends(start, stop, rows=rows), rows),
             self.weights[start:stop] if is_guided else None,
         )
 
@@ -143,22 +152,27 @@ class BlockDecoder:
         if weight is None or self.guidance is None:
             return self.block.affine(tokens, context, self.layers, attends)
         both = self.block.affine(torch.cat([tokens, tokens]), context, self.layers, attends)
-        return guide(self.guidance.rule, *_branches(both), weight)
+        return guide(self.guidance.rule, *branches(both), weight)
 
     def _parallel_affine(self) -> Affine:
         """Predict all successors in one pass, in the precision of the weights."""
-        attends = [causal_attention] * len(self.exact_layers)
         tokens = self.buffers.tokens[:, :-1]
-        branches = 2 if self.guidance else 1
+        copies = 2 if self.guidance else 1
+        rows = slice(copies * self.buffers.num_samples)
         affine = self.block.affine(
-            torch.cat([tokens] * branches),
-            self.positions + self.buffers.classes[: branches * self.buffers.num_samples],
+            torch.cat([tokens] * copies),
+            self.positions + self.buffers.classes[rows],
             self.exact_layers,
-            attends,
+            self._sharpened([causal_attention] * len(self.exact_layers), rows),
         )
         if self.guidance is None:
             return affine
-        return guide(self.guidance.rule, *_branches(affine), self.weights)
+        return guide(self.guidance.rule, *branches(affine), self.weights)
+
+    def _sharpened(self, attends: Iterable[Attend], rows: slice) -> Iterable[Attend]:
+        if self.sharpness is None or rows.stop == self.buffers.num_samples:  # no null branch
+            return attends
+        return sharpened(attends, self.sharpness[rows])
 
     def _fill_null(self, rank: int, *, is_guided: bool) -> None:
         """Catch up with the ranks that the null branch has skipped while nothing was guided."""
@@ -170,7 +184,7 @@ class BlockDecoder:
             self.buffers.tokens[:, past],
             self.positions[:, past] + self.buffers.classes[rows],
             self.layers,
-            self.buffers.cache.attends(past.start, past.stop, rows=rows),
+            self._sharpened(self.buffers.cache.attends(past.start, past.stop, rows=rows), rows),
         )
         self.null_cached = rank
 
@@ -263,16 +277,16 @@ class BlockDecoder:
             # Depths, batches and rules have a graph each, of which torch would refuse the ninth.
             with torch._dynamo.config.patch(recompile_limit=1024):
                 step()  # a step may run twice: it writes the same
-        return _captured(step, self.buffers.tokens.device) if solver.cuda_graph else step
+        return captured(step, self.buffers.tokens.device) if solver.cuda_graph else step
 
     def step_at(self, rank: Tensor, *, is_guided: bool) -> None:
         """Decode the successor of a rank known to the device alone: one graph for all ranks."""
         buffers = self.buffers
-        num_rows = buffers.num_samples * (2 if is_guided else 1)
+        rows = slice(buffers.num_samples * (2 if is_guided else 1))
         affine = self._predict(
             buffers.tokens.index_select(1, rank),
-            self.positions.index_select(1, rank) + buffers.classes[:num_rows],
-            buffers.cache.attends_at(rank, num_rows=num_rows),
+            self.positions.index_select(1, rank) + buffers.classes[rows],
+            self._sharpened(buffers.cache.attends_at(rank, num_rows=rows.stop), rows),
             self.weights.index_select(0, rank) if is_guided else None,
         )
         noise = buffers.noise.index_select(1, rank + 1)
@@ -288,30 +302,15 @@ def _under_autocast(
     return output
 
 
-def _captured(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """Return the replay of a CUDA graph of the step, captured on the device where it computes.
-
-    Other threads, such as one that copies a training batch, may use CUDA meanwhile.
-    """
-    with torch.cuda.device(device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries allocate on their first calls, outside the graph
-            for _ in range(2):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            step()
-    return graph.replay
-
-
 def _synchronize(tensor: Tensor) -> None:
     if tensor.is_cuda:
         torch.cuda.synchronize(tensor.device)
 
 
-def _branches(affine: Affine) -> tuple[Affine, Affine]:
-    """Split the rows of a guided pass into the class branch and the null branch."""
-    (shift, null_shift), (log_scale, null_log_scale) = (part.chunk(2) for part in affine)
-    return Affine(shift, log_scale), Affine(null_shift, null_log_scale)
+def _sharpness(guidance: Guidance | None, classes: Tensor) -> Tensor | None:
+    """Return 1 for the rows of the class branch, the inverse temperature for the null branch's."""
+    if guidance is None or guidance.attention_temperature == 1:
+        return None
+    sharpness = torch.ones_like(classes[:, :, :1, None])
+    sharpness[len(classes) // 2 :] /= guidance.attention_temperature
+    return sharpness
