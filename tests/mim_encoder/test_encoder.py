@@ -216,17 +216,19 @@ def test_an_encoder_compiles_into_one_graph():
 EXPORTED = """
 import torch
 from mim_encoder import EncoderConfig, MaskedEncoder
-b = torch.export.Dim("b", max=64)
+b = torch.export.Dim("b")
 for hidden in ("mask-token", "dropped"):
     encoder = MaskedEncoder(EncoderConfig.preset("tiny", depth=1, hidden_patches=hidden))
     image, masked = torch.randn(5, 3, 32, 32), torch.arange(64).expand(5, 64) % 2 == 0
     for given in [(image,), (image, masked)][: 1 if hidden == "dropped" else 2]:
         two = tuple(each[:2] for each in given)
         program = torch.export.export(encoder, two, dynamic_shapes=tuple({0: b} for _ in two))
-        print(torch.equal(program.module()(*given).mean, encoder(*given).mean))
+        torch.export.save(program, "encoder.pt2")
+        exported = torch.export.load("encoder.pt2").module()
+        print(torch.equal(exported(*given).mean, encoder(*given).mean))
 """
 
 
-def test_an_encoder_is_exported_for_any_number_of_images():
-    run = run_script(EXPORTED)  # nor can torch.export trace type checks
+def test_an_encoder_is_exported_for_any_number_of_images(tmp_path):
+    run = run_script(EXPORTED, tmp_path)  # nor can torch.export trace type checks
     assert run.stdout == "True\n" * 3, run.stderr[-2000:]

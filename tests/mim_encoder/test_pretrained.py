@@ -1,6 +1,7 @@
 """A network in a folder; vit-decoder's are held to the same in its own tests."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,24 +110,93 @@ def test_a_file_in_the_folders_place_is_kept(tmp_path):
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_network_that_cannot_be_written_leaves_the_earlier_one_whole(folder, name):
+def test_network_that_cannot_be_written_leaves_the_earlier_one_whole(folder, monkeypatch):
     earlier = {path: path.read_bytes() for path in folder.iterdir()}
-    (folder / f"{name}.partial").mkdir()  # in the way, as a full disk would be
-    with pytest.raises((OSError, SafetensorError)):
+
+    def full_disk(_, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("mim_encoder.pretrained.save_file", full_disk)
+    with pytest.raises(SafetensorError):
         fresh(**KINDS["dropped"]).save_pretrained(folder)
-    assert {path: path.read_bytes() for path in earlier} == earlier
+    assert {path: path.read_bytes() for path in folder.iterdir()} == earlier
+
+
+def test_a_save_that_is_killed_leaves_no_network_of_two(folder, monkeypatch):
+    def killed(path, target):
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fresh(**KINDS["scaled"]).save_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match=r"Expected config\.json in"):
+        MaskedEncoder.from_pretrained(folder)
+
+
+def test_others_may_read_both_files(folder):
+    (folder / "mine").touch()
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_missing_and_damaged_files_are_named(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-20])
-    with pytest.raises(ValueError, match=r"Expected a sound network in .*damaged"):
+    with pytest.raises(ValueError, match=rf"Expected (JSON|whole weights) in .*{name}; got"):
         MaskedEncoder.from_pretrained(folder)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"Expected {name} in"):
         MaskedEncoder.from_pretrained(folder)
+
+
+UNSOUND = {
+    "meta": (lambda encoder: encoder.to("meta"), r"got no values, on the meta device, in mask_"),
+    "two precisions": (
+        lambda encoder: encoder.trunk.half(),
+        r"one floating dtype to save; got torch\.float16 in trunk\S+ beside torch\.float32",
+    ),
+    "integers": (
+        lambda encoder: encoder.to(torch.float32).load_state_dict(
+            {name: value.char() for name, value in encoder.state_dict().items()}, assign=True
+        ),
+        r"one floating dtype to save; got torch\.int8 in",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_weights_that_no_network_runs_in_are_not_saved(name, tmp_path):
+    change, message = UNSOUND[name]
+    encoder = fresh(**KINDS["learnable"]).requires_grad_(requires_grad=False)
+    change(encoder)
+    with pytest.raises(ValueError, match=message):
+        encoder.save_pretrained(tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_weights_laid_out_otherwise_are_saved(tmp_path):
+    encoder = fresh(**KINDS["learnable"])
+    encoder.to_latent.weight = torch.nn.Parameter(
+        encoder.to_latent.weight.detach().T.contiguous().T
+    )
+    assert not encoder.to_latent.weight.is_contiguous()
+    encoder.save_pretrained(tmp_path)
+    loaded = MaskedEncoder.from_pretrained(tmp_path)
+    assert torch.equal(loaded.to_latent.weight, encoder.to_latent.weight)
+
+
+def test_what_a_subclass_adds_is_saved_and_not_compared(tmp_path):
+    class Own(MaskedEncoder):
+        def __init__(self):
+            super().__init__(EncoderConfig(**SHAPE, **KINDS["learnable"]))
+            self.temperature = torch.nn.Parameter(torch.ones(1))
+
+    Own().save_pretrained(tmp_path)
+    assert "temperature" in load_file(tmp_path / "model.safetensors")
 
 
 def test_non_finite_weights_are_neither_saved_nor_loaded(folder, tmp_path):

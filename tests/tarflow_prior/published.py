@@ -6,9 +6,10 @@ import torch.nn.functional as F
 TOKENS, DIM, WIDTH, HEAD_DIM = 5, 3, 8, 4
 
 
-def weights_of(depths, num_classes=0, dtype=torch.float64, shape=(TOKENS, DIM, WIDTH)):
+def weights_of(depths, num_classes=0, dtype=torch.float64, shape=(TOKENS, DIM, WIDTH), mlp_ratio=4):
     """Draw all weights of the published layout, by the published names."""
     tokens, dim, width = shape
+    hidden = mlp_ratio * width
     weights = {"var": torch.ones(tokens, dim, dtype=dtype)}
 
     def draw(name, *shape):
@@ -30,8 +31,8 @@ def weights_of(depths, num_classes=0, dtype=torch.float64, shape=(TOKENS, DIM, W
             inner = f"{at}.attn_blocks.{layer}"
             linear(f"{inner}.attention.qkv", width, 3 * width)
             linear(f"{inner}.attention.proj", width, width)
-            linear(f"{inner}.mlp.main.0", width, 4 * width)
-            linear(f"{inner}.mlp.main.2", 4 * width, width)
+            linear(f"{inner}.mlp.main.0", width, hidden)
+            linear(f"{inner}.mlp.main.2", hidden, width)
             for norm in ("attention", "mlp"):
                 draw(f"{inner}.{norm}.norm.weight", width)
                 draw(f"{inner}.{norm}.norm.bias", width)

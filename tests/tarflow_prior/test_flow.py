@@ -678,13 +678,15 @@ flow = TarFlow(TarFlowConfig(num_tokens=6, token_dim=3, width=64, depths=(1, 1),
 for block in flow.blocks:
     torch.nn.init.normal_(block.head.weight, std=0.05)
 given = torch.randn(5, 6, 3), torch.tensor([0, 2, -1, 1, 0])
-batches = [{0: torch.export.Dim("b", max=64)}] * 2
+batches = [{0: torch.export.Dim("b")}] * 2
 two = tuple(each[:2] for each in given)
 program = torch.export.export(flow, two, dynamic_shapes=tuple(batches))
-print([torch.equal(*pair) for pair in zip(program.module()(*given), flow(*given))])
+torch.export.save(program, "flow.pt2")
+exported = torch.export.load("flow.pt2").module()
+print([torch.equal(*pair) for pair in zip(exported(*given), flow(*given))])
 """
 
 
-def test_a_flow_is_exported_for_any_number_of_sequences():
-    run = run_script(EXPORTED)  # torch.export cannot trace type checks
+def test_a_flow_is_exported_for_any_number_of_sequences(tmp_path):
+    run = run_script(EXPORTED, tmp_path)  # torch.export cannot trace type checks
     assert run.stdout == "[True, True]\n", run.stderr[-2000:]

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,13 +121,36 @@ def test_a_file_in_the_folders_place_is_kept(config, random_flow, tmp_path):
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_flow_that_cannot_be_written_leaves_the_earlier_one_whole(folder, config, name):
+def test_flow_that_cannot_be_written_leaves_the_earlier_one_whole(folder, config, monkeypatch):
     earlier = {path: path.read_bytes() for path in folder.iterdir()}
-    (folder / f"{name}.partial").mkdir()  # in the way, as a full disk would be
-    with pytest.raises((OSError, SafetensorError)):
+
+    def full_disk(_, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("tarflow_prior.pretrained.save_file", full_disk)
+    with pytest.raises(SafetensorError):
         TarFlow(replace(config, num_classes=0)).save_pretrained(folder)
-    assert {path: path.read_bytes() for path in earlier} == earlier
+    assert {path: path.read_bytes() for path in folder.iterdir()} == earlier
+
+
+def test_a_save_that_is_killed_leaves_no_flow_of_two(folder, config, monkeypatch):
+    def killed(path, target):
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        TarFlow(replace(config, scale="softplus")).double().save_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match=r"Expected config\.json in"):
+        TarFlow.from_pretrained(folder)
+
+
+def test_others_may_read_both_files(folder):
+    (folder / "mine").touch()
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

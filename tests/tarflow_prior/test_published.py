@@ -27,15 +27,25 @@ def test_both_directions_are_those_of_the_published_algorithm(depths, num_classe
     decoded = flow.inverse(z, label, guidance=Guidance(0.3, **guided))
     wanted = published.reverse(z, label, 0.3, temperature)
     torch.testing.assert_close(decoded, wanted, atol=1e-9, rtol=1e-9)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.zero_()
     assert all(torch.equal(weights[name], weight) for name, weight in before.items())
 
 
 def test_weights_may_be_wrapped_and_halved_and_come_without_buffers():
     weights = weights_of((1, 1), dtype=torch.float16)
     flow = TarFlow.from_published(weights, head_dim=HEAD_DIM)
-    wrapped = {f"module.{name}": weight for name, weight in weights.items() if "mask" not in name}
-    other = TarFlow.from_published(wrapped, head_dim=HEAD_DIM)
-    assert flow.dtype == torch.float32
+    wrapped = {
+        f"module.{name.replace('blocks.1.', 'blocks.1._orig_mod.')}": weight
+        if "proj_in" in name
+        else weight.double()
+        for name, weight in weights.items()
+        if name != "var" and "mask" not in name
+    }
+    other = TarFlow.from_published(wrapped | {"n_averaged": torch.ones(1)}, head_dim=HEAD_DIM)
+    assert flow.dtype == other.dtype == torch.float32
+    assert torch.equal(flow.blocks[1].positions, weights["blocks.1.pos_embed"].float())
     assert all(parameter.requires_grad for parameter in flow.parameters())
     for name, weight in flow.state_dict().items():
         assert torch.equal(other.state_dict()[name], weight), name
@@ -60,9 +70,13 @@ REFUSED = {
         lambda weights: without(weights, "blocks.1.attn_blocks.0.mlp.main.2.bias"),
         r"Expected blocks\.1\.attn_blocks\.0\.mlp\.main\.2\.bias of shape \(8,\); got none",
     ),
+    "no positions": (
+        lambda weights: without(weights, "blocks.0.pos_embed"),
+        r"Expected blocks\.0\.pos_embed; got none\. Give all weights of one TarFlow",
+    ),
     "a weight too many": (
         lambda weights: weights | {"blocks.0.sos": torch.ones(2)},
-        r"Expected only weights that TarFlow has; got blocks\.0\.sos",
+        r"a TarFlow of 2 blocks and 0 classes; got blocks\.0\.sos too, which it has not",
     ),
     "another shape": (
         lambda weights: weights | {"blocks.1.pos_embed": torch.ones(4, WIDTH)},
@@ -81,7 +95,7 @@ REFUSED = {
     ),
     "a value that is not finite": (
         lambda weights: weights | {"blocks.0.pos_embed": torch.full((TOKENS, WIDTH), torch.inf)},
-        r"finite weights to load; got non-finite entries in blocks\.0\.positions",
+        r"finite weights to load; got non-finite entries in blocks\.0\.pos_embed",
     ),
 }
 SHIFTS = {"weight": (WIDTH,), "bias": ()}
@@ -97,3 +111,10 @@ def test_other_weights_are_refused_by_name(name):
 def test_heads_must_fit():
     with pytest.raises(ValueError, match="width divisible by head_dim=64"):
         TarFlow.from_published(weights_of((1, 1)))
+
+
+def test_hidden_width_is_that_of_the_weights():
+    weights = weights_of((1, 2), mlp_ratio=2)
+    flow, published = TarFlow.from_published(weights, head_dim=HEAD_DIM), Published(weights, (1, 2))
+    z = torch.randn(3, TOKENS, DIM, dtype=torch.float64)
+    torch.testing.assert_close(flow(z).u, published.forward(z, None)[0], atol=1e-9, rtol=0)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -124,7 +125,9 @@ def test_networks_are_exported_for_the_packages_alone(weights, config, tmp_path,
     assert run(folder, "--export", target) == 0
     name = "ema" if weights == "ema" else "model"
     assert capsys.readouterr().out.endswith(f"{name} weights of step_00000006 in {target}\n")
-    assert (target / "run.json").read_bytes() == (folder / "config.json").read_bytes()
+    said = json.loads((target / "run.json").read_text())
+    assert (said["checkpoint"], said["weights"]) == ("step_00000006", name)
+    assert from_dict(TrainConfig, said["config"]).seed == config.seed
 
     wanted = state.ema if weights == "ema" else state.model
     networks = {
@@ -138,8 +141,48 @@ def test_networks_are_exported_for_the_packages_alone(weights, config, tmp_path,
         assert loaded.config == network.config
         for key, value in network.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value), (place, key)
+    assert run(target) == 2
+    assert "holds networks for other programs" in capsys.readouterr().err
+    assert run(folder, "--export", target) == 2
+    assert "a folder that is empty or not there; " in capsys.readouterr().err
     files = {path.parent.relative_to(target) for path in target.rglob("model.safetensors")}
     assert files == {Path(place) for place in networks}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), None], ids=str)
+def test_networks_that_cannot_be_written_leave_nothing(
+    error, config, tmp_path, capsys, monkeypatch
+):
+    folder, target = tmp_path / "run", tmp_path / "networks.v2"
+    folder.mkdir()
+    write_config(config, folder)
+    state = TrainState(config, torch.device("cpu"))
+    with torch.no_grad():
+        next(state.ema.decoder.parameters()).fill_(torch.nan)
+    write_checkpoint(snapshot(state), config, folder)
+    if error is not None:
+        monkeypatch.setattr("tarflow_prior.pretrained.save_file", Mock(side_effect=error))
+    assert run(folder, "--export", target) == 6
+    said = capsys.readouterr().err
+    assert f"Expected to write networks to {target}; {'flow' if error else 'decoder'}: " in said
+    assert ("Free some space" if error else "finite weights to save") in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("target", ["model.safetensors", "networks"])
+def test_json_is_alone_on_stdout(finished, tmp_path, target, capsys):
+    assert run(finished[1], "--json", "--export", tmp_path / "new" / target) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["steps"] == 6
+    assert f"weights of step_00000006 in {tmp_path / 'new' / target}" in captured.err
+
+
+def test_others_may_read_weights_as_they_may_read_the_rest(finished, tmp_path):
+    _, folder = finished
+    assert run(folder, "--export", tmp_path / "model.safetensors") == 0
+    checkpoint = folder / "checkpoints" / "step_00000006"
+    files = [*checkpoint.iterdir(), tmp_path / "model.safetensors", folder / "config.json"]
+    assert len({path.stat().st_mode for path in files}) == 1
 
 
 def test_convolutional_networks_are_exported_whole_only(config, tmp_path, capsys):
@@ -156,6 +199,11 @@ def test_mistakes_are_one_sentence(config, tmp_path, capsys):
     assert "Expected a run folder with a config.json" in capsys.readouterr().err
     write_config(config, tmp_path)
     assert run(tmp_path, "--export", tmp_path / "x.pt") == 2
-    assert "--export FILE.safetensors or a folder" in capsys.readouterr().err
+    assert "--export FILE.safetensors, or a folder" in capsys.readouterr().err
+    assert run(tmp_path, "--export", tmp_path) == 2
+    assert "a folder that is empty or not there; " in capsys.readouterr().err
+    (tmp_path / "taken").touch()
+    assert run(tmp_path, "--export", tmp_path / "taken") == 2
+    assert f"{tmp_path / 'taken'} is neither. Give another name" in capsys.readouterr().err
     assert run(tmp_path, "--export", tmp_path / "x.safetensors") == 6
     assert "there is none. Train it first" in capsys.readouterr().err

@@ -40,6 +40,7 @@ class MaskedEncoder(Pretrained):
         (torch.Size([2, 16, 16]), torch.Size([2, 16, 192]), 0.3)
     """
 
+    config: EncoderConfig
     config_type = EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils import _pytree
 
 from mim_encoder.inputs import require_generator
 
@@ -51,3 +52,7 @@ class LatentPosterior(NamedTuple):
             self.mean.shape, generator=generator, device=source, dtype=self.mean.dtype
         )
         return self.perturb(noise.to(self.mean.device))
+
+
+# So that torch.export.save can write an encoder.
+_pytree._register_namedtuple(LatentPosterior, serialized_type_name="mim_encoder.LatentPosterior")

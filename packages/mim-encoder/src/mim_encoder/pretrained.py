@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -19,7 +21,8 @@ Network = TypeVar("Network", bound="Pretrained")
 class Pretrained(nn.Module):
     """A network that its ``config`` alone describes, so that two files are all of it.
 
-    A subclass takes one argument, the config, and names its class as ``config_type``.
+    A subclass takes one argument, the config, and names its class as ``config_type``. Of what is
+    derived from it in turn, all weights are saved, and not compared with the config.
     """
 
     config: Any
@@ -29,14 +32,15 @@ class Pretrained(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` into a folder, made if absent.
 
         Both files are written in full before either takes the place of an earlier one. Compiled
-        parts are saved as what they compile.
+        parts are saved as what they compile. Of several processes let one save.
 
         Args:
             folder: Where to.
 
         Raises:
             FileExistsError: If a file is in the folder's place.
-            ValueError: If a weight is not finite, or not one that the config describes.
+            ValueError: If a weight is in shards, on the meta device, of another precision than the
+                others, not finite, or not one that the config describes.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -45,19 +49,28 @@ class Pretrained(nn.Module):
             name.replace("_orig_mod.", ""): weight.detach().contiguous()
             for name, weight in self.state_dict().items()
         }
-        advice = "Remove parametrizations, or merge adapters, first."
-        _check_names(weights, _without_memory(type(self), self.config), "the network", advice)
-        _check_finite(weights, "save")
+        if "config_type" in vars(type(self)):
+            advice = "Remove parametrizations, or merge adapters, first."
+            _check_names(weights, _without_memory(type(self), self.config), "the network", advice)
+        _check_values(weights, "save")
         folder.mkdir(parents=True, exist_ok=True)
-        drafts = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
-        drafts[CONFIG].write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file(weights, drafts[WEIGHTS])
-        for name, draft in drafts.items():
-            draft.replace(folder / name)
+        with TemporaryDirectory(prefix=".draft", dir=folder) as drafts:
+            config, model = Path(drafts, CONFIG), Path(drafts, WEIGHTS)
+            config.write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+            save_file(weights, model)
+            with suppress(
+                OSError
+            ):  # safetensors lets only the owner read; a drive may have no rights
+                model.chmod(config.stat().st_mode)
+            (folder / CONFIG).unlink(missing_ok=True)  # lest it stand beside other weights
+            model.replace(folder / WEIGHTS)
+            config.replace(folder / CONFIG)
 
     @classmethod
     def from_pretrained(cls: type[Network], folder: str | Path) -> Network:
         """Read a network from the folder that :meth:`save_pretrained` wrote, on the CPU.
+
+        Fields of the config that the file lacks take their defaults.
 
         Args:
             folder: Where from.
@@ -72,9 +85,9 @@ class Pretrained(nn.Module):
             cls, _config_of(cls.config_type, values, folder / CONFIG)
         )
         _check_names(weights, network, str(folder / WEIGHTS), "Use the two files of one network.")
-        _check_finite(weights, "load")
+        _check_values(weights, "load")
         network.load_state_dict(weights, assign=True)
-        return network.requires_grad_()
+        return network
 
 
 def _read(folder: Path) -> tuple[object, dict[str, Tensor]]:
@@ -85,10 +98,17 @@ def _read(folder: Path) -> tuple[object, dict[str, Tensor]]:
                 "Give the folder that save_pretrained wrote."
             )
     try:
-        return json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        config = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:  # that of a text which is none, too
         raise ValueError(
-            f"Expected a sound network in {folder}; got a damaged file ({error}). Copy it again."
+            f"Expected JSON in {folder / CONFIG}; got {error}. Correct it, or copy it again."
+        ) from error
+    try:
+        return config, load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(
+            f"Expected whole weights in {folder / WEIGHTS}; got a damaged file ({error}). "
+            "Copy it again."
         ) from error
 
 
@@ -101,7 +121,7 @@ def _config_of(kind: type[Any], values: object, path: Path) -> Any:
     known = [field.name for field in fields(kind)]
     for name in values:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
+            close = get_close_matches(name, known, n=1, cutoff=0.75)
             raise ValueError(
                 f"Expected fields of {kind.__name__} in {path}; got unknown field {name!r}"
                 + (f" (did you mean {close[0]!r}?)." if close else ".")
@@ -134,8 +154,22 @@ def _check_names(
             )
 
 
-def _check_finite(weights: Mapping[str, Tensor], verb: str) -> None:
+def _check_values(weights: Mapping[str, Tensor], verb: str) -> None:
+    """Refuse weights without values, or in which a network cannot run, naming the first."""
+    dtype = next(iter(weights.values())).dtype
     for name, weight in weights.items():
+        is_sharded = hasattr(weight, "placements")  # as torch's DTensor has
+        if is_sharded or weight.is_meta:
+            got = "shards" if is_sharded else "no values, on the meta device,"
+            raise ValueError(
+                f"Expected whole weights to {verb}; got {got} in {name}. Gather them with torch's "
+                "get_model_state_dict, or initialise them, in a network of its own."
+            )
+        if weight.dtype != dtype or not dtype.is_floating_point:
+            raise ValueError(
+                f"Expected weights of one floating dtype to {verb}; got {weight.dtype} in {name} "
+                f"beside {dtype}. Call the network's float() first."
+            )
         if not weight.isfinite().all():
             raise ValueError(
                 f"Expected finite weights to {verb}; got non-finite entries in {name}. "

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from tarflow_prior.affine import Affine
 from tarflow_prior.attention import Attend, Layer, causal_attention
@@ -30,6 +31,10 @@ class FlowOutput(NamedTuple):
 
     u: Float[Tensor, "b k d"]
     log_det: Float[Tensor, " b"]
+
+
+# So that torch.export.save can write a flow.
+_pytree._register_namedtuple(FlowOutput, serialized_type_name="tarflow_prior.FlowOutput")
 
 
 def nll_per_dim(output: FlowOutput) -> Float[Tensor, " b"]:

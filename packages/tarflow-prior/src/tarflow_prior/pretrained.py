@@ -1,7 +1,9 @@
 """A flow as a folder of two files: ``config.json`` and ``model.safetensors``."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +20,8 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` into a folder, made if absent.
 
     Both files are written in full before either takes the place of an earlier one. Compiled parts
-    are saved as what they compile. What a subclass adds is saved too, and not compared.
+    are saved as what they compile. What a subclass adds is saved too, and not compared. Of several
+    processes let one save.
 
     Args:
         flow: The flow.
@@ -47,11 +50,15 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
     _check_dtype(weights, "the flow", "Call flow.float() first.")
     check_finite(weights, "save")
     folder.mkdir(parents=True, exist_ok=True)
-    drafts = {name: folder / f"{name}.partial" for name in (CONFIG, WEIGHTS)}
-    drafts[CONFIG].write_text(json.dumps(flow.config.to_dict(), indent=2) + "\n")
-    save_file(weights, drafts[WEIGHTS])
-    for name, draft in drafts.items():
-        draft.replace(folder / name)
+    with TemporaryDirectory(prefix=".draft", dir=folder) as drafts:
+        config, model = Path(drafts, CONFIG), Path(drafts, WEIGHTS)
+        config.write_text(json.dumps(flow.config.to_dict(), indent=2) + "\n")
+        save_file(weights, model)
+        with suppress(OSError):  # safetensors lets only the owner read; a drive may have no rights
+            model.chmod(config.stat().st_mode)
+        (folder / CONFIG).unlink(missing_ok=True)  # lest it stand beside other weights
+        model.replace(folder / WEIGHTS)
+        config.replace(folder / CONFIG)
 
 
 def load(kind: type["tarflow_prior.TarFlow"], folder: Path) -> "tarflow_prior.TarFlow":

@@ -16,20 +16,20 @@ _FIRST = "blocks.0.proj_in.weight"
 def from_published(
     kind: type["tarflow_prior.TarFlow"], weights: Mapping[str, Tensor], *, head_dim: int = 64
 ) -> "tarflow_prior.TarFlow":
-    """Build a flow of weights that TarFlow's own code saved, on the CPU.
+    """Build a flow of weights that TarFlow's code (apple/ml-tarflow) saved, on the CPU.
 
     It computes what that code computes, in float32 (or float64): no gate, no bound on the
     log-scale. Label -1 is the null class here, when sampling too.
 
     Args:
-        kind: The flow's class.
-        weights: The state dict, as ``torch.load(file, weights_only=True)`` returns it; what all
-            names begin with, such as ``module.``, is left out.
+        kind: The flow's class, which the call itself gives.
+        weights: The state dict, as ``torch.load(file, weights_only=True)`` returns it; names may
+            begin with ``module.``, say, and others are left out then.
         head_dim: Width of one attention head, which weights do not tell; TarFlow's is 64.
 
     Raises:
-        ValueError: If a weight is missing, unknown, of another shape or not finite, if there are
-            those of two flows, or of one that preserves volume.
+        ValueError: If a weight is missing, unknown, of another shape or not finite; if there are
+            two flows among the weights; or if the flow preserves volume, without a scale.
     """
     weights = _of_one_flow(weights)
     config = _config_of(weights, head_dim)
@@ -40,9 +40,13 @@ def from_published(
     unknown = sorted(weights.keys() - names.keys() - _buffers(config))
     if unknown:
         raise ValueError(
-            f"Expected only weights that TarFlow has; got {unknown[0]}. Flows of other "
-            "architectures, such as STARFlow, cannot be loaded."
+            f"Expected the weights of a TarFlow of {len(config.depths)} blocks and "
+            f"{config.num_classes} classes; got {unknown[0]} too, which it has not. Give "
+            "all weights of one TarFlow; other architectures, such as STARFlow, cannot be loaded."
         )
+    check_finite({name: weights[name] for name in names if name in weights}, "load")
+    is_double = all(weights[name].dtype == torch.float64 for name in names if name in weights)
+    dtype = torch.float64 if is_double else torch.float32
     found: dict[str, Tensor] = {}
     for theirs, ours in names.items():
         shape = shapes[ours]
@@ -54,16 +58,15 @@ def from_published(
                 f"Expected {theirs} of shape {wanted}; got {got}. Give all weights of one TarFlow "
                 "that learns a scale (nvp)."
             )
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        found[ours] = weight.detach().to("cpu", wide, copy=True).view(shape)
-    check_finite(found, "load")
+        found[ours] = weight.detach().to("cpu", dtype, copy=True).reshape(shape)
     _check_prior(weights)
     flow.load_state_dict(found, assign=True)
     return flow.requires_grad_()
 
 
 def _of_one_flow(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights without what all their names begin with, "module." say."""
+    """Return the weights by names without what they begin with, "module." say."""
+    weights = {str(name).replace("_orig_mod.", ""): weight for name, weight in weights.items()}
     prefixes = [name.removesuffix(_FIRST) for name in weights if name.endswith(_FIRST)]
     if not prefixes:
         raise ValueError(
@@ -75,7 +78,12 @@ def _of_one_flow(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"Expected the weights of one flow; got those of {' and '.join(map(repr, prefixes))}. "
             "Take those whose names begin with one of them."
         )
-    return {name.removeprefix(prefixes[0]): weight for name, weight in weights.items()}
+    (prefix,) = prefixes
+    return {
+        name.removeprefix(prefix): torch.as_tensor(weight)
+        for name, weight in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def _config_of(weights: Mapping[str, Tensor], head_dim: int) -> TarFlowConfig:
@@ -132,7 +140,7 @@ def _buffers(config: TarFlowConfig) -> set[str]:
 
 def _check_prior(weights: Mapping[str, Tensor]) -> None:
     variance = weights.get("var")
-    if variance is not None and not (variance == 1).all():
+    if variance is not None and not torch.allclose(variance.float(), torch.ones(())):
         raise ValueError(
             f"Expected var to be 1, the prior N(0, I); got values up to {float(variance.max()):g}. "
             "Volume-preserving flows, which learn it, cannot be loaded."

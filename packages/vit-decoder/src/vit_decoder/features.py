@@ -26,6 +26,7 @@ class FeatureDecoder(Pretrained):
         torch.Size([1, 8, 5])
     """
 
+    config: FeatureDecoderConfig
     config_type = FeatureDecoderConfig
 
     def __init__(self, config: FeatureDecoderConfig) -> None:

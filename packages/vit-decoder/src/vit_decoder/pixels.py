@@ -29,6 +29,7 @@ class PixelDecoder(Pretrained):
         (torch.Size([2, 3, 32, 32]), torch.Size([2, 3, 24, 48]))
     """
 
+    config: DecoderConfig
     config_type = DecoderConfig
 
     def __init__(self, config: DecoderConfig) -> None:

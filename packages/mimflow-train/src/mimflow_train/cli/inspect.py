@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from mimflow_train.errors import ConfigError, StorageError
 from mimflow_train.storage.run_folder import told_of_init
 
 PROGRAM = "mimflow-inspect"
+_OTHER_FILES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # of weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """Show what a run folder holds; loads no network and runs nothing.
+    """Show what a run folder holds; trains and draws nothing.
 
     Examples: `mimflow-inspect runs/tiny-emoji --verify`;
     `mimflow-inspect runs/tiny-emoji --export model.safetensors`;
@@ -37,8 +37,8 @@ class InspectOptions:
     """Hold every file of every checkpoint against its checksum; exit code 6 if one is damaged."""
     export: Path | None = None
     """Write the newest weights that samples are made with, float32: to FILE.safetensors, with the
-    configuration in its metadata; or to a folder, a sub-folder each for encoder, flow and decoders,
-    which mim_encoder, tarflow_prior and vit_decoder load without mimflow-train."""
+    configuration in its metadata; or to a new folder, a sub-folder each for encoder, flow and
+    decoders, which mim_encoder, tarflow_prior and vit_decoder load without mimflow-train."""
     json: bool = False
     """Print JSON in place of the table."""
 
@@ -92,7 +92,8 @@ def _main(options: InspectOptions) -> int:
             "damaged. mimflow-train goes on from the newest that is whole."
         )
     if options.export is not None:
-        _export(config, options.run, options.export)
+        said = _export(config, options.run, options.export)
+        (sys.stderr if options.json else sys.stdout).write(said)
     return 0
 
 
@@ -149,52 +150,36 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _check_target(config: TrainConfig, target: Path) -> None:
-    if target.suffix not in ("", ".safetensors"):
+    if target.suffix == ".safetensors":
+        return
+    if target.suffix in _OTHER_FILES:
         raise ConfigError(
-            "Expected --export FILE.safetensors or a folder, without a dot in its name; "
-            f"got {target}. Rename it."
+            f"Expected --export FILE.safetensors, or a folder; got {target}. Rename it."
         )
-    if not target.suffix and config.model.convolutional is not None:
+    if config.model.convolutional is not None:
         raise ConfigError(
             "Expected a ViT encoder and decoder, which other packages load; this run's are "
             f"convolutional. Write --export {target}.safetensors."
         )
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise ConfigError(
+            f"Expected --export to name a folder that is empty or not there; {target} is neither. "
+            "Give another name."
+        )
 
 
-def _export(config: TrainConfig, run_dir: Path, target: Path) -> None:
+def _export(config: TrainConfig, run_dir: Path, target: Path) -> str:
+    """Write the newest weights, and say in a line what they are."""
     from mimflow_train.storage.checkpoint import export_weights, latest_checkpoint
+    from mimflow_train.storage.networks import export_networks
     from mimflow_train.telemetry.console import say
 
     folder = latest_checkpoint(run_dir, say)
     if folder is None:
         raise StorageError(f"Expected a checkpoint in {run_dir}; there is none. Train it first.")
-    if target.suffix:
-        name = export_weights(folder, config, target)
-    else:
-        name = _export_networks(config, folder, target)
-        shutil.copyfile(run_dir / "config.json", target / "run.json")
-    sys.stdout.write(f"{name} weights of {folder.name} in {target}\n")
-
-
-def _export_networks(config: TrainConfig, folder: Path, target: Path) -> str:
-    import torch
-    from safetensors.torch import load_file
-
-    from mimflow_train.model import MIMFlow
-    from mimflow_train.storage.checkpoint import chosen_weights
-
-    chosen = chosen_weights(config)
-    weights = load_file(folder / f"{chosen}.safetensors")
-    model = MIMFlow.frozen(config.trained_model, weights, torch.device("cpu"))
-    networks: dict[str, Any] = {
-        "encoder": model.encoder,
-        "flow": model.flow,
-        "decoder": model.decoder,
-        **{f"feature_decoders/{name}": each for name, each in model.feature_decoders.items()},
-    }
-    for place, network in networks.items():
-        network.save_pretrained(target / place)
-    return chosen
+    export = export_weights if target.suffix == ".safetensors" else export_networks
+    name = export(folder, config, target)
+    return f"{name} weights of {folder.name} in {target}\n"
 
 
 if __name__ == "__main__":

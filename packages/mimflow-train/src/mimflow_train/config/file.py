@@ -69,6 +69,11 @@ def read_config(run: str | Path) -> TrainConfig:
     """
     run = Path(run)
     path = run if run.suffix == ".safetensors" else run / "config.json"
+    if (run / "run.json").is_file():
+        raise ConfigError(
+            f"Expected a run, or a .safetensors file; {run} holds networks for other programs. "
+            "Give the run that they are from, or a file of `mimflow-inspect RUN --export FILE`."
+        )
     if not path.is_file():
         raise ConfigError(
             f"Expected a run folder with a config.json, or a .safetensors file; there is no {path}."

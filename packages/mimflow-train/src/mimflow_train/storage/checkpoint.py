@@ -108,7 +108,7 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
         draft.mkdir(parents=True)
         _require_space(draft, state)
         for name, tensors in state.tensors.items():
-            save_file(tensors, draft / f"{name}.safetensors")
+            _save(tensors, draft / f"{name}.safetensors")
         manifest = _manifest(draft, state, config) | {"init": state.init or init_of(run_dir)}
         (draft / "manifest.json").write_text(json.dumps(manifest))
         for path in (*draft.iterdir(), draft):
@@ -241,12 +241,21 @@ def export_weights(folder: Path, config: TrainConfig, target: Path) -> str:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(target) as draft:
-            save_file(load_file(folder / f"{name}.safetensors"), draft, metadata)
+            _save(load_file(folder / f"{name}.safetensors"), draft, metadata)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"Expected to write weights to {target}; {error}. {remedy(error)}"
         ) from error
     return name
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors for whom other files are written; safetensors lets only the owner read."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    with contextlib.suppress(OSError):  # a drive may have no such rights
+        path.chmod(mode)
 
 
 def _manifest(folder: Path, state: Snapshot, config: TrainConfig) -> dict[str, Any]:
