@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -227,8 +230,16 @@ for hidden in ("mask-token", "dropped"):
         exported = torch.export.load("encoder.pt2").module()
         print(torch.equal(exported(*given).mean, encoder(*given).mean))
 """
+LOADED = """
+import torch
+from mim_encoder import LatentPosterior
+print(torch.export.load("encoder.pt2").module()(torch.zeros(3, 3, 32, 32)).mean.shape)
+"""
 
 
 def test_an_encoder_is_exported_for_any_number_of_images(tmp_path):
     run = run_script(EXPORTED, tmp_path)  # nor can torch.export trace type checks
     assert run.stdout == "True\n" * 3, run.stderr[-2000:]
+    script = [sys.executable, "-c", LOADED]  # where nothing of the package is loaded yet
+    loaded = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert loaded.stdout == "torch.Size([3, 16, 16])\n", loaded.stderr[-2000:]

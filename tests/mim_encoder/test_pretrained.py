@@ -125,7 +125,7 @@ def test_network_that_cannot_be_written_leaves_the_earlier_one_whole(folder, mon
 
 def test_a_save_that_is_killed_leaves_no_network_of_two(folder, monkeypatch):
     def killed(path, target):
-        if path.name == "config.json":
+        if path.name == "config.json" and path.parent.name == ".draft":
             raise KeyboardInterrupt
         return rename(path, target)
 
@@ -135,6 +135,27 @@ def test_a_save_that_is_killed_leaves_no_network_of_two(folder, monkeypatch):
         fresh(**KINDS["scaled"]).save_pretrained(folder)
     with pytest.raises(FileNotFoundError, match=r"Expected config\.json in"):
         MaskedEncoder.from_pretrained(folder)
+
+
+def test_weights_that_cannot_be_replaced_leave_the_earlier_ones_whole(folder, monkeypatch):
+    def held(path, target):
+        if path.name == "model.safetensors":
+            raise PermissionError("another process reads it")
+        return rename(path, target)
+
+    earlier = {path: path.read_bytes() for path in folder.iterdir()}
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", held)
+    with pytest.raises(PermissionError):
+        fresh(**KINDS["scaled"]).save_pretrained(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == earlier
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(folder):
+    (folder / ".draft").mkdir()
+    (folder / ".draft" / "model.safetensors").write_bytes(b"half")
+    fresh(**KINDS["scaled"]).save_pretrained(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_others_may_read_both_files(folder):
@@ -193,10 +214,10 @@ def test_what_a_subclass_adds_is_saved_and_not_compared(tmp_path):
     class Own(MaskedEncoder):
         def __init__(self):
             super().__init__(EncoderConfig(**SHAPE, **KINDS["learnable"]))
-            self.temperature = torch.nn.Parameter(torch.ones(1))
+            self.norm = torch.nn.BatchNorm1d(3)  # counts in a buffer of integers
 
     Own().save_pretrained(tmp_path)
-    assert "temperature" in load_file(tmp_path / "model.safetensors")
+    assert "norm.num_batches_tracked" in load_file(tmp_path / "model.safetensors")
 
 
 def test_non_finite_weights_are_neither_saved_nor_loaded(folder, tmp_path):

@@ -202,7 +202,7 @@ def test_unknown_preset_is_named_with_the_known_ones():
         ({"scale": float("inf")}, "Expected guidance scale .* got inf"),
         ({"interval": (0.5, 0.25)}, r"0 <= low <= high <= 1; got \(0.5, 0.25\)"),
         ({"interval": (0.5, 1.5)}, r"0 <= low <= high <= 1; got \(0.5, 1.5\)"),
-        ({"attention_temperature": 0.0}, r"Expected attention_temperature above 0 .* got 0\.0"),
+        ({"attention_temperature": 1e-7}, "attention_temperature of at least 1e-6 .* got 1e-07"),
         ({"attention_temperature": float("nan")}, "Expected attention_temperature .* got nan"),
     ],
 )

@@ -136,7 +136,7 @@ def test_flow_that_cannot_be_written_leaves_the_earlier_one_whole(folder, config
 
 def test_a_save_that_is_killed_leaves_no_flow_of_two(folder, config, monkeypatch):
     def killed(path, target):
-        if path.name == "config.json":
+        if path.name == "config.json" and path.parent.name == ".draft":
             raise KeyboardInterrupt
         return rename(path, target)
 
@@ -146,6 +146,27 @@ def test_a_save_that_is_killed_leaves_no_flow_of_two(folder, config, monkeypatch
         TarFlow(replace(config, scale="softplus")).double().save_pretrained(folder)
     with pytest.raises(FileNotFoundError, match=r"Expected config\.json in"):
         TarFlow.from_pretrained(folder)
+
+
+def test_weights_that_cannot_be_replaced_leave_the_earlier_ones_whole(folder, config, monkeypatch):
+    def held(path, target):
+        if path.name == "model.safetensors":
+            raise PermissionError("another process reads it")
+        return rename(path, target)
+
+    earlier = {path: path.read_bytes() for path in folder.iterdir()}
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", held)
+    with pytest.raises(PermissionError):
+        TarFlow(replace(config, scale="softplus")).double().save_pretrained(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == earlier
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(folder, config):
+    (folder / ".draft").mkdir()
+    (folder / ".draft" / "model.safetensors").write_bytes(b"half")
+    TarFlow(replace(config, scale="softplus")).double().save_pretrained(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_others_may_read_both_files(folder):

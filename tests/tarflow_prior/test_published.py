@@ -72,7 +72,19 @@ REFUSED = {
     ),
     "no positions": (
         lambda weights: without(weights, "blocks.0.pos_embed"),
-        r"Expected blocks\.0\.pos_embed; got none\. Give all weights of one TarFlow",
+        r"Expected blocks\.0\.pos_embed with 2 axes; got none\. Give all weights of one TarFlow",
+    ),
+    "arrays of another library": (
+        lambda weights: weights | {"blocks.0.proj_in.weight": weights["var"].numpy()},
+        r"Expected blocks\.0\.proj_in\.weight with 2 axes; got ndarray\. .* as tensors",
+    ),
+    "another number of axes": (
+        lambda weights: weights | {"blocks.0.proj_in.weight": torch.ones(3)},
+        r"Expected blocks\.0\.proj_in\.weight with 2 axes; got \(3,\)",
+    ),
+    "a block by another name": (
+        lambda weights: weights | {"blocks.x.attn_blocks.0.attention.qkv.bias": torch.ones(3)},
+        r"got blocks\.x\.attn_blocks\.0\.attention\.qkv\.bias too, which it has not",
     ),
     "a weight too many": (
         lambda weights: weights | {"blocks.0.sos": torch.ones(2)},

@@ -169,6 +169,24 @@ def test_networks_that_cannot_be_written_leave_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+def test_an_empty_folder_is_filled_under_its_name_and_rights(finished, tmp_path, monkeypatch):
+    _, folder = finished
+    shared, link = tmp_path / "shared", tmp_path / "link"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    link.symlink_to(shared)
+    assert run(folder, "--export", link) == 0
+    assert (link.is_symlink(), shared.stat().st_mode & 0o7777) == (True, 0o2775)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert run(folder, "--export", ".") == 0
+    for exported in (shared, here):
+        assert TarFlow.from_pretrained(exported / "flow").config.num_tokens == 4
+    (folder / "run.json").write_text("{}")
+    assert run(folder) == 0
+
+
 @pytest.mark.parametrize("target", ["model.safetensors", "networks"])
 def test_json_is_alone_on_stdout(finished, tmp_path, target, capsys):
     assert run(finished[1], "--json", "--export", tmp_path / "new" / target) == 0
@@ -199,6 +217,8 @@ def test_mistakes_are_one_sentence(config, tmp_path, capsys):
     assert "Expected a run folder with a config.json" in capsys.readouterr().err
     write_config(config, tmp_path)
     assert run(tmp_path, "--export", tmp_path / "x.pt") == 2
+    assert "--export FILE.safetensors, or a folder" in capsys.readouterr().err
+    assert run(tmp_path, "--export", tmp_path / "x.safetensor") == 2
     assert "--export FILE.safetensors, or a folder" in capsys.readouterr().err
     assert run(tmp_path, "--export", tmp_path) == 2
     assert "a folder that is empty or not there; " in capsys.readouterr().err

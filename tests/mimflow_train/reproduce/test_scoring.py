@@ -16,7 +16,7 @@ from mimflow_train.reproduce.design import Experiment, Variant
 from mimflow_train.reproduce.experiments import EXPERIMENTS
 from mimflow_train.reproduce.figures import map_latents, probe_depths
 from mimflow_train.reproduce.paper import TABLE1
-from mimflow_train.reproduce.session import Session
+from mimflow_train.reproduce.session import Session, digest
 from mimflow_train.reproduce.tables import score_columns, score_rows
 from mimflow_train.reproduce.trained import Trained
 from mimflow_train.reproduce.variants import variant_config
@@ -220,3 +220,9 @@ def test_a_map_is_of_twenty_classes_at_most(count, shown, session, run, data, mo
     assert [len(each) for each in drawn] == [shown] * 3
     assert [set(each.y.tolist()) for each in known] == drawn
     assert f"chance 1/{min(count, 20)}" in outcome.counts
+
+
+def test_scores_from_before_there_was_an_attention_temperature_keep_their_place():
+    assert digest({"guidance": scoring._told(Guidance(2.0))}) == "72350e7091"
+    hot = scoring._told(Guidance(2.0, attention_temperature=1.5))
+    assert hot["attention_temperature"] == 1.5

@@ -1,12 +1,12 @@
 """A network as a folder of two files: ``config.json`` and ``model.safetensors``."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -52,19 +52,8 @@ class Pretrained(nn.Module):
         if "config_type" in vars(type(self)):
             advice = "Remove parametrizations, or merge adapters, first."
             _check_names(weights, _without_memory(type(self), self.config), "the network", advice)
-        _check_values(weights, "save")
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".draft", dir=folder) as drafts:
-            config, model = Path(drafts, CONFIG), Path(drafts, WEIGHTS)
-            config.write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-            save_file(weights, model)
-            with suppress(
-                OSError
-            ):  # safetensors lets only the owner read; a drive may have no rights
-                model.chmod(config.stat().st_mode)
-            (folder / CONFIG).unlink(missing_ok=True)  # lest it stand beside other weights
-            model.replace(folder / WEIGHTS)
-            config.replace(folder / CONFIG)
+        _check_values(weights, self, "save")
+        _write(folder, json.dumps(asdict(self.config), indent=2) + "\n", weights)
 
     @classmethod
     def from_pretrained(cls: type[Network], folder: str | Path) -> Network:
@@ -85,9 +74,32 @@ class Pretrained(nn.Module):
             cls, _config_of(cls.config_type, values, folder / CONFIG)
         )
         _check_names(weights, network, str(folder / WEIGHTS), "Use the two files of one network.")
-        _check_values(weights, "load")
+        _check_values(weights, network, "load")
         network.load_state_dict(weights, assign=True)
         return network
+
+
+def _write(folder: Path, config: str, weights: dict[str, Tensor]) -> None:
+    """Write both files in full, then let them take the place of earlier ones."""
+    draft, earlier = folder / ".draft", folder / ".draft" / "earlier"
+    shutil.rmtree(draft, ignore_errors=True)  # of a save that was killed
+    draft.mkdir(parents=True)
+    try:
+        (draft / CONFIG).write_text(config)
+        save_file(weights, draft / WEIGHTS)
+        with suppress(OSError):  # a drive may have no rights; safetensors lets only the owner read
+            (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)
+        if (folder / CONFIG).exists():  # not to be left beside other weights by a kill
+            (folder / CONFIG).replace(earlier)
+        try:
+            (draft / WEIGHTS).replace(folder / WEIGHTS)
+        except OSError:
+            if earlier.exists():
+                earlier.replace(folder / CONFIG)
+            raise
+        (draft / CONFIG).replace(folder / CONFIG)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _read(folder: Path) -> tuple[object, dict[str, Tensor]]:
@@ -154,8 +166,9 @@ def _check_names(
             )
 
 
-def _check_values(weights: Mapping[str, Tensor], verb: str) -> None:
+def _check_values(weights: Mapping[str, Tensor], network: nn.Module, verb: str) -> None:
     """Refuse weights without values, or in which a network cannot run, naming the first."""
+    learned = {name.replace("_orig_mod.", "") for name, _ in network.named_parameters()}
     dtype = next(iter(weights.values())).dtype
     for name, weight in weights.items():
         is_sharded = hasattr(weight, "placements")  # as torch's DTensor has
@@ -165,7 +178,8 @@ def _check_values(weights: Mapping[str, Tensor], verb: str) -> None:
                 f"Expected whole weights to {verb}; got {got} in {name}. Gather them with torch's "
                 "get_model_state_dict, or initialise them, in a network of its own."
             )
-        if weight.dtype != dtype or not dtype.is_floating_point:
+        is_number = weight.is_floating_point() or name in learned  # and no counter of a buffer
+        if is_number and (weight.dtype != dtype or not dtype.is_floating_point):
             raise ValueError(
                 f"Expected weights of one floating dtype to {verb}; got {weight.dtype} in {name} "
                 f"beside {dtype}. Call the network's float() first."

@@ -308,7 +308,7 @@ class TarFlow(nn.Module):
     def _decodable(
         self, u: Tensor, label: Tensor | None, guidance: Guidance | None, solver: Solver | None
     ) -> tuple[Tensor, Tensor | None, Guidance | None]:
-        """Check what is to be decoded; without labels there is nothing to guide towards."""
+        """Check what is to be decoded, and drop a guidance that has nothing to act on."""
         u = accepted_tokens(u, self.config, self.dtype).detach()
         if label is not None:
             label = labels_in_range(label, self.config, len(u)).to(self.device)

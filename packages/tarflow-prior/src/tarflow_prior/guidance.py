@@ -26,9 +26,10 @@ class Guidance:
         interval: Closed range of ``t / (k - 1)`` that is guided, t counted in decoding order.
         blocks: ``last`` guides the deep block alone (last in ``depths``, first to be decoded);
             ``all`` guides every block.
-        attention_temperature: Divides the attention logits of the null class, above 0. With
-            another than 1, flows without classes are guided too: away from what they would
-            predict if they attended less sharply (TarFlow's guidance without classes).
+        attention_temperature: Divides the attention logits of the null class, at least 1e-6. With
+            another than 1 samples of no class are guided too, and blocks without a class table:
+            above 1 away from what the flow would predict if it attended less sharply (TarFlow's
+            guidance without classes).
 
     Raises:
         TypeError: If a field is of another type.
@@ -73,9 +74,9 @@ class Guidance:
             )
         kind, temperature = "a number", self.attention_temperature
         check_type(Real, kind, "Write 1.5, say.", attention_temperature=temperature)
-        if not 0 < temperature < math.inf:
+        if not 1e-6 <= temperature < math.inf:
             raise ValueError(
-                f"Expected attention_temperature above 0 and finite; got {temperature}. "
+                f"Expected attention_temperature of at least 1e-6 and finite; got {temperature}. "
                 "Use 1 for the null class as it is."
             )
         keep_plain(self, scale=float, attention_temperature=float)

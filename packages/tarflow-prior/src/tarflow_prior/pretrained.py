@@ -1,9 +1,9 @@
 """A flow as a folder of two files: ``config.json`` and ``model.safetensors``."""
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
@@ -49,16 +49,7 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
         _check_names(weights, plain, "the flow", advice)
     _check_dtype(weights, "the flow", "Call flow.float() first.")
     check_finite(weights, "save")
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".draft", dir=folder) as drafts:
-        config, model = Path(drafts, CONFIG), Path(drafts, WEIGHTS)
-        config.write_text(json.dumps(flow.config.to_dict(), indent=2) + "\n")
-        save_file(weights, model)
-        with suppress(OSError):  # safetensors lets only the owner read; a drive may have no rights
-            model.chmod(config.stat().st_mode)
-        (folder / CONFIG).unlink(missing_ok=True)  # lest it stand beside other weights
-        model.replace(folder / WEIGHTS)
-        config.replace(folder / CONFIG)
+    _write(folder, json.dumps(flow.config.to_dict(), indent=2) + "\n", weights)
 
 
 def load(kind: type["tarflow_prior.TarFlow"], folder: Path) -> "tarflow_prior.TarFlow":
@@ -71,6 +62,29 @@ def load(kind: type["tarflow_prior.TarFlow"], folder: Path) -> "tarflow_prior.Ta
     _check_dtype(weights, WEIGHTS, f"Folder: {folder}. {both}")
     flow.load_state_dict(weights, assign=True)
     return flow.requires_grad_()
+
+
+def _write(folder: Path, config: str, weights: dict[str, torch.Tensor]) -> None:
+    """Write both files in full, then let them take the place of earlier ones."""
+    draft, earlier = folder / ".draft", folder / ".draft" / "earlier"
+    shutil.rmtree(draft, ignore_errors=True)  # of a save that was killed
+    draft.mkdir(parents=True)
+    try:
+        (draft / CONFIG).write_text(config)
+        save_file(weights, draft / WEIGHTS)
+        with suppress(OSError):  # a drive may have no rights; safetensors lets only the owner read
+            (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)
+        if (folder / CONFIG).exists():  # not to be left beside other weights by a kill
+            (folder / CONFIG).replace(earlier)
+        try:
+            (draft / WEIGHTS).replace(folder / WEIGHTS)
+        except OSError:
+            if earlier.exists():
+                earlier.replace(folder / CONFIG)
+            raise
+        (draft / CONFIG).replace(folder / CONFIG)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _read(folder: Path) -> tuple[TarFlowConfig, dict[str, torch.Tensor]]:

@@ -1,7 +1,9 @@
 """Weights by the names of TarFlow's own code (apple/ml-tarflow), as a flow of this package."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +82,7 @@ def _of_one_flow(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         )
     (prefix,) = prefixes
     return {
-        name.removeprefix(prefix): torch.as_tensor(weight)
+        name.removeprefix(prefix): weight
         for name, weight in weights.items()
         if name.startswith(prefix)
     }
@@ -88,26 +90,36 @@ def _of_one_flow(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _config_of(weights: Mapping[str, Tensor], head_dim: int) -> TarFlowConfig:
     """Read the shape of the flow off its weights."""
-    layers = {tuple(name.split(".")[1:4:2]) for name in weights if ".attn_blocks." in name}
-    depths = Counter(int(block) for block, _ in layers)
-    width, token_dim = weights[_FIRST].shape
-    classes = weights.get("blocks.0.class_embed")
-    places = weights.get("blocks.0.pos_embed")
-    hidden = weights.get("blocks.0.attn_blocks.0.mlp.main.0.bias")
-    if places is None or hidden is None:
-        missing = "pos_embed" if places is None else "attn_blocks.0.mlp.main.0.bias"
-        raise ValueError(f"Expected blocks.0.{missing}; got none. Give all weights of one TarFlow.")
+    found = (re.match(r"blocks\.(\d+)\.attn_blocks\.(\d+)\.", name) for name in weights)
+    layers = {(int(match[1]), int(match[2])) for match in found if match}
+    depths = Counter(block for block, _ in layers)
+    width, token_dim = _with_axes(weights, _FIRST, 2).shape
+    places = _with_axes(weights, "blocks.0.pos_embed", 2)
+    hidden = _with_axes(weights, "blocks.0.attn_blocks.0.mlp.main.0.bias", 1)
+    has_classes = "blocks.0.class_embed" in weights
+    classes = _with_axes(weights, "blocks.0.class_embed", 3) if has_classes else ()
     return TarFlowConfig(
         num_tokens=len(places),
         token_dim=token_dim,
         width=width,
         depths=tuple(depths[block] for block in range(1 + max(depths))),
         head_dim=head_dim,
-        num_classes=0 if classes is None else len(classes),
+        num_classes=len(classes),
         gate="none",
         log_scale_bound=None,
         mlp_ratio=len(hidden) // width,
     )
+
+
+def _with_axes(weights: Mapping[str, Any], name: str, axes: int) -> Tensor:
+    weight = weights.get(name)
+    if not isinstance(weight, Tensor) or weight.ndim != axes:
+        got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(
+            f"Expected {name} with {axes} axes; got {'none' if weight is None else got}. Give all "
+            "weights of one TarFlow, as tensors."
+        )
+    return weight
 
 
 def _names(config: TarFlowConfig) -> Iterator[tuple[str, str]]:

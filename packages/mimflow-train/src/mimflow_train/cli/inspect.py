@@ -18,7 +18,10 @@ from mimflow_train.errors import ConfigError, StorageError
 from mimflow_train.storage.run_folder import told_of_init
 
 PROGRAM = "mimflow-inspect"
-_OTHER_FILES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # of weights
+_OTHER_FILES = (  # suffixes that name no folder
+    *(".safetensor", ".bin", ".ckpt", ".gguf", ".h5", ".npz"),
+    *(".onnx", ".pickle", ".pkl", ".pt", ".tar"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,7 @@ def _table(report: dict[str, Any]) -> str:
 def _check_target(config: TrainConfig, target: Path) -> None:
     if target.suffix == ".safetensors":
         return
-    if target.suffix in _OTHER_FILES:
+    if target.suffix.lower().startswith(_OTHER_FILES):
         raise ConfigError(
             f"Expected --export FILE.safetensors, or a folder; got {target}. Rename it."
         )

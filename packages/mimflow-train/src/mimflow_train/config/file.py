@@ -69,7 +69,7 @@ def read_config(run: str | Path) -> TrainConfig:
     """
     run = Path(run)
     path = run if run.suffix == ".safetensors" else run / "config.json"
-    if (run / "run.json").is_file():
+    if not path.is_file() and (run / "run.json").is_file():
         raise ConfigError(
             f"Expected a run, or a .safetensors file; {run} holds networks for other programs. "
             "Give the run that they are from, or a file of `mimflow-inspect RUN --export FILE`."

@@ -101,9 +101,16 @@ def _of_samples(
 ) -> dict[str, Any]:
     return _of_autoencoder(session, run) | {
         "part": "samples",
-        "guidance": guidance and asdict(guidance),
+        "guidance": guidance and _told(guidance),
         "num": num,
     }
+
+
+def _told(guidance: Guidance) -> dict[str, Any]:
+    fields = asdict(guidance)
+    if guidance.attention_temperature == 1:
+        del fields["attention_temperature"]  # scores from before there was one keep their place
+    return fields
 
 
 def _of_autoencoder(session: Session, run: Trained) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import to_dict
 from mimflow_train.errors import StorageError, remedy
 from mimflow_train.storage.checkpoint import chosen_weights, load_model
+from mimflow_train.storage.files import to_disk
 
 __all__ = ["export_networks"]
 
@@ -41,18 +43,26 @@ def export_networks(folder: Path, config: TrainConfig, target: Path) -> str:
     }
     name = chosen_weights(config)
     said = {"checkpoint": folder.name, "weights": name, "config": to_dict(config)}
-    draft = target.with_name(f".{target.name}.draft")
-    place = ""
+    target, place = target.resolve(), "folder"
+    draft = None
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         for place, network in networks.items():
             network.save_pretrained(draft / place)
-        (draft / "run.json").write_text(json.dumps(said, indent=2) + "\n")
+        place = "run.json"
+        (draft / place).write_text(json.dumps(said, indent=2) + "\n")
+        draft.chmod((target if target.is_dir() else draft / "encoder").stat().st_mode)
+        for path in (*draft.rglob("*"), draft):
+            to_disk(path)
+        place = "folder"
         draft.replace(target)
     except (OSError, SafetensorError, ValueError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
         advice = "" if isinstance(error, ValueError) else f" {remedy(error)}"
         raise StorageError(
             f"Expected to write networks to {target}; {place}: {error}.{advice}"
         ) from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
     return name
