@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.tarflow_prior.published import save_readme_weights
 
 ROOT = Path(__file__).parents[2]
 NAMES = {
@@ -57,6 +58,7 @@ def test_wheel_works_alone(name, wheels, tmp_path):
     code = f"import {module}; from {module} import {', '.join(NAMES[name].split())}\n"
     if name in README_RUNS:
         readme = (ROOT / "packages" / name / "README.md").read_text()
+        save_readme_weights(tmp_path)  # which tarflow-prior's loads
         code += "".join(re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL))
     done = subprocess.run(
         [python, "-W", "error::ImportWarning", "-c", code],
