@@ -110,15 +110,23 @@ def test_a_file_in_the_folders_place_is_kept(tmp_path):
     assert path.read_text() == "mine"
 
 
-def test_network_that_cannot_be_written_leaves_the_earlier_one_whole(folder, monkeypatch):
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_network_that_cannot_be_written_leaves_the_earlier_one_whole(folder, monkeypatch, name):
     earlier = {path: path.read_bytes() for path in folder.iterdir()}
 
     def full_disk(_, path):
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("mim_encoder.pretrained.save_file", full_disk)
-    with pytest.raises(SafetensorError):
+    def no_text(path, _):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    if name == "config.json":
+        monkeypatch.setattr(Path, "write_text", no_text)
+    else:
+        monkeypatch.setattr("mim_encoder.pretrained.save_file", full_disk)
+    with pytest.raises((OSError, SafetensorError), match="No space left"):
         fresh(**KINDS["dropped"]).save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == earlier
 

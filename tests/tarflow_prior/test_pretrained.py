@@ -121,15 +121,25 @@ def test_a_file_in_the_folders_place_is_kept(config, random_flow, tmp_path):
     assert path.read_text() == "mine"
 
 
-def test_flow_that_cannot_be_written_leaves_the_earlier_one_whole(folder, config, monkeypatch):
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_flow_that_cannot_be_written_leaves_the_earlier_one_whole(
+    folder, config, monkeypatch, name
+):
     earlier = {path: path.read_bytes() for path in folder.iterdir()}
 
     def full_disk(_, path):
         path.write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("tarflow_prior.pretrained.save_file", full_disk)
-    with pytest.raises(SafetensorError):
+    def no_text(path, _):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    if name == "config.json":
+        monkeypatch.setattr(Path, "write_text", no_text)
+    else:
+        monkeypatch.setattr("tarflow_prior.pretrained.save_file", full_disk)
+    with pytest.raises((OSError, SafetensorError), match="No space left"):
         TarFlow(replace(config, num_classes=0)).save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == earlier
 
