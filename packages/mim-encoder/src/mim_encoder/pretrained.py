@@ -39,6 +39,7 @@ class Pretrained(nn.Module):
 
         Raises:
             FileExistsError: If a file is in the folder's place.
+            OSError, SafetensorError: If the disk does not take it; earlier files stay.
             ValueError: If a weight is in shards, on the meta device, of another precision than the
                 others, not finite, or not one that the config describes.
         """

@@ -29,6 +29,7 @@ def save_pretrained(flow: "tarflow_prior.TarFlow", folder: str | Path) -> None:
 
     Raises:
         FileExistsError: If a file is in the folder's place.
+        OSError, SafetensorError: If the disk does not take it; earlier files stay.
         RuntimeError: If the weights are sharded.
         ValueError: If a weight is not finite, in a dtype that no flow runs in, or not one that the
             config describes.
