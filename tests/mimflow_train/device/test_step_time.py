@@ -4,7 +4,7 @@ import pytest
 
 from mimflow_train.device.costs import PartCost, RunCost
 from mimflow_train.device.hardware import HARDWARE, named_hardware
-from mimflow_train.device.step_time import step_time
+from mimflow_train.device.step_time import image_as_measured, image_at_share, step_time
 
 COST = RunCost(
     trained=[PartCost("all", 649_750_000, 175.0)],
@@ -16,8 +16,52 @@ COST = RunCost(
 
 
 def time_of(config, workers, *, card="H100", share=0.212):
-    named = named_hardware(card)
-    return step_time(config, COST, named, workers=workers, share=share, flops=1.062e12)
+    card = named_hardware(card)
+    image = image_at_share(card, share, 1.062e12)
+    return step_time(config, COST, card, workers=workers, image=image)
+
+
+def as_measured(config, card="H100", again=0.0, **settings):
+    """Return the milliseconds of 32 images of L on one card, without the update."""
+    computed = dataclasses.replace(config, **settings)
+    return 32e3 * image_as_measured(computed, named_hardware(card), 1.062e12, again)
+
+
+GRAPH = {"compile": True, "cuda_graph": True}
+
+
+def test_products_go_with_the_peak_and_all_else_with_the_memory(config):
+    assert as_measured(config, **GRAPH) == pytest.approx(148)
+    a100 = as_measured(config, card="A100 80GB", **GRAPH)
+    assert a100 == pytest.approx(76 * 989 / 312 + 72 * 3.35 / 2.039)
+    assert as_measured(config, card="H200", **GRAPH) == pytest.approx(76 + 72 * 3.35 / 4.8)
+
+
+@pytest.mark.parametrize(("compiled", "launches"), [(False, 259), (True, 214)])
+def test_a_faster_card_waits_for_the_same_launches(config, compiled, launches):
+    for card in ("H100", "H200", "B200"):
+        assert as_measured(config, card=card, compile=compiled) == pytest.approx(launches)
+    if compiled:  # a slower one hides them
+        graph = as_measured(config, card="A100 80GB", **GRAPH)
+        assert as_measured(config, card="A100 80GB", compile=True) == pytest.approx(graph)
+
+
+def test_layers_that_are_not_compiled_move_more(config):
+    plain, compiled = (
+        as_measured(config, card="A100 80GB", compile=each) for each in (False, True)
+    )
+    assert plain - compiled == pytest.approx(0.7 * 72 * 3.35 / 2.039)
+
+
+def test_what_is_computed_again_takes_its_share(config):
+    again = as_measured(config, "A100", compile=True, recompute=True, again=0.5 * 1.062e12)
+    assert again == pytest.approx(1.5 * as_measured(config, "A100", compile=True))
+
+
+def test_what_was_not_measured_has_no_time(config):
+    card = named_hardware("H100")
+    for wrong in ({"cuda_graph": True}, {"recompute": True}, {**GRAPH, "recompute": True}):
+        assert image_as_measured(dataclasses.replace(config, **wrong), card, 1e12) is None
 
 
 @pytest.mark.parametrize("card", [each.name for each in HARDWARE])

@@ -8,7 +8,7 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.device.costs import RunCost, run_cost
 from mimflow_train.device.hardware import Hardware, detect, matmul_rate, named_hardware
 from mimflow_train.device.machine import choose_device, count_cores
-from mimflow_train.device.step_time import IMAGES, step_time
+from mimflow_train.device.step_time import IMAGES, image_as_measured, image_at_share, step_time
 from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.frozen.weights import weights_status
 from mimflow_train.plan import Plan
@@ -19,14 +19,7 @@ __all__ = ["cost_table"]
 
 _GIB = 2**30
 _CARDS = (24, 40, 80, 141)  # GiB
-# Share of an H100's peak in a step of 32 images of L on one, by (compile, cuda_graph, recompute),
-# in benchmarks/gpu_step.md; what is computed again does not count.
-_MEASURED = {
-    (False, False, False): 0.125,
-    (True, False, False): 0.15,
-    (True, True, False): 0.212,
-    (True, False, True): 0.087,
-}
+# Share of a card's peak in a step of 32 images of L on one.
 _ASSUMED = ((0.34, "what the paper's run comes to, assumed"), (0.45, "our target"))
 # If matrix products took no time: fitted to benchmarks/default_run.md, less the 0.08 s of two cores
 # that benchmarks/cpu_training_step.md has saved since.
@@ -158,21 +151,29 @@ def _time(config: TrainConfig, cost: RunCost, workers: int, card: Hardware | Non
 
 
 def _time_on(card: Hardware, config: TrainConfig, cost: RunCost, workers: int) -> Iterable[str]:
-    """Say how long the joint phase takes on an accelerator, by each share of its peak."""
-    work = cost.training_flops
-    again = sum(each.gmac for each in cost.trained) if config.recompute else 0.0
-    rows = [(share, work + 2e9 * again, why) for share, why in _ASSUMED]
-    share = _MEASURED.get((config.compile, config.cuda_graph, config.recompute))
-    if share is not None:
-        rows = [(share, work, "measured at 32 images of L on one H100, extrapolated"), *rows]
+    """Say how long the joint phase takes on an accelerator, by all that is known of a step."""
+    flops = cost.training_flops
+    again = 2e9 * sum(each.gmac for each in cost.trained) if config.recompute else 0.0
+    rows = [
+        (
+            image_at_share(card, share, flops + again),
+            f"at {100 * share:.3g}% of {card.tflops:g} TFLOP/s ({why})",
+        )
+        for share, why in _ASSUMED
+    ]
+    measured = image_as_measured(config, card, flops, again)
+    if measured is not None:
+        rates = f"{card.tflops:g} TFLOP/s and {card.bandwidth:g} TB/s"
+        why = f"as {IMAGES} images of L were measured on one H100, extrapolated by {rates}"
+        rows = [(measured, why), *rows]
     images = config.global_batch // workers
     most = "at most " if images < IMAGES else ""
-    for share, flops, why in rows:
-        time = step_time(config, cost, card, workers=workers, share=share, flops=flops)
+    for image, why in rows:
+        time = step_time(config, cost, card, workers=workers, image=image)
         speed = 1 / sum(time)
         parts = " + ".join(f"{1000 * each:.0f}" for each in time)
         yield (
-            f"  {workers} x {card.name} at {100 * share:.3g}% of {card.tflops:g} TFLOP/s ({why})  "
+            f"  {workers} x {card.name} {why}  "
             f"{parts} ms a step: {most}{speed:.2f} steps/s, "
             f"{speed * config.global_batch:.0f} images/s, "
             f"{config.steps / speed / 3600:.1f} h of joint training"
