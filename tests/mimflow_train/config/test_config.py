@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.scripts import run_script
 
 from mim_encoder import MaskRatio
 from mimflow_train.config import ConvolutionalConfig, TrainConfig
@@ -117,6 +118,50 @@ def test_override_sets_nested_values_of_each_type():
 def test_override_says_what_is_wrong(assignment, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         override(tiny(), assignment.split())
+
+
+EDITED = """
+import dataclasses
+from mimflow_train.config import TrainConfig
+from mimflow_train.config.file import from_dict, to_dict
+from mimflow_train.errors import ConfigError
+from mimflow_train.recipes import tiny
+
+def said(work):
+    try:
+        print("took it", work())
+    except ConfigError as error:
+        print(error)
+
+for path in (
+    "precision", "weights", "optim.schedule", "loss.perceptual_network",
+    "decoder_phase.optim.schedule", "decoder_phase.discriminator.kind",
+):
+    *sections, name = path.split(".")
+    tree = to_dict(tiny())
+    section, config = tree, tiny()
+    for each in sections:
+        section, config = section[each], getattr(config, each)
+    section[name] = "sometimes"
+    said(lambda: from_dict(TrainConfig, tree))
+    said(lambda: dataclasses.replace(config, **{name: "sometimes"}))
+"""
+
+
+def test_a_word_that_is_no_choice_is_refused_in_an_edited_file_and_in_python():
+    choices = {
+        "precision": "auto or fp32 or bf16",
+        "weights": "ema or raw",
+        "optim.schedule": "constant or cosine",
+        "loss.perceptual_network": "efflite0 or lpips",
+    }
+    choices = [*choices.items(), ("optim.schedule", "constant or cosine")]
+    choices.append(("decoder_phase.discriminator.kind", "patch or dino"))
+    assert run_script(EDITED).stdout.splitlines() == [
+        f"Expected {name} {words}; got sometimes. Choose one of them."
+        for name, words in choices
+        for _ in range(2)
+    ]
 
 
 def test_teachers_are_chosen_by_name():

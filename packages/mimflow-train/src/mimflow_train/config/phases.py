@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from mimflow_train.config.choices import require_choices
 from mimflow_train.errors import ConfigError
 
 __all__ = ["DecoderPhaseConfig", "DiscriminatorConfig", "LossConfig", "OptimConfig"]
@@ -45,11 +46,7 @@ class LossConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"Expected loss.{name} >= 0; got {value}. Use 0 to drop it.")
-        if self.perceptual_network not in ("efflite0", "lpips"):
-            raise ConfigError(
-                "Expected loss.perceptual_network efflite0 or lpips; "
-                f"got {self.perceptual_network}. Choose one of the two."
-            )
+        require_choices(self, "loss.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +88,7 @@ class OptimConfig:
                     f"Expected optim.{text}; got {getattr(self, name)}. "
                     f"The paper's recipe here has {_PAPER_OPTIM[name]}."
                 )
+        require_choices(self, "optim.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,10 +107,7 @@ class DiscriminatorConfig:
     depth: int = 3
 
     def __post_init__(self) -> None:
-        if self.kind not in ("patch", "dino"):
-            raise ConfigError(
-                f"Expected discriminator.kind patch or dino; got {self.kind}. Choose one of them."
-            )
+        require_choices(self, "decoder_phase.discriminator.")
         if self.width < 1 or self.width % 16:
             raise ConfigError(
                 f"Expected discriminator.width in multiples of 16; got {self.width}. Use 64."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mim_encoder import EncoderConfig, MaskRatio
+from mimflow_train.config.choices import require_choices
 from mimflow_train.config.convolutional import ConvolutionalConfig
 from mimflow_train.config.phases import DecoderPhaseConfig, LossConfig, OptimConfig
 from mimflow_train.errors import ConfigError
@@ -233,6 +234,7 @@ class TrainConfig:
     decoder_phase: DecoderPhaseConfig = field(default_factory=DecoderPhaseConfig)
 
     def __post_init__(self) -> None:
+        require_choices(self)
         for name, low in (("global_batch", 1), ("steps", 1), ("micro_batch", 0), ("guidance", 0)):
             value = getattr(self, name)
             if not low <= value < math.inf:
