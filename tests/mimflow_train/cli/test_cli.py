@@ -81,6 +81,7 @@ def judged_at_once(monkeypatch):
         (["--dry-run", "--workers", "0"], 2, "Expected --workers >= 1; got 0"),
         (["--set", "decoder_phase=gan"], 2, "decoder phase of released or rae; got gan"),
         ([f"--set={each}" for each in MAE], 2, "got mae, which encodes no whole image"),
+        (["--dry-run", *(f"--set={each}" for each in MAE)], 2, "got mae, which encodes no whole"),
         (["--data", "/nowhere"], 3, "there is no folder /nowhere"),
         (["--set", "optim.lrr=1"], 2, "there is no optim.lrr. Did you mean lr?"),
         (["--set", "optim.lr=-1"], 2, "Expected optim.lr > 0; got -1"),

@@ -88,18 +88,18 @@ def test_perfect_prior_and_no_prior_bound_the_gap(config, data, model, monkeypat
     decoded = iter([images["posterior"], images["gaussian"]])
     monkeypatch.setattr(module, "decoded", lambda *_: [next(decoded).to(torch.uint8)])
     monkeypatch.setattr(module, "generate", lambda *_, **__: [images["flow"].to(torch.uint8)])
-    monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_: rebuilt(10.0))
+    monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_, **__: rebuilt(10.0))
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: FakeProbe())
     assert evaluate(model, config, data).gap_closed == pytest.approx(1.0)
     images["flow"] = images["gaussian"].clone()
     decoded = iter([images["posterior"], images["gaussian"]])
     assert evaluate(model, config, data).gap_closed == pytest.approx(0.0)
     decoded = iter([images["gaussian"], images["posterior"]])
-    monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_: rebuilt(90.0))
+    monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_, **__: rebuilt(90.0))
     assert evaluate(model, config, data).gap_closed is None
     images["gaussian"] = images["posterior"].clone()  # the difference would be noise
     images["gaussian"][0] += 1
-    monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_: rebuilt(10.0))
+    monkeypatch.setattr(module, "evaluate_reconstruction", lambda *_, **__: rebuilt(10.0))
     decoded = iter([images["posterior"], images["gaussian"]])
     assert evaluate(model, config, data).gap_closed is None
 
@@ -114,7 +114,8 @@ def test_posterior_images_that_are_judged_by_class_are_held_out(config, data, mo
             judged.append(features)
             return 0.5
 
-    monkeypatch.setattr(module, "features_of", raw_pixels)
+    for each in (module, reconstruction):
+        monkeypatch.setattr(each, "features_of", raw_pixels)
     monkeypatch.setattr(module, "logistic_probe", lambda *_, **__: Probe())
     evaluate(model, config, data)
     unseen = data.held_out.stack(selection.judged_images(data))
@@ -142,6 +143,18 @@ def test_reconstruction_is_judged_hidden_in_part_and_whole(config, data, model):
     none_hidden = dataclasses.replace(config, mask=MaskRatio(low=0.0, high=0.0))
     alone = evaluate_reconstruction(model, none_hidden, data)
     assert (alone.psnr, alone.fd_posterior) == (rebuilt.psnr_whole, rebuilt.fd_whole)
+
+
+@pytest.mark.usefixtures("_small_network")
+def test_features_of_held_out_images_are_taken_once(config, data, model, monkeypatch):
+    taken, features_of = [], reconstruction.features_of
+    monkeypatch.setattr(
+        reconstruction, "features_of", lambda *each: taken.append(each) or features_of(*each)
+    )
+    evaluate(model, config, data)
+    assert len(taken) == 2  # training images, hidden in part and whole
+    evaluate_reconstruction(model, config, data)
+    assert len(taken) == 2 + 3
 
 
 def test_many_held_out_images_are_thinned_evenly(data, monkeypatch):

@@ -107,17 +107,16 @@ def as_features(features: object, name: str = "features") -> Float[Tensor, "n d"
     return _floats(features, name, {2: "(n, d)"})
 
 
-def as_tokens(features: object, name: str = "features") -> Float[Tensor, "n ..."]:
+def as_tokens(features: object) -> Float[Tensor, "n ..."]:
     """Return rows of floats, or rows of tokens, as :func:`as_features` does.
 
     Args:
         features: A tensor or NumPy array ``(n, d)`` or ``(n, t, c)``.
-        name: How the message calls them.
 
     Raises:
         BadInput: If they are of another kind.
     """
-    return _floats(features, name, {2: "(n, d)", 3: "(n, t, c)"})
+    return _floats(features, "features", {2: "(n, d)", 3: "(n, t, c)"})
 
 
 def as_labels(labels: object) -> Int64[Tensor, " n"]:

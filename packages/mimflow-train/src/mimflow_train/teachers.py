@@ -161,7 +161,8 @@ def build_teacher(name: str, grid: tuple[int, int], device: torch.device) -> Tea
     """Return the teacher of this name in ``config.TEACHERS``, which has its numbers per patch.
 
     A teacher of your own is a line there, a case here and, for the dry run, one in
-    :func:`~mimflow_train.frozen.costs.frozen_costs`.
+    :func:`~mimflow_train.frozen.costs.frozen_costs`; one with weights of its own also a line in
+    :func:`needed_files`.
 
     Raises:
         WeightsError: If its weights are not on this machine.

@@ -50,9 +50,10 @@ def jacobian_spectrum(  # noqa: PLR0913  # the choices of a run, all of them rec
 ) -> SpectrumResult:
     """Estimate the largest and the smallest singular value of ``df/dx`` at each sample.
 
-    Products with the Jacobian are one parallel pass of the flow each. The largest singular value
-    comes from Golub-Kahan-Lanczos bidiagonalisation, the smallest as one over the largest of the
-    inverse's Jacobian. Modules run in eval mode, in the precision of ``dtype``.
+    Up to 512 dimensions both are of the explicit Jacobian. Above, products with it are one parallel
+    pass of the flow each: the largest comes from Golub-Kahan-Lanczos bidiagonalisation, the
+    smallest as one over the largest of the inverse's Jacobian. Modules run in eval mode, in the
+    precision of ``dtype``.
 
     Args:
         f: The flow, from data to noise, of independent samples. A tuple that it returns is read

@@ -121,7 +121,7 @@ def _main(options: TrainOptions) -> int:
     with failure_noted(known, is_held=rank > 0):
         _check_options(options)
         config = build_config(options)
-        _require_trainable(options, config)
+        _require_trainable(config)
         range_of_workers = Workers(min(workers.least, count), count)
         require_equal_shares(config, range_of_workers)
         if options.dry_run:
@@ -176,14 +176,14 @@ def _check_options(options: TrainOptions) -> None:
         )
 
 
-def _require_trainable(options: TrainOptions, config: TrainConfig) -> None:
+def _require_trainable(config: TrainConfig) -> None:
     """Raise if the command cannot train the networks, or not judge what it would make of them."""
     if config.model.is_autoencoder_fixed:
         raise ConfigError(
             "Expected model.convolutional.fixed as false, since nothing trains a fixed autoencoder "
             "here; got true. `mimflow-reproduce table1` trains both stages."
         )
-    if config.model.encoder.bottleneck == "mae" and not options.dry_run:
+    if config.model.encoder.bottleneck == "mae":
         raise ConfigError(
             "Expected the bottleneck learnable-tokens or simmim; got mae, which encodes no whole "
             "image, so that its run cannot be judged. `mimflow-reproduce bottlenecks` trains it."

@@ -108,7 +108,7 @@ def run_cost(config: TrainConfig, workers: int = 1) -> RunCost:
     if config.model.encoder.bottleneck == "mae":
         raise ConfigError(
             "Expected the bottleneck learnable-tokens or simmim for an estimate of memory; got "
-            "mae, whose activations depend on the mask. Leave --dry-run out."
+            "mae, whose activations depend on the mask. Choose one of the two."
         )
     networks = frozen_costs(config)
     trained = _trained(config)

@@ -1,7 +1,6 @@
 """What this machine has; imports torch only where there may be a GPU, or to return a device."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,15 +103,11 @@ def require_gpu_for_graph(device: str, *, sharded: bool) -> None:
         )
 
 
-def torchrun_place(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """Return rank and number of workers if torchrun, or something like it, started this process.
-
-    Args:
-        environment: Variables to look in.
-    """
-    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+def torchrun_place() -> tuple[int, int] | None:
+    """Return rank and number of workers if torchrun, or something like it, started this process."""
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return None
-    return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def count_devices(device: str) -> int:

@@ -62,7 +62,11 @@ class Encoding(NamedTuple):
 
 @torch.no_grad()
 def evaluate_reconstruction(
-    model: MIMFlow, config: TrainConfig, data: LabelledImages
+    model: MIMFlow,
+    config: TrainConfig,
+    data: LabelledImages,
+    *,
+    reference: Float[Tensor, "n f"] | None = None,
 ) -> Reconstruction:
     """Judge encoder and decoder alone.
 
@@ -70,13 +74,15 @@ def evaluate_reconstruction(
         model: Usually the averaged weights.
         config: The run; its seed decides every draw.
         data: Training and held-out images.
+        reference: Features of the held-out images that are judged, if there are any yet.
     """
     chosen = judged_images(data)
     unseen = ChosenImages(data.held_out.images, chosen)
     others = same_classes(data.train, data.held_out.labels[chosen], config.seed)
     seen = ChosenImages(data.train.images, others)
     extractor = get_extractor("efflite0", device=str(next(model.parameters()).device))
-    reference = features_of(in_batches(unseen, CHUNK), extractor)
+    if reference is None:
+        reference = features_of(in_batches(unseen, CHUNK), extractor)
 
     def distance(hidden: TrainConfig) -> float:
         rebuilt = decoded(model, encode(model, hidden, seen, "evaluate train").z)

@@ -127,7 +127,7 @@ def evaluate(model: MIMFlow, config: TrainConfig, data: LabelledImages) -> Evalu
         name: frechet_distance_from_features(features[name], features["held_out"]).value
         for name in ("real", "flow", "gaussian")
     }
-    rebuilt = evaluate_reconstruction(model, config, data)
+    rebuilt = evaluate_reconstruction(model, config, data, reference=features["held_out"])
     distance["posterior"] = rebuilt.fd_posterior
     return Evaluation(
         num_images=len(label),
