@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib.metadata
 import json
+import os
 import pickle
 import signal
+import stat
 import subprocess
 import sys
 import weakref
@@ -17,8 +20,16 @@ from genmetrics import GenmetricsError
 from mimflow_train import run as run_module
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.source import load_data
+from mimflow_train.engine import agreement
 from mimflow_train.engine.context import LocalContext, StopRequest
-from mimflow_train.errors import ConfigError, DataError, DivergedError, PeerError, RetriesError
+from mimflow_train.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    PeerError,
+    RetriesError,
+    StorageError,
+)
 from mimflow_train.failures import StepError, ended, note_failure
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.loop import Calls
@@ -30,6 +41,7 @@ from mimflow_train.storage import checkpoint
 from mimflow_train.storage.checkpoint import fingerprint, load_state, snapshot, write_checkpoint
 from mimflow_train.storage.lock import locked
 from mimflow_train.storage.run_folder import checkpoints, prepare_run
+from mimflow_train.storage.saver import Saver
 from mimflow_train.telemetry.run_log import RunLog
 
 CPU, TORCH = torch.device("cpu"), importlib.metadata.version("torch")
@@ -312,6 +324,48 @@ def test_memory_that_does_not_suffice_is_one_sentence(config, data, breaks, micr
         train_loop(context, config, data, state=state, calls=Calls(9, lambda _: None))
 
 
+def test_memory_that_does_not_suffice_amid_a_run_is_a_step_to_try_again(train, breaks):
+    def wrong(state, _):
+        if state.step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate.\nSee the manual.")
+
+    breaks(wrong)
+    with pytest.raises(StepError, match=r"Step 3 failed \(OutOfMemoryError: CUDA out of memory"):
+        train()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_worker_leaves_before_the_last_checkpoint_is_written(train, monkeypatch, fails):
+    """torchrun on another machine would end, and Slurm this one's workers amid their writing."""
+    order, wait = [], Saver.wait
+
+    def waited(saver):
+        wait(saver)
+        order.append("written")
+        if fails:
+            raise StorageError("the disk")
+
+    monkeypatch.setattr(Saver, "wait", waited)
+    monkeypatch.setattr(run_module, "_meet", lambda _: order.append("met"))
+    with pytest.raises(StorageError) if fails else contextlib.nullcontext():
+        train()
+    assert order[-2:] == ["written", "met"]
+
+
+def test_a_checkpoint_is_good_where_folders_cannot_be_synced(config, tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    folder = write_checkpoint(snapshot(TrainState(config, CPU)), config, tmp_path)
+    assert checkpoints(tmp_path) == [folder]
+    assert checkpoint.damage(folder) is None
+
+
 def test_the_state_that_diverged_is_gone_before_another_is_made(
     train, config, data, tmp_path, breaks, monkeypatch
 ):
@@ -324,6 +378,7 @@ def test_the_state_that_diverged_is_gone_before_another_is_made(
 
     def newest(*_):
         left.append(sum(each() is not None for each in weights))
+        return None, {}
 
     breaks(wrong)
     monkeypatch.setattr(run_module, "_newest_checkpoint", newest)
@@ -462,10 +517,10 @@ def test_all_workers_end_where_rank_0_cannot_list_its_checkpoints(config, tmp_pa
 
 def test_a_machine_with_other_images_than_rank_0_is_refused(config, data, tmp_path, monkeypatch):
     def broadcast(found, device):
-        found[0] = "rank 0's"
+        found[0] = {**found[0], "data": {"fingerprint": "rank 0's"}}
 
     monkeypatch.setattr(run_module, "load_data", lambda *_: data)
-    monkeypatch.setattr(run_module.dist, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(agreement.dist, "broadcast_object_list", broadcast)
     plan = Plan(until=9, checkpoint_every=2)
     context = LocalContext(CPU, lambda *_: None, StopRequest())
     context.rank, context.world_size = 3, 4

@@ -272,6 +272,18 @@ def test_a_signal_that_comes_twice_at_once_is_one():
         assert (stop.received, ended) == (signal.SIGINT, ["end"])
 
 
+def test_the_end_of_a_job_that_slurm_announced_ends_nothing_but_a_third_signal_does():
+    passed, ended = iter([7.0, 127.0, 130.0]), []
+    stop = StopRequest(clock=lambda: next(passed))
+    stop.end = lambda: ended.append("end")
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)  # while a checkpoint is written
+        assert (stop.received, ended) == (signal.SIGUSR1, [])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.received, ended) == (signal.SIGTERM, ["end"])
+
+
 def test_a_first_signal_after_another_worker_s_ends_nothing():
     stop = StopRequest(before_exit=lambda: pytest.fail("it is no second one of this process"))
     with stop.listening():

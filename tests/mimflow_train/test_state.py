@@ -132,6 +132,23 @@ def test_a_checkpoint_that_cannot_be_read_for_a_while_is_whole(
     assert len(waits) == 4
 
 
+def test_a_storage_that_is_away_while_a_state_is_loaded_is_waited_for(
+    config, tmp_path, monkeypatch
+):
+    state, waits, load = stepped(config), [], checkpoint_module.load_file
+    folder = write_checkpoint(snapshot(state), config, tmp_path)
+
+    def away(path):
+        if len(waits) < 3:
+            raise OSError("Stale file handle (os error 116)")  # as safetensors raises it
+        return load(path)
+
+    monkeypatch.setattr("mimflow_train.storage.retries.time.sleep", waits.append)
+    monkeypatch.setattr(checkpoint_module, "load_file", away)
+    assert same(load_state(folder, config, CPU).tensors(), state.tensors())
+    assert waits == [2.0] * 3
+
+
 def test_only_damaged_checkpoints_start_nothing_anew(config, tmp_path):
     folder = write_checkpoint(snapshot(stepped(config)), config, tmp_path)
     (folder / "ema.safetensors").unlink()

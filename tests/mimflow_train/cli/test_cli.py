@@ -326,6 +326,24 @@ def test_a_mistake_that_ends_a_run_is_left_in_its_folder_until_it_goes_on(
     assert not (out / "failure.json").exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(116, "Stale file handle"), OSError("Input/output error (os error 5)")],
+    ids=["of Python", "of safetensors"],
+)
+def test_a_storage_that_is_away_is_no_reason_not_to_start_the_command_again(
+    begun, error, monkeypatch
+):
+    out, arguments = begun
+
+    def away(*_):
+        raise error
+
+    monkeypatch.setattr("mimflow_train.run.run_local", away)
+    assert run(train_command, *arguments) == 6
+    assert not (out / "failure.json").exists()
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_mistake_that_one_of_torchruns_workers_meets_is_left_as_well(begun, rank, monkeypatch):
     out, arguments = begun

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from mimflow_train import loop, run
+from mimflow_train.engine.agreement import require_same_run
 from mimflow_train.engine.context import (
     Place,
     RayContext,
@@ -20,6 +21,7 @@ from mimflow_train.engine.context import (
     TorchrunContext,
     leave_spare_workers,
 )
+from mimflow_train.errors import ConfigError
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_run
 from mimflow_train.telemetry.run_log import RunLog
@@ -163,6 +165,38 @@ def train_until(last, rank, world_size, run_dir, config):
     with contextlib.closing(RunLog(config, run_dir, plan, shown=False)) as run_log:
         train_run(TorchrunContext("cpu", report, stop), config, run_dir, plan, run_log)
     dist.destroy_process_group()
+
+
+def begin_otherwise(rank, run_dir, config, said):
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    dist.init_process_group("gloo", f"file://{run_dir}/meet", rank=rank, world_size=2)
+    # As one machine's command might have it, whose images lie elsewhere.
+    data, optim = config.data, config.optim
+    if rank == 1:
+        data = dataclasses.replace(data, source="/scratch/images")
+        optim = dataclasses.replace(optim, lr=0.5)
+    config = dataclasses.replace(config, data=data, optim=optim)
+    plan = Plan(until=config.steps, checkpoint_every=100 + rank)
+    try:
+        require_same_run(TorchrunContext("cpu", lambda *_: None, StopRequest()), config, plan)
+        said.put((rank, None))
+    except ConfigError as error:
+        said.put((rank, str(error)))
+    dist.destroy_process_group()
+
+
+def test_a_worker_that_was_given_other_options_is_refused(config, tmp_path):
+    said = multiprocessing.get_context("fork").Queue()
+    forked(begin_otherwise, [(rank, tmp_path, config, said) for rank in range(2)])
+    answers = dict(said.get(timeout=60) for _ in range(2))
+    assert answers == {
+        0: None,
+        1: "Expected rank 1 to train the run of rank 0; there optim.lr is "
+        f"{config.optim.lr}, here 0.5; plan.checkpoint_every is 100, here 101. "
+        "Give all machines the same command and packages.",
+    }
 
 
 def test_a_run_that_goes_on_with_fewer_workers_keeps_its_losses(

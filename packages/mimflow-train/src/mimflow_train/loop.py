@@ -71,7 +71,7 @@ def train(
 
     Raises:
         DivergedError: After three steps in a row without a finite gradient.
-        ConfigError: If a micro-batch does not fit the device's memory.
+        ConfigError: If a micro-batch does not fit the device's memory at the first step.
         StepError: If a step fails for a reason that is not the user's.
         PeerError: If another worker has ended.
     """
@@ -81,10 +81,13 @@ def train(
         targets = Targets.without_teachers(config, context.device)
     else:
         targets = Targets.load(config, data, context.device)
+    first = state.step
     try:
         phase = phase_of(state, context, config, targets)
         _train(context, config, data, phase=phase, state=state, calls=calls)
     except torch.OutOfMemoryError as error:
+        if state.step > first:  # steps fitted: another program, or fragments; a new start may do
+            raise _failed(state, error) from error
         searched = not config.micro_batch or shards_weights(config, context.world_size)
         raise ConfigError(
             f"Expected a micro-batch of {config.micro_batch or 'all images of a worker'} to fit the"
@@ -99,8 +102,12 @@ def train(
                 f"Step {state.step} met with the end of another worker, which says why. "
                 f"({str(error).splitlines()[0]})"
             ) from error
-        said = str(error).strip().splitlines()[:1]
-        raise StepError(state.step, ": ".join([type(error).__name__, *said])) from error
+        raise _failed(state, error) from error
+
+
+def _failed(state: State, error: Exception) -> StepError:
+    said = str(error).strip().splitlines()[:1]
+    return StepError(state.step, ": ".join([type(error).__name__, *said]))
 
 
 def _train(

@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,25 +14,24 @@ from genmetrics import keep_freed_memory
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.source import load_data
+from mimflow_train.engine.agreement import require_same_run, told_by_rank_0
 from mimflow_train.engine.context import Context, LocalContext, StopRequest, TorchrunContext
 from mimflow_train.engine.sharding import shards_weights
-from mimflow_train.errors import DataError, DivergedError, StorageError
+from mimflow_train.errors import DivergedError, StorageError
 from mimflow_train.evaluation.on_the_way import HeldOut
 from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
 from mimflow_train.loop import STOP_AFTER_SKIPS, Calls, train
 from mimflow_train.plan import Plan
 from mimflow_train.state import DecoderState, State, TrainState
 from mimflow_train.storage.arithmetic import changed_arithmetic
-from mimflow_train.storage.checkpoint import latest_checkpoint, load_state
-from mimflow_train.storage.run_folder import forget_end, read_manifest, steps_done
+from mimflow_train.storage.checkpoint import latest_checkpoint, load_state, manifest_of
+from mimflow_train.storage.run_folder import forget_end, steps_done
 from mimflow_train.storage.saver import Saver
 from mimflow_train.telemetry.console import say
 from mimflow_train.telemetry.run_log import RunLog
 from mimflow_train.telemetry.stall import StallWatch
 
 __all__ = ["run_local", "run_torchrun", "train_phases", "train_run"]
-
-Told = TypeVar("Told")
 
 
 def run_local(config: TrainConfig, run_dir: Path, device: torch.device, plan: Plan) -> int | None:
@@ -95,6 +94,7 @@ def train_run(
         The state at ``plan.until``, or where the context asked to stop.
 
     Raises:
+        ConfigError: If a worker was given other options than rank 0.
         DataError: If the images are not those of the configuration, or not rank 0's.
         DivergedError: If it diverges again before it has come past what it was rolled back for.
         RetriesError: If one step has failed too often.
@@ -104,7 +104,7 @@ def train_run(
     watch = StallWatch(run_dir, context.rank)
     with watch.looking():
         data = load_data(config, run_dir)
-        _require_same_images(context, config)
+        require_same_run(context, config, plan)
         saver = Saver(config, data, run_dir, plan, writes=context.rank == 0)
         save, skipped = _saving(context, saver), _noting(context, run_dir)
         judge = HeldOut(config, data.held_out, plan)
@@ -143,18 +143,6 @@ def _with_roll_backs(
         state.draw_stream, state.skips = stream, 0
 
 
-def _require_same_images(context: Context, config: TrainConfig) -> None:
-    """Raise on a worker whose images are not rank 0's; torchrun's workers each look for them."""
-    first = [config.data.fingerprint]
-    if context.world_size > 1:
-        dist.broadcast_object_list(first, device=context.device)
-    if first[0] != config.data.fingerprint:
-        raise DataError(
-            f"Expected in {config.data.source} the images that rank 0 has there; rank "
-            f"{context.rank} has others. Give all machines the same files."
-        )
-
-
 def train_phases(
     context: Context,
     state: State,
@@ -188,9 +176,8 @@ def train_phases(
 
 def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) -> State:
     """Return the state of the newest good checkpoint, or a new one if the run has none."""
-    folder = _newest_checkpoint(context, run_dir, until)
+    folder, manifest = _newest_checkpoint(context, run_dir, until)
     device = context.device
-    manifest = {} if folder is None else read_manifest(folder)
     changed = changed_arithmetic(manifest, device, config.precision)
     if folder and changed and context.rank == 0 and 0 < manifest["step"] < until:
         say(f"Checkpoint {folder.name} was {changed}, and is no longer the same bits.")
@@ -202,36 +189,25 @@ def _restored(context: Context, config: TrainConfig, run_dir: Path, until: int) 
 
 def _saved_step(context: Context, run_dir: Path) -> int:
     """Return the step of the newest checkpoint, as rank 0 sees it, which has written it."""
-    return _told_by_rank_0(context, lambda: steps_done(run_dir))
+    return told_by_rank_0(context, lambda: steps_done(run_dir))
 
 
-def _newest_checkpoint(context: Context, run_dir: Path, until: int) -> Path | None:
-    """Return it, as rank 0 sees it; what the run's end left goes if there is more to train."""
+def _newest_checkpoint(
+    context: Context, run_dir: Path, until: int
+) -> tuple[Path | None, dict[str, Any]]:
+    """Return it and what it says of itself, as rank 0 sees it, or None and nothing.
 
-    def look() -> Path | None:
+    What the run's end left goes if there is more to train.
+    """
+
+    def look() -> tuple[Path | None, dict[str, Any]]:
         folder = latest_checkpoint(run_dir, say, set_aside=True)
-        if folder is None or read_manifest(folder)["step"] < until:  # also if the last was damaged
+        manifest = {} if folder is None else manifest_of(folder)
+        if manifest.get("step", 0) < until:  # also if the last was damaged
             forget_end(run_dir)
-        return folder
+        return folder, manifest
 
-    return _told_by_rank_0(context, look)
-
-
-def _told_by_rank_0(context: Context, look: Callable[[], Told]) -> Told:
-    """Let rank 0 look, and return what it has found, or fail as it does, on every rank."""
-    found: list[Any] = [None]
-    if context.rank == 0:
-        try:
-            found = [look()]
-        except (StorageError, OSError) as error:
-            found = [error]
-    if context.world_size > 1:
-        dist.broadcast_object_list(found, device=context.device)
-    (answer,) = found
-    if isinstance(answer, StorageError | OSError):
-        raise answer
-    told: Told = answer
-    return told
+    return told_by_rank_0(context, look)
 
 
 @contextmanager
@@ -253,7 +229,10 @@ def _leaving_a_trace(
         with _warning():  # in place of the error that ended it, one worker alone would meet this
             saver.wait()
         raise
-    saver.wait()
+    try:
+        saver.wait()
+    finally:  # a machine whose workers had left would have the others ended amid it
+        _meet(context)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from mimflow_train.cli.command import Answer, answer
 from mimflow_train.errors import ConfigError
 from mimflow_train.storage.files import written_whole
 from mimflow_train.storage.lock import locked
+from mimflow_train.storage.retries import is_away
 from mimflow_train.storage.run_folder import FAILURE_FILE, is_a_run
 
 __all__ = ["failure_noted", "forget_failure"]
@@ -28,7 +29,7 @@ def failure_noted(run_dir: Path | None, *, is_held: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        answered = answer(error)
+        answered = None if is_away(error) else answer(error)  # it may be there at the next start
         with suppress(OSError, ConfigError):  # the latter if another process is at work in it
             if answered is not None and run_dir is not None and is_a_run(run_dir):
                 with nullcontext() if is_held else locked(run_dir):

@@ -55,9 +55,9 @@ class Context(Protocol):
 class StopRequest:
     """Turns SIGINT, SIGTERM and SIGUSR1 into a question that the loop asks between steps.
 
-    Slurm sends the last one ahead of a job's end (``--signal=USR1@120``). The second signal ends
-    the process at once, unless it is the first one's echo: ``uv run`` passes on to its child what
-    the whole process group has had already.
+    Slurm sends the last one ahead of a job's end (``--signal=USR1@120``), and SIGTERM at the end,
+    which says nothing new. Any other second signal ends the process at once, unless it is the first
+    one's echo: ``uv run`` passes on to its child what the whole process group has had already.
 
     Which of both it is depends on when it came. Python calls handlers only between its own
     instructions, which a wait for a GPU or for other workers is none of, so a thread listens too.
@@ -74,7 +74,7 @@ class StopRequest:
     ) -> None:
         self.received: int | None = None
         self._heard_at: float | None = None  # received may be what another worker has heard
-        self._is_ending = False
+        self._is_ending = self._has_ended_job = False
         self._before_exit, self._clock = before_exit, clock
         self._lock = threading.RLock()  # a handler may interrupt another
         self._arrived = set[int]()  # judged already, by their bytes; their handlers come later
@@ -135,6 +135,9 @@ class StopRequest:
             return False
         if self._is_ending:
             os._exit(128 + number)  # the third does not wait
+        if (self.received, number) == (signal.SIGUSR1, signal.SIGTERM) and not self._has_ended_job:
+            self._heard_at, self._has_ended_job = now, True
+            return False
         self._heard_at, self._is_ending = now, before is not None
         self.received = number if self._is_ending else self.received or number
         return self._is_ending

@@ -40,6 +40,7 @@ __all__ = [
     "latest_checkpoint",
     "load_model",
     "load_state",
+    "manifest_of",
     "snapshot",
     "write_checkpoint",
 ]
@@ -188,14 +189,25 @@ def joint_checkpoint(config: TrainConfig, run_dir: Path) -> Path:
 
 
 def load_state(folder: Path, config: TrainConfig, device: torch.device) -> State:
-    """Return the training state that a checkpoint holds."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    """Return the training state that a checkpoint holds; waits if its storage is away."""
+
+    def read(name: str) -> dict[str, Tensor]:
+        return with_retries(lambda: load_file(folder / f"{name}.safetensors"))
+
+    manifest = manifest_of(folder)
     kind = DecoderState if manifest.get("phase") == DecoderState.phase else TrainState
     state = kind(config, device)
-    state.load(lambda name: load_file(folder / f"{name}.safetensors"), int(manifest["step"]))
+    state.load(read, int(manifest["step"]))
     state.draw_stream = int(manifest.get("draw_stream", 0))
     state.skips = int(manifest.get("skips", 0))
     return state
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """Return what a good checkpoint says of itself; waits if its storage is away."""
+    text = with_retries(lambda: (folder / "manifest.json").read_text())
+    manifest: dict[str, Any] = json.loads(text)
+    return manifest
 
 
 def load_model(folder: Path, config: TrainConfig, device: torch.device) -> MIMFlow:

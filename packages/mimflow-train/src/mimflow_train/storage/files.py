@@ -1,11 +1,14 @@
 """Files are written whole or not at all, and incomplete ones are skipped; imports no torch."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 __all__ = ["read_json", "read_reports", "renamed_whole", "to_disk", "written_whole"]
 
@@ -45,7 +48,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     with renamed_whole(path) as draft:
         yield draft
         to_disk(draft)
-    with suppress(OSError):  # not every file system can; the name may come later
+    with suppress(OSError):  # the name may come later
         to_disk(path.parent)
 
 
@@ -70,9 +73,16 @@ def renamed_whole(path: Path) -> Iterator[Path]:
 
 
 def to_disk(path: Path) -> None:
-    """Make sure that a file, or the list of a folder's files, outlives a power cut."""
+    """Make sure that a file, or the list of a folder's files, outlives a power cut.
+
+    Raises:
+        OSError: If it may not; not where a file system has no way to do that for a folder.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNKNOWN or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimflow_train.config import OPERATIONAL, TrainConfig
+from mimflow_train.config.differences import differences
 from mimflow_train.config.file import read_config, to_dict, write_config
 from mimflow_train.errors import ConfigError
 from mimflow_train.storage.files import read_json
@@ -119,7 +120,7 @@ def require_own(config: TrainConfig, run_dir: Path, resume: str) -> None:
         free = (*OPERATIONAL, "guidance", *_not_yet_used(config, run_dir))
         if config.data.fingerprint and config.data.fingerprint == _fingerprint(before):
             free += ("data.source",)  # the same images, elsewhere
-        changed = _differences(before, to_dict(config), free) if before else []
+        changed = differences(before, to_dict(config), free) if before else []
         if changed:
             raise ConfigError(
                 f"Expected the configuration that {run_dir} was started with; changed: "
@@ -300,20 +301,3 @@ def last_step(config: TrainConfig, run_dir: Path, phase: str) -> int:
 def steps_done(run_dir: Path) -> int:
     """Return the step of a run's newest checkpoint, whose files are not looked at; 0 without."""
     return max((step_of(folder.name) or 0 for folder in checkpoints(run_dir)), default=0)
-
-
-def _differences(old: object, new: object, free: tuple[str, ...], name: str = "") -> list[str]:
-    """Name what changed, but for what is free to change."""
-    if name in free:
-        return []
-    if name == "data.fingerprint" and old != new:
-        return ["the images (files were added, removed, renamed or written anew)"]
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(set(old) | set(new))
-            for line in _differences(old.get(key), new.get(key), free, f"{name}.{key}".lstrip("."))
-        ]
-    if isinstance(old, tuple | list) and isinstance(new, tuple | list):
-        return [] if list(old) == list(new) else [f"{name} was {list(old)}, now {list(new)}"]
-    return [] if old == new else [f"{name} was {old}, now {new}"]
