@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from mimflow_train import loop, run
 from mimflow_train.config.file import to_dict
@@ -19,7 +20,7 @@ from mimflow_train.engine import driver
 from mimflow_train.engine.context import StopRequest
 from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers
-from mimflow_train.errors import DivergedError, RetriesError
+from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
 from mimflow_train.storage.checkpoint import fingerprint
@@ -281,12 +282,38 @@ def test_workers_that_never_come_further_are_not_started_for_ever(launch_ray, tm
     (tmp_path / "ray").mkdir()
     (tmp_path / "checkpoints" / "step_00000002").mkdir(parents=True)
     for _ in range(5):
-        launch_ray._begin(tmp_path)
+        launch_ray._count_start(tmp_path)
     (tmp_path / "checkpoints" / "step_00000004").mkdir()
     for _ in range(8):
-        launch_ray._begin(tmp_path)
+        launch_ray._count_start(tmp_path)
     with pytest.raises(RetriesError, match="past step 4; they have ended 8 times before another"):
-        launch_ray._begin(tmp_path)
+        launch_ray._count_start(tmp_path)
+
+
+def test_workers_that_cannot_meet_are_not_started_for_ever(
+    launch_ray, options, tmp_path, monkeypatch
+):
+    def apart(*_):
+        raise dist.DistBackendError("NCCL error")
+
+    monkeypatch.setattr(launch_ray, "_nodes_without", apart)
+    given = options("run")
+    for _ in range(8):
+        with pytest.raises(dist.DistBackendError):
+            launch_ray._work(given)
+    outcome = launch_ray._work(given)
+    assert outcome["code"] == "7"
+    assert "past step 0; they have ended 8 times before another" in outcome["message"]
+
+
+def test_a_mistake_of_a_worker_ends_the_run_and_nothing_else_does(launch_ray, tmp_path):
+    """Ray starts workers anew that raise, and gives up where its witness does."""
+    witness = launch_ray._Witness(tmp_path / "ray.words")
+    lost, broken = PeerError("the end of another"), RuntimeError("a kernel has fallen over")
+    witness.after_exception(None, {0: lost, 1: broken})
+    for mistake in (ConfigError("Expected a run."), RetriesError("Expected step 3 to succeed.")):
+        with pytest.raises(type(mistake), match="Expected"):
+            witness.after_exception(None, {0: lost, 1: mistake})
 
 
 def test_why_workers_ended_is_said_once_for_each_time(launch_ray, tmp_path):
@@ -294,5 +321,6 @@ def test_why_workers_ended_is_said_once_for_each_time(launch_ray, tmp_path):
     witness = pickle.loads(pickle.dumps(launch_ray._Witness(words)))  # as Ray takes it along
     for error in (RuntimeError("one"), RuntimeError("one"), RuntimeError("two")):
         witness.after_exception(None, {0: error})
-    witness.after_exception(None, {0: DivergedError("Expected finite gradients.", 7)})
+    with pytest.raises(DivergedError):
+        witness.after_exception(None, {0: DivergedError("Expected finite gradients.", 7)})
     assert words.read_text() == "Worker 0 ended: one\nWorker 0 ended: two\n"

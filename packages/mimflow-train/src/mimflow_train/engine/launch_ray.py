@@ -146,7 +146,7 @@ def _trainer(config: TrainConfig, run_dir: Path, launch: Launch, plan: Plan) -> 
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=str(run_dir),
-            failure_config=FailureConfig(max_failures=-1),  # _begin has the limit
+            failure_config=FailureConfig(max_failures=-1),  # _count_start has the limit
             logging_config=LoggingConfig(log_level="ERROR"),
             callbacks=[_Witness(run_dir / RAY_FOLDER / "ray.words")],
         ),
@@ -154,7 +154,7 @@ def _trainer(config: TrainConfig, run_dir: Path, launch: Launch, plan: Plan) -> 
 
 
 class _Witness(ray.train.UserCallback):  # type: ignore[misc]
-    """Says, in a process of Ray's own, why workers have ended; an error here would end the run."""
+    """Says, in a process of Ray's own, why workers have ended, and ends a run with a mistake."""
 
     def __init__(self, words: Path) -> None:
         self._words, self._told = words, ""
@@ -165,31 +165,37 @@ class _Witness(ray.train.UserCallback):  # type: ignore[misc]
             with said_to(self._words):
                 say(line)
         self._told = line
+        for error in worker_exceptions.values():
+            if isinstance(error, errors.MimflowError | GenmetricsError):
+                raise error  # Ray restarts what workers raise, and gives up on this
 
 
 def _work(options: dict[str, Any]) -> dict[str, str]:
     """Train as one worker.
 
-    A user's mistake met by one rank must end all of them, and Ray restarts what raises. So the
-    rank that meets it leaves a note and raises; after the restart every rank reads the note.
+    A user's mistake met by one rank must end all of them. That rank leaves a note for the driver
+    and raises, upon which `_Witness` ends the run; should Ray have started anew before it told of
+    that rank, every rank reads the note.
     """
     here = get_context()
     share_of_cores = max(1, count_cores() // here.get_local_world_size())
     torch.set_num_threads(options["threads"] or share_of_cores)
     run_dir = Path(options["run_dir"])
-    apart = _nodes_without(run_dir, options["mark"])
-    if apart:
-        return _failure(
-            errors.StorageError(
-                f"Expected the run folder {run_dir} on storage that all nodes share; "
-                f"{', '.join(apart)} did not find it. Give --out on a shared file system."
-            )
-        )
     note = run_dir / RAY_FOLDER / FAILURE_FILE
-    if note.exists():
-        failure: dict[str, str] = json.loads(note.read_text())
-        return failure
     try:
+        if here.get_world_rank() == 0:
+            _count_start(run_dir)  # before the workers meet, which may be what fails
+        apart = _nodes_without(run_dir, options["mark"])
+        if apart:
+            return _failure(
+                errors.StorageError(
+                    f"Expected the run folder {run_dir} on storage that all nodes share; "
+                    f"{', '.join(apart)} did not find it. Give --out on a shared file system."
+                )
+            )
+        if note.exists():
+            failure: dict[str, str] = json.loads(note.read_text())
+            return failure
         with said_to(run_dir / RAY_FOLDER / f"{here.get_world_rank()}.words"):
             return _train(options, run_dir)
     except (errors.MimflowError, GenmetricsError) as error:
@@ -218,8 +224,8 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
             f"Expected {started} workers to share {config.global_batch} images evenly, in "
             f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
         )
-    if rank == 0:
-        _begin(run_dir)
+    if rank == 0 and len(_starts(run_dir)) > 1:
+        say("All workers have started anew, from the newest checkpoint.")
     if rank == 0 and options["is_range"]:
         spare = f"; {started - count} more wait, as they cannot share them evenly" * (
             count < started
@@ -242,23 +248,27 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
     return {"status": "done" if step >= plan.until else "stopped"}
 
 
-def _begin(run_dir: Path) -> None:
-    """Say so if workers have started anew; not for ever from one checkpoint.
+def _starts(run_dir: Path) -> list[str]:
+    """Return the steps from which workers have started in this launch."""
+    began = run_dir / RAY_FOLDER / BEGAN_FILE
+    return began.read_text().split() if began.exists() else []
+
+
+def _count_start(run_dir: Path) -> None:
+    """Note that workers start, which they may not for ever from one checkpoint.
 
     Raises:
         RetriesError: If there was none newer after as many starts as are allowed.
     """
-    began, done = run_dir / RAY_FOLDER / BEGAN_FILE, str(steps_done(run_dir))
-    starts = began.read_text().split() if began.exists() else []
-    if starts:
-        say("All workers have started anew, from the newest checkpoint.")
-    if starts[-_STARTS:] == [done] * _STARTS:
+    done = str(steps_done(run_dir))
+    if _starts(run_dir)[-_STARTS:] == [done] * _STARTS:
         raise errors.RetriesError(
             f"Expected the workers to come past step {done}; they have ended {_STARTS} times "
             "before another checkpoint was saved. What they said of it is above; run the same "
             "command again when that is put right."
         )
-    with contextlib.suppress(OSError), began.open("a") as file:
+    began = run_dir / RAY_FOLDER / BEGAN_FILE
+    with contextlib.suppress(OSError), began.open("a") as file:  # a node may not see the folder
         file.write(f"{done}\n")
 
 
