@@ -175,6 +175,29 @@ def test_what_fits_a_gpu_becomes_the_micro_batch(config):
     assert fit_micro_batch(chosen, on_gpu, attempt, model) == chosen
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_size_is_tried_out_beside_the_gradients_that_a_step_has(config, monkeypatch, world_size):
+    """Those of earlier micro-batches, or DDP's buckets."""
+    monkeypatch.setattr(dist, "all_reduce", lambda *_: None)
+    tensor, held = torch.tensor, {}
+    monkeypatch.setattr(torch, "tensor", lambda value, device=None: tensor(value))
+    model = MIMFlow(config.trained_model)
+    model.encoder.requires_grad_(requires_grad=False)
+
+    def attempt(batch, _):
+        held[len(batch.image)] = sum(p.numel() for p in model.parameters() if p.grad is not None)
+        if len(batch.image) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    on_gpu = LocalContext(torch.device("cuda"), lambda *_: None, StopRequest())
+    on_gpu.world_size = world_size
+    fit_micro_batch(config, on_gpu, attempt, model)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    alone = {8: 0, 4: learning, 2: learning}
+    assert held == (alone if world_size == 1 else {4: learning, 2: learning})
+    assert all(p.grad is None for p in model.parameters())
+
+
 @pytest.mark.parametrize("fits", [0, 2])
 def test_a_worker_for_which_nothing_fits_asks_the_others_all_the_same(config, monkeypatch, fits):
     answers = []

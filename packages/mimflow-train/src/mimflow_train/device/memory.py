@@ -85,8 +85,14 @@ def fit_micro_batch(
         return config
     set_computation(model, replace(config, compile=False), context.device)
     share = config.global_batch // context.world_size
+
+    def attempt_as_in_a_step(size: int) -> None:
+        # DDP's buckets, or the gradients of earlier micro-batches, are there from the first layer.
+        with _gradients_held(model, wanted=context.world_size > 1 or size < share):
+            attempt(*blank_batch(config, size))
+
     with _headroom(), torch.compiler.set_stance("force_eager"):  # frozen networks compile parts
-        size = largest_fitting(share, lambda size: attempt(*blank_batch(config, size)))
+        size = largest_fitting(share, attempt_as_in_a_step)
     if context.world_size > 1:  # all of them ask, whatever they have found
         smallest = torch.tensor(size, device=context.device)
         dist.all_reduce(smallest, dist.ReduceOp.MIN)
@@ -111,6 +117,20 @@ def _headroom() -> Iterator[None]:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.reset_peak_memory_stats()
+
+
+@contextmanager
+def _gradients_held(model: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Let all weights that learn have a gradient in a block, if that is wanted; none after it."""
+    learning = [each for each in model.parameters() if each.requires_grad]
+    try:
+        if wanted:
+            for each in learning:
+                each.grad = torch.zeros_like(each)
+        yield
+    finally:
+        for each in learning:
+            each.grad = None
 
 
 @contextmanager
