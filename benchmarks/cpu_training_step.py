@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from genmetrics import efflite0_network, efflite0_normalize, keep_freed_memory
 from mimflow_train.data.images import to_unit
 from mimflow_train.draws import draw_step
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.loop import Calls, train
 from mimflow_train.model import MIMFlow
 from mimflow_train.recipes import tiny

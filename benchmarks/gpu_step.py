@@ -25,7 +25,8 @@ from torchvision.models import convnext_small
 
 from mimflow_train.config import TrainConfig
 from mimflow_train.device.costs import training_flops
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.frozen.clip import ClipTeacher, empty_image_tower
 from mimflow_train.frozen.dinov2 import DINOV2_NAME, DinoV2Teacher
 from mimflow_train.frozen.perceptual import (

@@ -17,7 +17,8 @@ from torch import nn
 from mimflow_train.config import LossConfig, TrainConfig
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split, to_unit
 from mimflow_train.draws import draw_step
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.loop import Calls, train
 from mimflow_train.micro_batches import precision
 from mimflow_train.objective import joint_objective

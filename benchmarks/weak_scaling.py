@@ -21,7 +21,8 @@ from torch import multiprocessing
 from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import to_unit
 from mimflow_train.draws import draw_step
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.micro_batches import Batch
 from mimflow_train.state import TrainState

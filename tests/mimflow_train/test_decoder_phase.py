@@ -10,7 +10,8 @@ from mimflow_train.config import DecoderPhaseConfig, DiscriminatorConfig, OptimC
 from mimflow_train.config.overrides import override
 from mimflow_train.decoder_phase import DecoderPhase
 from mimflow_train.draws import draw_step
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import ConfigError, DivergedError
 from mimflow_train.loop import Calls, train
 from mimflow_train.micro_batches import Batch

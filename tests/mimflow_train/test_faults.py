@@ -21,7 +21,8 @@ from mimflow_train import run as run_module
 from mimflow_train.data.layout import read_layout
 from mimflow_train.data.source import load_data
 from mimflow_train.engine import agreement
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import (
     ConfigError,
     DataError,

@@ -18,7 +18,8 @@ from mimflow_train.config.overrides import override
 from mimflow_train.data.images import MemoryImages, Split
 from mimflow_train.data.order import image_order
 from mimflow_train.device.memory import blank_batch
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import ConfigError, DivergedError, StorageError
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.loop import Calls, _batches, _sent, _steps, train

@@ -9,7 +9,8 @@ from mimflow_train.config import TEACHERS
 from mimflow_train.config.overrides import override
 from mimflow_train.data.images import MemoryImages, to_unit
 from mimflow_train.draws import draw_step
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import ConfigError, WeightsError
 from mimflow_train.frozen.efflite0 import EffLite0Teacher
 from mimflow_train.frozen.hog import HogTeacher

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.frozen.efflite0 import EffLite0Distance, EffLite0Teacher
 from mimflow_train.loop import Calls, train
 from mimflow_train.state import TrainState

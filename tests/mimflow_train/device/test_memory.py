@@ -22,7 +22,8 @@ from mimflow_train.config.file import to_dict
 from mimflow_train.decoder_phase import DecoderPhase
 from mimflow_train.device.memory import fit_micro_batch, largest_fitting, set_computation
 from mimflow_train.draws import draw_step
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import ConfigError
 from mimflow_train.frozen.perceptual import level_distance
 from mimflow_train.joint_phase import JointPhase
@@ -343,7 +344,8 @@ import torch
 from torch._dynamo.utils import counters
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import from_dict
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.draws import draw_step
 from mimflow_train.micro_batches import Batch
 from mimflow_train.phases import phase_of
@@ -401,7 +403,8 @@ import torch
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import from_dict
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.loop import Calls
 from mimflow_train.run import train_phases
 from mimflow_train.state import TrainState

@@ -17,8 +17,8 @@ from mimflow_train import loop, run
 from mimflow_train.config.file import to_dict
 from mimflow_train.engine import context as context_module
 from mimflow_train.engine import driver
-from mimflow_train.engine.context import StopRequest
 from mimflow_train.engine.launch import Launch
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.engine.workers import Workers
 from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
 from mimflow_train.joint_phase import JointPhase

@@ -17,10 +17,10 @@ from mimflow_train.engine.agreement import require_same_run
 from mimflow_train.engine.context import (
     Place,
     RayContext,
-    StopRequest,
     TorchrunContext,
     leave_spare_workers,
 )
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import ConfigError
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_run

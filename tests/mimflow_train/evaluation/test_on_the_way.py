@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mimflow_train.config.overrides import override
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import DataError
 from mimflow_train.evaluation import on_the_way
 from mimflow_train.evaluation.on_the_way import HeldOut, held_out_values

@@ -14,7 +14,8 @@ from tests.mimflow_train.reproduce.conftest import kept
 from mimflow_train.config.overrides import override
 from mimflow_train.convolutional import ConvolutionalDecoder
 from mimflow_train.draws import draw_step
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import DivergedError, StorageError
 from mimflow_train.evaluation.class_probe import encode_means
 from mimflow_train.micro_batches import Batch

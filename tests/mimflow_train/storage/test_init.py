@@ -12,7 +12,8 @@ from tests.mimflow_train.conftest import SMALL
 from mimflow_train import run as run_module
 from mimflow_train.config.file import write_config
 from mimflow_train.config.overrides import override
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import ConfigError
 from mimflow_train.plan import Plan
 from mimflow_train.recipes import tiny

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from mimflow_train import run as run_module
 from mimflow_train.config.overrides import override
 from mimflow_train.device.memory import set_computation
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import StorageError
 from mimflow_train.plan import Plan
 from mimflow_train.state import TrainState

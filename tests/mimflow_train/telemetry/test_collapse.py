@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mimflow_train.data.images import LabelledImages, MemoryImages, Split
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.loop import Calls, train
 from mimflow_train.state import TrainState
 from mimflow_train.telemetry.collapse import CollapseWarning

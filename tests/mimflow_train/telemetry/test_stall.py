@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mimflow_train import run as run_module
-from mimflow_train.engine.context import LocalContext, StopRequest
+from mimflow_train.engine.context import LocalContext
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
 from mimflow_train.run import train_run

@@ -15,8 +15,9 @@ from mimflow_train.config import TrainConfig
 from mimflow_train.data.images import LabelledImages
 from mimflow_train.data.source import load_data
 from mimflow_train.engine.agreement import require_same_run, told_by_rank_0
-from mimflow_train.engine.context import Context, LocalContext, StopRequest, TorchrunContext
+from mimflow_train.engine.context import Context, LocalContext, TorchrunContext
 from mimflow_train.engine.sharding import shards_weights
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import DivergedError, StorageError
 from mimflow_train.evaluation.on_the_way import HeldOut
 from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped

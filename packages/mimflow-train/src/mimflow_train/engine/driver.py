@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mimflow_train import errors
-from mimflow_train.engine.context import StopRequest
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.telemetry.console import say
 from mimflow_train.telemetry.run_log import Readout
 

@@ -26,7 +26,7 @@ from mimflow_train import errors
 from mimflow_train.config import TrainConfig
 from mimflow_train.config.file import from_dict, to_dict
 from mimflow_train.device.machine import count_cores
-from mimflow_train.engine.context import Place, RayContext, StopRequest, leave_spare_workers
+from mimflow_train.engine.context import Place, RayContext, leave_spare_workers
 from mimflow_train.engine.driver import (
     BEGAN_FILE,
     FAILURE_FILE,
@@ -36,6 +36,7 @@ from mimflow_train.engine.driver import (
 )
 from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.processes import descendants, kill
+from mimflow_train.engine.stop import StopRequest
 from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.failures import ended
 from mimflow_train.plan import Plan
