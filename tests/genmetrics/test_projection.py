@@ -114,6 +114,12 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, packag
         use[package]()
 
 
+def test_a_class_name_that_the_font_lacks_is_drawn_without_a_warning(tmp_path):
+    labels = torch.arange(5) % 2
+    plot_latents(gaussian(5, 2), tmp_path / "x.png", labels=labels, names={1: "日本"})
+    assert (tmp_path / "x.png").exists()
+
+
 def plot(file):
     plot_latents(gaussian(5, 2), file)
 

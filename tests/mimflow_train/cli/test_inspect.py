@@ -83,7 +83,15 @@ def test_verify_finds_a_flipped_bit(finished, capsys):
     assert run(folder, "--verify") == 6
     captured = capsys.readouterr()
     assert "ema.safetensors does not match its checksum" in captured.out
-    assert "1 of 2 are damaged" in captured.err
+    assert "1 of 2 are damaged. mimflow-train goes on from the newest" in captured.err
+    (folder / "checkpoints" / "step_00000003" / "manifest.json").write_text("null")
+    (folder / "checkpoints" / "step_00000006" / "manifest.json").write_text(
+        '{"format": 1, "files": {"ema.safetensors": 3}}'
+    )
+    assert run(folder, "--verify") == 6
+    captured = capsys.readouterr()
+    assert captured.out.count("its manifest is none") == 2
+    assert "2 of 2 are damaged. Restore them from a copy, or move" in captured.err
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])

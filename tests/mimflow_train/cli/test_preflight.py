@@ -16,6 +16,7 @@ from mimflow_train.cli.preflight import (
 from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.workers import Workers, handed_on, usable_workers
 from mimflow_train.errors import ConfigError
+from mimflow_train.recipes import tiny
 
 
 def test_a_number_of_workers_is_not_a_range():
@@ -111,6 +112,14 @@ def test_an_address_where_nothing_listens_is_refused():
 def test_an_address_without_a_port_is_refused():
     with pytest.raises(ConfigError, match="HOST:PORT of a running Ray cluster"):
         require_answer("somewhere")
+
+
+def test_torchrun_s_processes_have_to_share_the_batch_whatever_workers_says(monkeypatch):
+    config = tiny()
+    preflight.require_equal_shares(config, Workers(1, 1))
+    monkeypatch.setattr(preflight, "torchrun_place", lambda: (0, 3))
+    with pytest.raises(ConfigError, match=r"torchrun's processes to divide .* got 3\. Choose"):
+        preflight.require_equal_shares(config, Workers(1, 1))
 
 
 @pytest.mark.parametrize(("local", "refused"), [({}, True), ({"LOCAL_WORLD_SIZE": "2"}, False)])

@@ -336,7 +336,7 @@ def test_tiff_is_read(photos):
     assert np.array_equal(pixels.movedim(0, -1).numpy(), np.array(noise))
 
 
-@pytest.mark.parametrize("place", ["train/n4", "val", "train/n5.png"])
+@pytest.mark.parametrize("place", ["train/n4", "val", "train/n5.png", "train/n1/new.png"])
 def test_link_that_leads_nowhere_is_left_out_aloud(photos, place):
     shutil.rmtree(photos / place, ignore_errors=True)
     (photos / place).symlink_to(photos / "nowhere")

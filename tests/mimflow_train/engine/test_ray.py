@@ -35,7 +35,8 @@ def reported(out):
 
 def launch(arguments):
     command = [sys.executable, "-m", "mimflow_train.cli.train", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, start_new_session=True)
 
 
 def test_two_stopped_and_continued_ray_workers_equal_one_process(folder, tmp_path):
@@ -49,7 +50,7 @@ def test_two_stopped_and_continued_ray_workers_equal_one_process(folder, tmp_pat
     driver = launch(arguments)
     while driver.poll() is None and len(reported(two)) < 5:  # beyond the checkpoint of step 40
         time.sleep(0.2)
-    driver.send_signal(signal.SIGTERM)
+    os.killpg(driver.pid, signal.SIGTERM)  # as `timeout` does, and systemd
     _, stderr = driver.communicate(timeout=300)
     assert driver.returncode == 143, stderr
     assert "Run the same command again" in stderr

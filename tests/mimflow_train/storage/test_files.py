@@ -18,8 +18,8 @@ def test_what_is_no_whole_mapping_counts_as_nothing(tmp_path, content):
 def test_a_torn_line_is_passed_over_wherever_it_is(tmp_path):
     assert read_reports(tmp_path) == []
     lines = [json.dumps({"step": step}) for step in (1, 2, 3)]
-    text = "\n".join([lines[0], lines[1][:5], lines[2], lines[0][:6]])
-    (tmp_path / "metrics.jsonl").write_text(text)
+    text = "\n".join([lines[0], lines[1][:5], lines[2], "null", "7", lines[0][:6]])
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode() + b"\n\x81\xfe\n")
     assert read_reports(tmp_path) == [{"step": 1}, {"step": 3}]
 
 

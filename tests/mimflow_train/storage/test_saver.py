@@ -111,7 +111,7 @@ def test_a_checkpoint_that_does_not_fit_the_disk_is_not_begun(state, saver, monk
     monkeypatch.setattr(checkpoint, "save_file", None)  # nothing is written
     saver(state)
     saver(state)
-    assert "and 0.00 GiB are free" in capsys.readouterr().err
+    assert "and 0.00 GiB are free. Free some space. Training goes on" in capsys.readouterr().err
 
 
 def test_a_drive_that_does_not_know_its_size_is_written_to(state, saver, tmp_path, monkeypatch):

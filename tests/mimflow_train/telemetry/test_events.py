@@ -121,7 +121,8 @@ def test_a_record_whose_file_went_away_is_opened_again(tmp_path):
 
 
 def test_what_comes_again_after_a_restart_is_dropped(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"st')
+    text = b'{"step": 10}\nnull\n\x81\xfe\n{"step": 20}\n{"st'
+    (tmp_path / "metrics.jsonl").write_bytes(text)
     Recorder(tmp_path, 10).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n'
 

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,7 +221,9 @@ def pyplot() -> Any:
 
 def _save(plt: Any, figure: Any, file: str | Path) -> None:
     try:
-        figure.savefig(file)
+        with warnings.catch_warnings():  # a box stands for what no font here has, such as Chinese
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(file)
     except (OSError, ValueError) as error:  # ValueError is an unknown suffix
         reason = str(error).partition("\n")[0]
         raise UsageError(

@@ -1,7 +1,7 @@
 """Everything random in training, as a function of (seed, stream, step): nothing to save.
 
-Draws are made for the whole global batch and each worker takes its own rows, so the loss curve
-does not depend on how many workers share the batch.
+Draws are made for the whole global batch and each worker takes its own rows, so the losses depend
+on how many workers share the batch by rounding alone.
 """
 
 import hashlib

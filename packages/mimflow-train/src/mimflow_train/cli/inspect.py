@@ -90,9 +90,14 @@ def _main(options: InspectOptions) -> int:
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if options.json else _table(report))
     damaged = [row for row in rows if row["damage"]]
     if damaged:
+        advice = (
+            "mimflow-train goes on from the newest that is whole."
+            if len(damaged) < len(rows)
+            else "Restore them from a copy, or move the folder away to start anew."
+        )
         raise StorageError(
             f"Expected whole checkpoints in {options.run}; {len(damaged)} of {len(rows)} are "
-            "damaged. mimflow-train goes on from the newest that is whole."
+            f"damaged. {advice}"
         )
     if options.export is not None:
         said = _export(config, options.run, options.export)

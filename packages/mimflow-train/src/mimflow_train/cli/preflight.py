@@ -27,14 +27,18 @@ __all__ = [
 def require_equal_shares(config: TrainConfig, workers: Workers) -> None:
     """Raise if the workers cannot share a batch evenly, in micro-batches of the size that is set.
 
-    Between the ends of a range the most workers that can do so train, and the rest is spare.
+    Between the ends of a range the most workers that can do so train, and the rest is spare. Under
+    torchrun they are its processes, whatever was asked for.
     """
+    place, given = torchrun_place(), "--workers"
+    if place is not None:
+        workers, given = Workers(place[1], place[1]), "torchrun's processes"
     for number in workers:
         share, rest = divmod(config.global_batch, number)
         if rest:
             divisors = "divisors for both ends" if workers.is_range else "a divisor"
             raise ConfigError(
-                f"Expected --workers to divide the global batch of {config.global_batch}; got "
+                f"Expected {given} to divide the global batch of {config.global_batch}; got "
                 f"{workers}. Choose {divisors}."
             )
         if config.micro_batch and share % config.micro_batch:

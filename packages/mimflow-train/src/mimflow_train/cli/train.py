@@ -122,8 +122,7 @@ def _main(options: TrainOptions) -> int:
         _check_options(options)
         config = build_config(options)
         _require_trainable(config)
-        range_of_workers = Workers(min(workers.least, count), count)
-        require_equal_shares(config, range_of_workers)
+        require_equal_shares(config, workers)
         if options.dry_run:
             return _dry_run(options, config, count)
         require_packages(config.data.source)

@@ -52,9 +52,10 @@ def _dataclass_from_dict(kind: type[Any], value: Mapping[str, Any]) -> Any:
         )
     try:
         return kind(**{name: from_dict(hints[name], item) for name, item in value.items()})
-    except TypeError as error:
+    except TypeError as error:  # a missing field, or a word where a number is compared
+        wanted = "every field" if "missing" in str(error) else "numbers and words each in its place"
         raise ConfigError(
-            f"Expected every field of {kind.__name__}; {str(error).rstrip('.')}."
+            f"Expected {wanted} of {kind.__name__}; {str(error).rstrip('.')}."
         ) from error
 
 

@@ -134,17 +134,12 @@ def _walk(scan: Scan, folder: Path, prefix: str) -> Iterator[Found]:
                 continue
             if each.is_dir(follow_symlinks=False):
                 yield from _walk(scan, Path(each.path), f"{prefix}{each.name}/")
+            elif each.is_symlink() and not Path(each.path).exists():
+                scan.left_out.links.append(f"{prefix}{each.name}")
             elif scan.left_out.reads(each.name):
-                yield Found(f"{prefix}{each.name}", _size(each))
+                yield Found(f"{prefix}{each.name}", each.stat().st_size)
             elif each.is_symlink() and each.is_dir():
                 scan.left_out.linked_folders.append(f"{prefix}{each.name}")
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:  # a link that leads nowhere: named when it is to be decoded
-        return 0
 
 
 def _add_validation(scan: Scan, root: Path) -> None:

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray._private import services
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer, get_device
 
@@ -110,13 +113,29 @@ def run_ray(config: TrainConfig, run_dir: Path, launch: Launch, plan: Plan) -> i
 
 
 def _start_cluster(workers: Workers) -> None:
-    ray.init(
-        address="local",
-        num_cpus=max(count_cores(), workers.most),
-        log_to_driver=False,
-        logging_level="ERROR",
-        include_dashboard=False,
-    )
+    with _in_another_group():
+        ray.init(
+            address="local",
+            num_cpus=max(count_cores(), workers.most),
+            log_to_driver=False,
+            logging_level="ERROR",
+            include_dashboard=False,
+        )
+
+
+@contextlib.contextmanager
+def _in_another_group() -> Iterator[None]:
+    """Let Ray's processes form another process group within a block.
+
+    A signal to this process's whole group, as of `timeout` or systemd, would end them while
+    the workers save. Ray shields them from Ctrl-C alone.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _trainer(config: TrainConfig, run_dir: Path, launch: Launch, plan: Plan) -> TorchTrainer:

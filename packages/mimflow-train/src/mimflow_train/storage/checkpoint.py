@@ -1,6 +1,7 @@
 """Checkpoints: folders of safetensors with a manifest, written whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import shutil
@@ -120,8 +121,7 @@ def write_checkpoint(state: Snapshot, config: TrainConfig, run_dir: Path) -> Pat
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise StorageError(
-            f"Expected to write a checkpoint to {folder}; {error}. "
-            f"{remedy(error)} The run continues from the checkpoint before."
+            f"Expected to write a checkpoint to {folder}; {error}. {remedy(error)}"
         ) from error
     with contextlib.suppress(OSError):  # what cannot be found now is removed after the next
         for old in checkpoints(run_dir)[:-_KEEP]:
@@ -140,7 +140,8 @@ def _require_space(folder: Path, state: Snapshot) -> None:
     total, _, free = shutil.disk_usage(folder)
     if needed > free and total:  # a drive that does not know its size says that it has none
         gib = 2**30
-        raise OSError(f"it takes {needed / gib:.2f} GiB and {free / gib:.2f} GiB are free")
+        text = f"it takes {needed / gib:.2f} GiB and {free / gib:.2f} GiB are free"
+        raise OSError(errno.ENOSPC, f"No space left on device: {text}")
 
 
 def _drop(folder: Path) -> None:
@@ -227,10 +228,11 @@ def fingerprint(folder: Path) -> str:
     Two runs with equal fingerprints have learned the same, whatever ran them. A checkpoint whose
     manifest is torn has none: ``unknown``.
     """
-    files = read_manifest(folder).get("files", {})
-    if not files:
+    try:
+        files = read_manifest(folder)["files"]
+        digests = "".join(f"{name}{files[name]['sha256']}" for name in sorted(files))
+    except (KeyError, TypeError):
         return "unknown"
-    digests = "".join(f"{name}{files[name]['sha256']}" for name in sorted(files))
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
@@ -306,8 +308,8 @@ def _damage(folder: Path) -> str | None:
         for name, wanted in manifest["files"].items():
             if _sha256(folder / name) != wanted["sha256"]:
                 return f"{name} does not match its checksum"
-    except (ValueError, KeyError) as error:
-        return str(error)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its manifest is none: {error}"
     return None
 
 

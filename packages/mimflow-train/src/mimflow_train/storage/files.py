@@ -25,11 +25,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_reports(run_dir: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a run's ``metrics.jsonl``."""
     path, reports = run_dir / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            reports.append(json.loads(line))
-        except ValueError:  # a crash tore it
-            continue
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
+        with suppress(ValueError):  # a crash tore it
+            if isinstance(report := json.loads(line), dict):
+                reports.append(report)
     return reports
 
 

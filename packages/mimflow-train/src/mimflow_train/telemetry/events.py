@@ -29,7 +29,7 @@ class Recorder:
 
     def __init__(self, run_dir: Path, start: int) -> None:
         self._path = run_dir / "metrics.jsonl"
-        text = self._path.read_text() if self._path.exists() else ""
+        text = self._path.read_text(errors="replace") if self._path.exists() else ""
         kept = "".join(f"{line}\n" for line in text.splitlines() if _step(line) <= start)
         if kept != text:
             with written_whole(self._path) as draft:
@@ -122,10 +122,10 @@ def _record(event: Event) -> bytes:
 
 
 def _step(line: str) -> float:
-    """Return the step of a line, infinity for one that a crash has torn."""
+    """Return the step of a line, infinity for one that a crash has torn, or that is no report."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 
