@@ -331,7 +331,10 @@ def test_memory_that_does_not_suffice_amid_a_run_is_a_step_to_try_again(train, b
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate.\nSee the manual.")
 
     breaks(wrong)
-    with pytest.raises(StepError, match=r"Step 3 failed \(OutOfMemoryError: CUDA out of memory"):
+    with pytest.raises(
+        StepError,
+        match=r"3 failed \(OutOfMemoryError: CUDA out of memory.*again, lower --micro-batch\)",
+    ):
         train()
 
 
@@ -351,6 +354,16 @@ def test_no_worker_leaves_before_the_last_checkpoint_is_written(train, monkeypat
     with pytest.raises(StorageError) if fails else contextlib.nullcontext():
         train()
     assert order[-2:] == ["written", "met"]
+
+
+def test_a_worker_that_is_gone_before_all_leave_changes_nothing(train, monkeypatch, capsys):
+    def lost(_):
+        raise RuntimeError("[.../gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+
+    monkeypatch.setattr(run_module, "_saving", lambda _, saver: saver)  # which does not meet
+    monkeypatch.setattr(run_module, "_meet", lost)
+    assert train().step == 9
+    assert "another worker has ended while rank 0 waited to leave" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_good_where_folders_cannot_be_synced(config, tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ def paper_s(config, monkeypatch):
     monkeypatch.setattr(RunCost, "training_flops", 1.062e12)
     cost = dataclasses.replace(COST, trained=[PartCost("all", 649_750_000, 5.0)])
     monkeypatch.setattr(dry_run, "run_cost", lambda *_: cost)
-    return dataclasses.replace(config, global_batch=256, steps=450_360)
+    return dataclasses.replace(config, scale="L", global_batch=256, steps=450_360)
 
 
 def cost_table(config, workers, phase, *, hardware=None, out=Path(), **plan):
@@ -98,6 +98,11 @@ def test_what_does_not_shrink_with_a_worker_s_images_is_counted(paper_s, graph, 
     assert speeds[2] < 2 * speeds[1]
     assert speeds[8] < 4 * speeds[2]
     assert 1000 / speeds[64] == pytest.approx(milliseconds, rel=0.01)
+
+
+def test_launches_of_another_scale_are_not_known(paper_s):
+    config = dataclasses.replace(paper_s, scale="S")
+    assert "ms a step: at most " in line(cost_table(config, 1, "joint", hardware="H100"), "H100 as")
 
 
 def test_the_estimate_says_what_was_not_measured(paper_s):

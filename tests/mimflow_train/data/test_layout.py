@@ -4,6 +4,7 @@ import shutil
 import tarfile
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 from genmetrics.images.pictures import EXTENSIONS
-from mimflow_train.data import index, naming
+from mimflow_train.data import index, naming, scan
 from mimflow_train.data.folder import ImageReader
 from mimflow_train.data.index import index_path
 from mimflow_train.data.layout import read_layout, require_apart
@@ -341,6 +342,24 @@ def test_link_that_leads_nowhere_is_left_out_aloud(photos, place):
     shutil.rmtree(photos / place, ignore_errors=True)
     (photos / place).symlink_to(photos / "nowhere")
     assert remarks(photos) == f"1 link(s) that lead nowhere are left out ({place})."
+
+
+def test_a_file_that_cannot_be_looked_at_is_named_when_it_is_to_be_decoded(photos, monkeypatch):
+    """As a link into a folder that may not be entered."""
+    image, names = scan._image, []
+
+    def refused(found, entry, name):
+        if name != "train/n1/t_01.JPEG":
+            return image(found, entry, name)
+        names.append(name)
+
+        entry = Mock(spec=os.DirEntry)
+        entry.stat.side_effect = PermissionError(13, "Permission denied")
+        return image(found, entry, name)
+
+    monkeypatch.setattr(scan, "_image", refused)
+    assert len(read_layout(photos).train) == 23
+    assert names == ["train/n1/t_01.JPEG"]
 
 
 def test_linked_folders_are_followed_as_classes_and_else_left_out_aloud(photos, tmp_path):

@@ -50,7 +50,7 @@ def test_two_stopped_and_continued_ray_workers_equal_one_process(folder, tmp_pat
     driver = launch(arguments)
     while driver.poll() is None and len(reported(two)) < 5:  # beyond the checkpoint of step 40
         time.sleep(0.2)
-    os.killpg(driver.pid, signal.SIGTERM)  # as `timeout` does, and systemd
+    os.killpg(driver.pid, signal.SIGTERM)  # as `timeout` does
     _, stderr = driver.communicate(timeout=300)
     assert driver.returncode == 143, stderr
     assert "Run the same command again" in stderr

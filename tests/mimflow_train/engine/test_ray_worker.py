@@ -20,7 +20,14 @@ from mimflow_train.engine import driver
 from mimflow_train.engine.launch import Launch
 from mimflow_train.engine.stop import StopRequest
 from mimflow_train.engine.workers import Workers
-from mimflow_train.errors import ConfigError, DivergedError, PeerError, RetriesError
+from mimflow_train.errors import (
+    ConfigError,
+    DivergedError,
+    PeerError,
+    RetriesError,
+    StorageError,
+    WorkerError,
+)
 from mimflow_train.joint_phase import JointPhase
 from mimflow_train.plan import Plan
 from mimflow_train.storage.checkpoint import fingerprint
@@ -311,9 +318,37 @@ def test_a_mistake_of_a_worker_ends_the_run_and_nothing_else_does(launch_ray, tm
     witness = launch_ray._Witness(tmp_path / "ray.words")
     lost, broken = PeerError("the end of another"), RuntimeError("a kernel has fallen over")
     witness.after_exception(None, {0: lost, 1: broken})
-    for mistake in (ConfigError("Expected a run."), RetriesError("Expected step 3 to succeed.")):
-        with pytest.raises(type(mistake), match="Expected"):
-            witness.after_exception(None, {0: lost, 1: mistake})
+    for mistake in (
+        ConfigError("Expected a run."),
+        DivergedError("Expected finite gradients.", 7),
+        WorkerError("Expected images.", 3),
+    ):
+        sent = pickle.loads(pickle.dumps(mistake))  # as Ray hands it over
+        with pytest.raises(type(mistake), match=str(mistake)) as raised:
+            witness.after_exception(None, {0: lost, 1: sent})
+        assert vars(raised.value) == vars(mistake)
+
+
+def test_a_note_counts_more_than_starts(launch_ray, options, tmp_path):
+    failure = {"status": "failed", "code": "5", "message": "Expected finite gradients."}
+    given = options("run")
+    (tmp_path / "run" / "ray" / "failure.json").write_text(json.dumps(failure))
+    (tmp_path / "run" / "ray" / "starts").write_text("0\n" * 8)
+    assert launch_ray._work(given) == failure
+
+
+def test_a_mistake_without_a_note_keeps_its_exit_code(tmp_path):
+    """The disk that is full has no room for a note either."""
+
+    def job():
+        error = RuntimeError("Training failed due to controller error")
+        error.controller_failure = StorageError("Expected to write a checkpoint. Free some space.")
+        raise error
+
+    (tmp_path / "ray").mkdir()
+    with pytest.raises(WorkerError, match=r"Free some space\.$") as raised:
+        driver.watch(job, tmp_path, StopRequest(), 7)
+    assert raised.value.exit_code == 6
 
 
 def test_why_workers_ended_is_said_once_for_each_time(launch_ray, tmp_path):

@@ -39,6 +39,9 @@ class DivergedError(MimflowError):
         super().__init__(message)
         self.step = step
 
+    def __reduce__(self) -> tuple[type["DivergedError"], tuple[str, int]]:
+        return DivergedError, (str(self), self.step)  # Ray sends it between processes
+
 
 class StorageError(MimflowError):
     """A checkpoint that cannot be written or read."""
@@ -62,6 +65,9 @@ class WorkerError(MimflowError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type["WorkerError"], tuple[str, int]]:
+        return WorkerError, (str(self), self.exit_code)
 
 
 def remedy(error: Exception) -> str:

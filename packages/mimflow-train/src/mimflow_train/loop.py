@@ -87,7 +87,7 @@ def train(
         _train(context, config, data, phase=phase, state=state, calls=calls)
     except torch.OutOfMemoryError as error:
         if state.step > first:  # steps fitted: another program, or fragments; a new start may do
-            raise _failed(state, error) from error
+            raise _failed(state, error, "; if it comes again, lower --micro-batch") from error
         searched = not config.micro_batch or shards_weights(config, context.world_size)
         raise ConfigError(
             f"Expected a micro-batch of {config.micro_batch or 'all images of a worker'} to fit the"
@@ -105,9 +105,9 @@ def train(
         raise _failed(state, error) from error
 
 
-def _failed(state: State, error: Exception) -> StepError:
+def _failed(state: State, error: Exception, advice: str = "") -> StepError:
     said = str(error).strip().splitlines()[:1]
-    return StepError(state.step, ": ".join([type(error).__name__, *said]))
+    return StepError(state.step, ": ".join([type(error).__name__, *said]).rstrip(".") + advice)
 
 
 def _train(

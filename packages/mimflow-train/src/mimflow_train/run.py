@@ -20,7 +20,7 @@ from mimflow_train.engine.sharding import shards_weights
 from mimflow_train.engine.stop import StopRequest
 from mimflow_train.errors import DivergedError, StorageError
 from mimflow_train.evaluation.on_the_way import HeldOut
-from mimflow_train.failures import Skipped, StepError, note_failure, note_skipped
+from mimflow_train.failures import Skipped, StepError, is_lost_peer, note_failure, note_skipped
 from mimflow_train.loop import STOP_AFTER_SKIPS, Calls, train
 from mimflow_train.plan import Plan
 from mimflow_train.state import DecoderState, State, TrainState
@@ -233,7 +233,12 @@ def _leaving_a_trace(
     try:
         saver.wait()
     finally:  # a machine whose workers had left would have the others ended amid it
-        _meet(context)
+        try:
+            _meet(context)
+        except Exception as error:
+            if not is_lost_peer(error):
+                raise
+            say(f"Warning: another worker has ended while rank {context.rank} waited to leave.")
 
 
 @contextmanager

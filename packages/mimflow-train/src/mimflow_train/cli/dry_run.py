@@ -167,7 +167,8 @@ def _time_on(card: Hardware, config: TrainConfig, cost: RunCost, workers: int) -
         why = f"as {IMAGES} images of L were measured on one H100, extrapolated by {rates}"
         rows = [(measured, why), *rows]
     images = config.global_batch // workers
-    most = "at most " if images < IMAGES else ""
+    # Launches do not shrink with the images, nor with the networks' width.
+    most = "at most " if images < IMAGES or config.scale != "L" else ""
     for image, why in rows:
         time = step_time(config, cost, card, workers=workers, image=image)
         speed = 1 / sum(time)

@@ -134,12 +134,21 @@ def _walk(scan: Scan, folder: Path, prefix: str) -> Iterator[Found]:
                 continue
             if each.is_dir(follow_symlinks=False):
                 yield from _walk(scan, Path(each.path), f"{prefix}{each.name}/")
-            elif each.is_symlink() and not Path(each.path).exists():
-                scan.left_out.links.append(f"{prefix}{each.name}")
             elif scan.left_out.reads(each.name):
-                yield Found(f"{prefix}{each.name}", each.stat().st_size)
+                yield from _image(scan, each, f"{prefix}{each.name}")
             elif each.is_symlink() and each.is_dir():
                 scan.left_out.linked_folders.append(f"{prefix}{each.name}")
+
+
+def _image(scan: Scan, entry: os.DirEntry[str], name: str) -> Iterator[Found]:
+    try:
+        size = entry.stat().st_size
+    except FileNotFoundError:
+        scan.left_out.links.append(name)
+    except OSError:  # such as a link to what may not be read: named when it is to be decoded
+        yield Found(name, 0)
+    else:
+        yield Found(name, size)
 
 
 def _add_validation(scan: Scan, root: Path) -> None:

@@ -87,7 +87,8 @@ def fit_micro_batch(
     share = config.global_batch // context.world_size
 
     def attempt_as_in_a_step(size: int) -> None:
-        # DDP's buckets, or the gradients of earlier micro-batches, are there from the first layer.
+        # There from the first layer: gradients of earlier micro-batches, or DDP's buckets.
+        # Workers without DDP, as in the decoder phase, are taken to have these too.
         with _gradients_held(model, wanted=context.world_size > 1 or size < share):
             attempt(*blank_batch(config, size))
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from genmetrics import GenmetricsError
 from mimflow_train import errors
 from mimflow_train.engine.stop import StopRequest
 from mimflow_train.telemetry.console import say
@@ -34,7 +35,8 @@ def watch(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) 
         until: Step at which training will end.
 
     Raises:
-        RetriesError: If the job failed, and no worker has left a note on why.
+        WorkerError: If it was a worker's mistake of which there is no note.
+        RetriesError: If the job failed otherwise, and no worker has left a note on why.
     """
     box: dict[str, Any] = {}
 
@@ -63,6 +65,8 @@ def watch(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) 
     note = folder / FAILURE_FILE
     if "error" in box and note.exists():  # Ray has started no worker that could read it
         box["outcome"] = json.loads(note.read_text())
+    elif isinstance(mistake := _mistake(box.get("error")), errors.MimflowError | GenmetricsError):
+        raise errors.WorkerError(str(mistake), mistake.exit_code)  # the disk took no note
     elif "error" in box:
         why = str(box["error"]).strip().splitlines()[-1].rstrip(".")  # below its tracebacks
         raise errors.RetriesError(
@@ -71,6 +75,11 @@ def watch(job: Callable[[], Any], run_dir: Path, stop: StopRequest, until: int) 
         )
     outcome: dict[str, str] = box["outcome"]
     return outcome
+
+
+def _mistake(error: object) -> object:
+    """Return what ended the job in Ray's controller, such as a worker's mistake."""
+    return getattr(error, "controller_failure", None)
 
 
 class _Waits:

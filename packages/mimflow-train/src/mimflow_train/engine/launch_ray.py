@@ -50,6 +50,7 @@ from mimflow_train.telemetry.run_log import RunLog
 
 __all__ = ["join_cluster", "run_ray"]
 
+_STARTS_FILE = "starts"  # a line for each: the step of the checkpoint
 _MARK_FILE = "mark"  # of this launch; nodes that do not find it have another folder
 _RESIZE_SECONDS = 60.0
 _STARTS = 8  # in a row from one checkpoint; one that a joining machine causes counts too
@@ -90,7 +91,7 @@ def run_ray(config: TrainConfig, run_dir: Path, launch: Launch, plan: Plan) -> i
     # Ray would take its own record of an earlier launch for the state of this one.
     shutil.rmtree(run_dir / RAY_FOLDER, ignore_errors=True)
     (run_dir / RAY_FOLDER).mkdir(exist_ok=True)
-    for each in (BEGAN_FILE, FAILURE_FILE, STOP_FILE):
+    for each in (BEGAN_FILE, FAILURE_FILE, STOP_FILE, _STARTS_FILE):
         (run_dir / RAY_FOLDER / each).unlink(missing_ok=True)
     if launch.address is None:
         _start_cluster(launch.workers)
@@ -125,10 +126,10 @@ def _start_cluster(workers: Workers) -> None:
 
 @contextlib.contextmanager
 def _in_another_group() -> Iterator[None]:
-    """Let Ray's processes form another process group within a block.
+    """Let each of Ray's processes that start in a block have a process group of its own.
 
-    A signal to this process's whole group, as of `timeout` or systemd, would end them while
-    the workers save. Ray shields them from Ctrl-C alone.
+    A signal to this process's whole group, such as that of `timeout`, would end them while the
+    workers save. Ray shields them from Ctrl-C alone.
     """
     popen = services.ConsolePopen
     services.ConsolePopen = functools.partial(popen, process_group=0)
@@ -203,7 +204,7 @@ def _work(options: dict[str, Any]) -> dict[str, str]:
     run_dir = Path(options["run_dir"])
     note = run_dir / RAY_FOLDER / FAILURE_FILE
     try:
-        if here.get_world_rank() == 0:
+        if here.get_world_rank() == 0 and not note.exists():
             _count_start(run_dir)  # before the workers meet, which may be what fails
         apart = _nodes_without(run_dir, options["mark"])
         if apart:
@@ -244,8 +245,11 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
             f"Expected {started} workers to share {config.global_batch} images evenly, in "
             f"micro-batches of {config.micro_batch}; at most {count} can. Change --workers."
         )
-    if rank == 0 and len(_starts(run_dir)) > 1:
-        say("All workers have started anew, from the newest checkpoint.")
+    if rank == 0:
+        with contextlib.suppress(OSError):
+            (run_dir / RAY_FOLDER / BEGAN_FILE).touch()
+        if len(_starts(run_dir)) > 1:
+            say("All workers have started anew, from the newest checkpoint.")
     if rank == 0 and options["is_range"]:
         spare = f"; {started - count} more wait, as they cannot share them evenly" * (
             count < started
@@ -270,8 +274,8 @@ def _train(options: dict[str, Any], run_dir: Path) -> dict[str, str]:
 
 def _starts(run_dir: Path) -> list[str]:
     """Return the steps from which workers have started in this launch."""
-    began = run_dir / RAY_FOLDER / BEGAN_FILE
-    return began.read_text().split() if began.exists() else []
+    starts = run_dir / RAY_FOLDER / _STARTS_FILE
+    return starts.read_text().split() if starts.exists() else []
 
 
 def _count_start(run_dir: Path) -> None:
@@ -287,8 +291,8 @@ def _count_start(run_dir: Path) -> None:
             "before another checkpoint was saved. What they said of it is above; run the same "
             "command again when that is put right."
         )
-    began = run_dir / RAY_FOLDER / BEGAN_FILE
-    with contextlib.suppress(OSError), began.open("a") as file:  # a node may not see the folder
+    starts = run_dir / RAY_FOLDER / _STARTS_FILE
+    with contextlib.suppress(OSError), starts.open("a") as file:  # a node may not see the folder
         file.write(f"{done}\n")
 
 

@@ -233,6 +233,8 @@ def fingerprint(folder: Path) -> str:
         digests = "".join(f"{name}{files[name]['sha256']}" for name in sorted(files))
     except (KeyError, TypeError):
         return "unknown"
+    if not files:
+        return "unknown"
     return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 

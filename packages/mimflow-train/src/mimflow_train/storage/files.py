@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
-
 __all__ = ["read_json", "read_reports", "renamed_whole", "to_disk", "written_whole"]
+
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # of a folder, on some file systems
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def to_disk(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _UNKNOWN or not path.is_dir():
+        if error.errno not in _NO_SYNC or not path.is_dir():
             raise
     finally:
         os.close(descriptor)
