@@ -1,4 +1,7 @@
 import dataclasses
+import errno
+import os
+import stat
 
 import pytest
 import torch
@@ -114,3 +117,16 @@ def folder(tmp_path):
             shade = (40 * label + 5 * number, 20, 250 - 200 * label - number)
             Image.new("RGB", (20, 24), shade).save(root / name / f"{number}.png")
     return root
+
+
+@pytest.fixture
+def _folders_without_sync(monkeypatch):
+    """A file system that can sync files alone."""
+    sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)

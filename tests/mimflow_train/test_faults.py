@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import errno
 import importlib.metadata
 import json
-import os
 import pickle
 import signal
-import stat
 import subprocess
 import sys
 import weakref
@@ -366,15 +363,8 @@ def test_a_worker_that_is_gone_before_all_leave_changes_nothing(train, monkeypat
     assert "another worker has ended while rank 0 waited to leave" in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_good_where_folders_cannot_be_synced(config, tmp_path, monkeypatch):
-    sync = os.fsync
-
-    def refuse(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", refuse)
+@pytest.mark.usefixtures("_folders_without_sync")
+def test_a_checkpoint_is_good_where_folders_cannot_be_synced(config, tmp_path):
     folder = write_checkpoint(snapshot(TrainState(config, CPU)), config, tmp_path)
     assert checkpoints(tmp_path) == [folder]
     assert checkpoint.damage(folder) is None

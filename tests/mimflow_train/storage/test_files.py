@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import stat
@@ -71,15 +70,8 @@ def test_files_by_the_thousand_do_not_wait_for_the_disk(tmp_path, synced):
     assert (tmp_path / "file").read_text() == "whole"
 
 
-def test_a_file_system_that_cannot_sync_a_folder_has_its_files(tmp_path, monkeypatch):
-    sync = os.fsync
-
-    def refuse(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", refuse)
+@pytest.mark.usefixtures("_folders_without_sync")
+def test_a_file_system_that_cannot_sync_a_folder_has_its_files(tmp_path):
     with written_whole(tmp_path / "file") as draft:
         draft.write_text("whole")
     assert (tmp_path / "file").read_text() == "whole"
